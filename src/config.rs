@@ -1,0 +1,478 @@
+//! Every number the engine goes by: its default, its unit, the reason for it.
+
+use std::error::Error;
+use std::fmt;
+use std::io;
+use std::time::Duration;
+
+/// TCP keepalive: when to probe an idle peer, and when to give it up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Keepalive {
+    /// Silence before the first probe; whole seconds, 1 to 32,767.
+    pub idle: Duration,
+    /// Time between probes; whole seconds, 1 to 32,767.
+    pub interval: Duration,
+    /// Unanswered probes that end the connection; 1 to 127.
+    pub count: u32,
+}
+
+/// `TCP_USER_TIMEOUT`: how long bytes may stay unacknowledged (RFC 5482; Linux only, ignored
+/// elsewhere). Keepalive is silent while data is in flight, this is silent while none is, and it
+/// overrides the probe count: a server wants both, and wants them to agree.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UserTimeout {
+    /// `idle + interval × count` of the keepalive in force; off when keepalive is off.
+    Auto,
+    /// The kernel's own limit: about 15 minutes of retransmissions.
+    Off,
+    /// This long. It also ends live peers that read nothing for that long, so it must not be short:
+    /// with keepalive on, less than `idle + 3 × interval` is refused.
+    After(Duration),
+}
+
+/// What happens to a send that would pass a cap of the write buffers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Overflow {
+    /// The connection is ended as [`SlowConsumer`](crate::CloseReason::SlowConsumer). At the cap
+    /// of all connections together that is the one that holds the most.
+    Close,
+    /// The send is refused with [`SendError::Full`](crate::SendError::Full); nothing else happens.
+    Refuse,
+}
+
+/// What happens to clients beyond `max_connections`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AtLimit {
+    /// They wait in the backlog until a connection ends.
+    Wait,
+    /// They are reset at once and reported as [`Refused`](crate::CloseReason::Refused).
+    Refuse,
+}
+
+/// A limit that may be passed for a while, after the model of Redis's output buffer limits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SoftLimit {
+    /// Bytes queued in one connection.
+    pub bytes: usize,
+    /// How long they may stay at or above `bytes`, without a dip, before the connection ends as
+    /// [`SlowConsumer`](crate::CloseReason::SlowConsumer).
+    pub duration: Duration,
+}
+
+/// The settings of a reactor. Change what differs from [`Config::default`]:
+///
+/// ```
+/// let mut config = unbroken::Config::default();
+/// config.max_connections = Some(1000);
+/// config.idle_timeout = Some(std::time::Duration::from_secs(300));
+/// assert!(config.validate().is_ok());
+/// ```
+///
+/// Sizes are in bytes. [`Reactor::new`](crate::Reactor::new) refuses impossible combinations.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Config {
+    /// A connection is congested from this many queued bytes on: [`Sent::Congested`](crate::Sent::Congested). 64 KiB:
+    /// enough to keep a fast peer busy for a turn.
+    pub high_water: usize,
+    /// A congested connection that falls to this is drained: [`on_drain`](crate::Handler::on_drain). 16 KiB:
+    /// a quarter of the high mark, so that producers do not stop and go at every segment.
+    pub low_water: usize,
+    /// Bytes queued in one connection at most. 16 MiB.
+    pub max_write_buffer: usize,
+    /// Bytes queued in all connections together at most; shared buffers count once for each
+    /// connection that waits for them. 256 MiB.
+    pub total_write_buffer: usize,
+    /// What happens at either of these two caps. Default: [`Overflow::Close`].
+    pub overflow: Overflow,
+    /// A lower limit that may be passed for a while. Default: none.
+    pub soft_limit: Option<SoftLimit>,
+    /// Read from a connection although it is congested. Default: no, so that a client which sends
+    /// but never reads costs bounded memory with no code in the handler.
+    pub read_while_congested: bool,
+    /// Input that a handler may leave unused before the connection ends as
+    /// [`InputOverflow`](crate::CloseReason::InputOverflow): the longest line or frame. 64 KiB.
+    pub max_read_buffer: usize,
+
+    /// Time for an outbound connection to be established. 10 s.
+    pub connect_timeout: Duration,
+    /// An open connection with no byte in either direction for this long is ended. Default: off.
+    pub idle_timeout: Option<Duration>,
+    /// The same, once either direction has ended: nobody may hold half a connection for ever. 5 min.
+    pub half_close_timeout: Option<Duration>,
+    /// Bytes are queued and the peer's kernel acknowledged none of ours for this long: the peer is
+    /// taken to have stopped reading. Where the system cannot tell (Unix-domain sockets, and all
+    /// but Linux) bytes that the kernel accepts count instead. 60 s.
+    pub write_stall: Option<Duration>,
+    /// A closing connection that makes no progress for this long is cut. 5 s, as nginx's `lingering_timeout`.
+    pub linger_idle: Duration,
+    /// A closing connection is cut after this long, progress or not. 30 s, as nginx's `lingering_time`.
+    pub linger_total: Duration,
+    /// Input discarded at most while closing, before the connection is cut. 64 MiB.
+    pub linger_bytes: u64,
+    /// Connections closing at one time; one more cuts the oldest. 10,000.
+    pub max_lingering: usize,
+
+    /// Keepalive for TCP. Default: 60 s, 10 s, 6 probes: below the idle eviction of common
+    /// middleboxes (AWS: 350 s).
+    pub keepalive: Option<Keepalive>,
+    /// `TCP_USER_TIMEOUT`. Default: [`UserTimeout::Auto`], 120 s with the default keepalive.
+    pub user_timeout: UserTimeout,
+    /// `TCP_NODELAY`. Default: on; the engine coalesces small pieces itself.
+    pub nodelay: bool,
+    /// `SO_SNDBUF`, the kernel's send buffer. Default: the system's, which tunes itself.
+    pub send_buffer: Option<usize>,
+    /// `SO_RCVBUF`, the kernel's receive buffer. Default: the system's, which tunes itself.
+    pub recv_buffer: Option<usize>,
+
+    /// Length of the accept queue asked for; the system caps it (`net.core.somaxconn`). 1024: a
+    /// burst beyond it waits a second for its SYN to be sent again.
+    pub backlog: u32,
+    /// Accepts per listener and turn at most. 64: a flood of clients cannot starve those who are in.
+    pub accepts_per_turn: usize,
+    /// Open connections at most, outbound ones counted too, though only accepting heeds it. Default: no limit.
+    pub max_connections: Option<usize>,
+    /// What happens to clients beyond it. Default: [`AtLimit::Wait`].
+    pub at_limit: AtLimit,
+    /// Hold one file descriptor in reserve, and when there are no others use it to turn waiting
+    /// clients away at once instead of leaving them in the backlog. Default: no.
+    pub shed_when_exhausted: bool,
+
+    /// The buffer all reads go through; one read takes at most this. 64 KiB.
+    pub read_size: usize,
+    /// Bytes read from one connection in a turn, rounded up to whole reads. 128 KiB: more would
+    /// let one busy peer hold up the others.
+    pub read_budget: usize,
+    /// Bytes handed to the kernel for one connection in a flush. 256 KiB.
+    pub write_budget: usize,
+    /// Events taken from the kernel in one poll. 1024.
+    pub events_per_turn: usize,
+    /// Commands from other threads carried out in a turn. 1024.
+    pub commands_per_turn: usize,
+    /// Commands from other threads waiting at most; one more is refused with
+    /// [`HandleError::Full`](crate::HandleError::Full). 65,536.
+    pub max_commands: usize,
+    /// Bytes in waiting sends from other threads at most. 64 MiB.
+    pub max_command_bytes: usize,
+
+    /// Catch a panic of the handler: its connection is reset and reported as
+    /// [`HandlerPanic`](crate::CloseReason::HandlerPanic), and the reactor goes on. Otherwise the
+    /// panic goes on to the caller of `run` or `turn`, who may catch it and call again. Default: no,
+    /// for a handler that panicked halfway may have broken its own state.
+    pub catch_panics: bool,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            high_water: 64 << 10,
+            low_water: 16 << 10,
+            max_write_buffer: 16 << 20,
+            total_write_buffer: 256 << 20,
+            overflow: Overflow::Close,
+            soft_limit: None,
+            read_while_congested: false,
+            max_read_buffer: 64 << 10,
+            connect_timeout: Duration::from_secs(10),
+            idle_timeout: None,
+            half_close_timeout: Some(Duration::from_secs(300)),
+            write_stall: Some(Duration::from_secs(60)),
+            linger_idle: Duration::from_secs(5),
+            linger_total: Duration::from_secs(30),
+            linger_bytes: 64 << 20,
+            max_lingering: 10_000,
+            keepalive: Some(Keepalive {
+                idle: Duration::from_secs(60),
+                interval: Duration::from_secs(10),
+                count: 6,
+            }),
+            user_timeout: UserTimeout::Auto,
+            nodelay: true,
+            send_buffer: None,
+            recv_buffer: None,
+            backlog: 1024,
+            accepts_per_turn: 64,
+            max_connections: None,
+            at_limit: AtLimit::Wait,
+            shed_when_exhausted: false,
+            read_size: 64 << 10,
+            read_budget: 128 << 10,
+            write_budget: 256 << 10,
+            events_per_turn: 1024,
+            commands_per_turn: 1024,
+            max_commands: 65_536,
+            max_command_bytes: 64 << 20,
+            catch_panics: false,
+        }
+    }
+}
+
+/// What the kernel takes for a number of seconds in `TCP_KEEPIDLE` and `TCP_KEEPINTVL`.
+const MAX_KEEPALIVE: Duration = Duration::from_secs(32_767);
+/// `MAX_TCP_KEEPCNT`.
+const MAX_PROBES: u32 = 127;
+
+impl Config {
+    /// The `TCP_USER_TIMEOUT` in force: `None` leaves it to the kernel.
+    pub fn effective_user_timeout(&self) -> Option<Duration> {
+        match (self.user_timeout, self.keepalive) {
+            (UserTimeout::After(timeout), _) => Some(timeout),
+            (UserTimeout::Auto, Some(keepalive)) => {
+                Some(keepalive.idle.saturating_add(keepalive.interval.saturating_mul(keepalive.count)))
+            }
+            (UserTimeout::Auto, None) | (UserTimeout::Off, _) => None,
+        }
+    }
+
+    /// Checks that the settings can work together.
+    ///
+    /// # Errors
+    ///
+    /// Names the first setting that cannot be met and says why.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        self.validate_buffers()?;
+        self.validate_times()?;
+        self.validate_keepalive()?;
+        for (name, value) in [
+            ("backlog", self.backlog as usize),
+            ("accepts_per_turn", self.accepts_per_turn),
+            ("max_lingering", self.max_lingering),
+            ("read_size", self.read_size),
+            ("read_budget", self.read_budget),
+            ("write_budget", self.write_budget),
+            ("events_per_turn", self.events_per_turn),
+            ("commands_per_turn", self.commands_per_turn),
+            ("max_commands", self.max_commands),
+            ("max_command_bytes", self.max_command_bytes),
+            ("max_connections", self.max_connections.unwrap_or(1)),
+            ("send_buffer", self.send_buffer.unwrap_or(1)),
+            ("recv_buffer", self.recv_buffer.unwrap_or(1)),
+        ] {
+            check(value > 0, || format!("{name} must be at least 1"))?;
+        }
+        for (name, value) in [
+            ("backlog", self.backlog as usize),
+            ("send_buffer", self.send_buffer.unwrap_or(1)),
+            ("recv_buffer", self.recv_buffer.unwrap_or(1)),
+        ] {
+            check(value <= i32::MAX as usize, || {
+                format!("{name} ({value}) is more than the system can be asked for ({})", i32::MAX)
+            })?;
+        }
+        Ok(())
+    }
+
+    fn validate_buffers(&self) -> Result<(), ConfigError> {
+        check(self.high_water > 0, || "high_water must be at least 1".to_owned())?;
+        check(self.low_water < self.high_water, || {
+            format!(
+                "low_water ({}) must be below high_water ({})",
+                self.low_water, self.high_water
+            )
+        })?;
+        check(self.high_water <= self.max_write_buffer, || {
+            format!(
+                "high_water ({}) must not be above max_write_buffer ({})",
+                self.high_water, self.max_write_buffer
+            )
+        })?;
+        check(self.max_write_buffer <= self.total_write_buffer, || {
+            format!(
+                "max_write_buffer ({}) must not be above total_write_buffer ({})",
+                self.max_write_buffer, self.total_write_buffer
+            )
+        })?;
+        check(self.max_read_buffer > 0, || "max_read_buffer must be at least 1".to_owned())?;
+        if let Some(soft) = self.soft_limit {
+            check(soft.bytes > 0 && soft.bytes <= self.max_write_buffer, || {
+                format!(
+                    "soft_limit.bytes ({}) must lie between 1 and max_write_buffer ({})",
+                    soft.bytes, self.max_write_buffer
+                )
+            })?;
+            check(!soft.duration.is_zero(), || "soft_limit.duration must be more than zero".to_owned())?;
+        }
+        Ok(())
+    }
+
+    fn validate_times(&self) -> Result<(), ConfigError> {
+        for (name, time) in [
+            ("connect_timeout", Some(self.connect_timeout)),
+            ("idle_timeout", self.idle_timeout),
+            ("half_close_timeout", self.half_close_timeout),
+            ("write_stall", self.write_stall),
+            ("linger_idle", Some(self.linger_idle)),
+            ("linger_total", Some(self.linger_total)),
+        ] {
+            check(time != Some(Duration::ZERO), || format!("{name} must be more than zero"))?;
+        }
+        check(self.linger_idle <= self.linger_total, || {
+            format!(
+                "linger_idle ({:?}) must not be longer than linger_total ({:?})",
+                self.linger_idle, self.linger_total
+            )
+        })
+    }
+
+    fn validate_keepalive(&self) -> Result<(), ConfigError> {
+        if let Some(keepalive) = self.keepalive {
+            for (name, time) in [("idle", keepalive.idle), ("interval", keepalive.interval)] {
+                check(
+                    time.subsec_nanos() == 0 && !time.is_zero() && time <= MAX_KEEPALIVE,
+                    || format!("keepalive.{name} ({time:?}) must be whole seconds, 1 to 32767"),
+                )?;
+            }
+            check((1..=MAX_PROBES).contains(&keepalive.count), || {
+                format!("keepalive.count ({}) must lie between 1 and {MAX_PROBES}", keepalive.count)
+            })?;
+        }
+        let UserTimeout::After(timeout) = self.user_timeout else {
+            return Ok(());
+        };
+        check(
+            timeout >= Duration::from_millis(1) && timeout.as_millis() <= i32::MAX as u128,
+            || format!("user_timeout ({timeout:?}) must lie between 1 ms and {} ms", i32::MAX),
+        )?;
+        let Some(keepalive) = self.keepalive else {
+            return Ok(());
+        };
+        let least = keepalive.idle + keepalive.interval * 3;
+        check(timeout >= least, || {
+            format!(
+                "user_timeout ({timeout:?}) must be at least keepalive idle + 3 × interval ({least:?}): \
+                 it overrides the probe count, and a single lost probe would end a live connection"
+            )
+        })
+    }
+}
+
+fn check(holds: bool, message: impl FnOnce() -> String) -> Result<(), ConfigError> {
+    if holds {
+        return Ok(());
+    }
+    Err(ConfigError { message: message() })
+}
+
+/// A setting that cannot be met; its text says which and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConfigError {
+    message: String,
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl Error for ConfigError {}
+
+impl From<ConfigError> for io::Error {
+    fn from(error: ConfigError) -> Self {
+        Self::new(io::ErrorKind::InvalidInput, error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(change: impl FnOnce(&mut Config)) -> String {
+        let mut config = Config::default();
+        change(&mut config);
+        let error = config.validate().expect_err("this cannot work");
+        let io = io::Error::from(error.clone());
+        assert_eq!(io.kind(), io::ErrorKind::InvalidInput);
+        error.to_string()
+    }
+
+    #[test]
+    fn the_defaults_work_together() {
+        assert_eq!(Config::default().validate(), Ok(()));
+        let timeout = Config::default().effective_user_timeout();
+        assert_eq!(timeout, Some(Duration::from_secs(120)));
+    }
+
+    // D11
+    #[test]
+    fn a_user_timeout_that_one_lost_probe_would_trip_is_refused() {
+        let short = |c: &mut Config| c.user_timeout = UserTimeout::After(Duration::from_secs(89));
+        assert!(refused(short).contains("idle + 3 × interval (90s)"));
+        let mut config = Config::default();
+        config.user_timeout = UserTimeout::After(Duration::from_secs(90));
+        assert_eq!(config.validate(), Ok(()));
+        config.user_timeout = UserTimeout::After(Duration::from_secs(3));
+        config.keepalive = None;
+        assert_eq!(config.validate(), Ok(()));
+        config.user_timeout = UserTimeout::Auto;
+        assert_eq!(config.effective_user_timeout(), None);
+    }
+
+    #[test]
+    fn every_impossible_combination_names_its_setting() {
+        type Change = fn(&mut Config);
+        let cases: &[(&str, Change)] = &[
+            ("high_water", |c| c.high_water = 0),
+            ("low_water", |c| c.low_water = c.high_water),
+            ("high_water", |c| c.high_water = c.max_write_buffer + 1),
+            ("max_write_buffer", |c| c.total_write_buffer = c.max_write_buffer - 1),
+            ("max_read_buffer", |c| c.max_read_buffer = 0),
+            ("connect_timeout", |c| c.connect_timeout = Duration::ZERO),
+            ("idle_timeout", |c| c.idle_timeout = Some(Duration::ZERO)),
+            ("half_close_timeout", |c| c.half_close_timeout = Some(Duration::ZERO)),
+            ("write_stall", |c| c.write_stall = Some(Duration::ZERO)),
+            ("linger_idle", |c| c.linger_idle = Duration::ZERO),
+            ("linger_total", |c| c.linger_total = Duration::ZERO),
+            ("linger_idle", |c| c.linger_idle = c.linger_total * 2),
+            ("max_lingering", |c| c.max_lingering = 0),
+            ("backlog", |c| c.backlog = 0),
+            ("backlog", |c| c.backlog = u32::MAX),
+            ("accepts_per_turn", |c| c.accepts_per_turn = 0),
+            ("max_connections", |c| c.max_connections = Some(0)),
+            ("send_buffer", |c| c.send_buffer = Some(0)),
+            ("recv_buffer", |c| c.recv_buffer = Some(usize::MAX)),
+            ("read_size", |c| c.read_size = 0),
+            ("read_budget", |c| c.read_budget = 0),
+            ("write_budget", |c| c.write_budget = 0),
+            ("events_per_turn", |c| c.events_per_turn = 0),
+            ("commands_per_turn", |c| c.commands_per_turn = 0),
+            ("max_commands", |c| c.max_commands = 0),
+            ("max_command_bytes", |c| c.max_command_bytes = 0),
+            ("user_timeout", |c| c.user_timeout = UserTimeout::After(Duration::ZERO)),
+            ("user_timeout", |c| c.user_timeout = UserTimeout::After(Duration::MAX)),
+        ];
+        for (name, change) in cases {
+            let message = refused(change);
+            assert!(message.starts_with(name), "{name}: {message}");
+        }
+    }
+
+    #[test]
+    fn keepalive_the_kernel_would_refuse_is_refused_here() {
+        let keepalive = |idle_ms, interval_ms, count| {
+            refused(|c| {
+                c.keepalive = Some(Keepalive {
+                    idle: Duration::from_millis(idle_ms),
+                    interval: Duration::from_millis(interval_ms),
+                    count,
+                });
+            })
+        };
+        assert!(keepalive(0, 1000, 3).starts_with("keepalive.idle"));
+        assert!(keepalive(1500, 1000, 3).starts_with("keepalive.idle"));
+        assert!(keepalive(1000, 40_000_000, 3).starts_with("keepalive.interval"));
+        assert!(keepalive(1000, 1000, 0).starts_with("keepalive.count"));
+        assert!(keepalive(1000, 1000, 128).starts_with("keepalive.count"));
+    }
+
+    #[test]
+    fn a_soft_limit_must_lie_below_the_cap() {
+        let soft = |bytes, millis| {
+            let duration = Duration::from_millis(millis);
+            refused(|c| c.soft_limit = Some(SoftLimit { bytes, duration }))
+        };
+        assert!(soft(0, 1).starts_with("soft_limit.bytes"));
+        assert!(soft(17 << 20, 1).starts_with("soft_limit.bytes"));
+        assert!(soft(1, 0).starts_with("soft_limit.duration"));
+    }
+}

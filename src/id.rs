@@ -1,0 +1,194 @@
+//! Identifiers: a slot and the generation of what lives in it.
+//!
+//! A slot is used again, a generation never is: an identifier that outlived its connection can
+//! be told from the one that took its place, whatever the handler kept it for.
+
+use std::fmt;
+use std::num::NonZeroU32;
+
+/// Bits of a token that name the slot. The two lowest of the rest name the kind, what remains
+/// holds as much of the generation as fits.
+const SLOT_BITS: u32 = if usize::BITS >= 64 { 32 } else { 20 };
+const KIND_BITS: u32 = 2;
+const GENERATION_BITS: u32 = usize::BITS - SLOT_BITS - KIND_BITS;
+const SLOT_MASK: usize = (1 << SLOT_BITS) - 1;
+const KIND_MASK: usize = (1 << KIND_BITS) - 1;
+const GENERATION_MASK: usize = (1 << GENERATION_BITS) - 1;
+
+/// Where something lives, and which of the slot's tenants it is.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct Key {
+    pub(crate) slot: u32,
+    pub(crate) generation: NonZeroU32,
+}
+
+impl Key {
+    /// Whether a token's shortened generation is this one's.
+    fn matches(self, generation: usize) -> bool {
+        self.generation.get() as usize & GENERATION_MASK == generation
+    }
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}v{}", self.slot, self.generation)
+    }
+}
+
+macro_rules! identifiers {
+    ($($(#[$doc:meta])* $name:ident)*) => {$(
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub struct $name(pub(crate) Key);
+
+        impl From<Key> for $name {
+            fn from(key: Key) -> Self {
+                Self(key)
+            }
+        }
+
+        impl From<$name> for Key {
+            fn from(id: $name) -> Self {
+                id.0
+            }
+        }
+
+        impl $name {
+            /// The slot: a small number, unique among what is open now and used again later.
+            /// Good as an index into a table of one's own that is checked against the whole id.
+            pub fn slot(self) -> usize {
+                self.0.slot as usize
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.fmt(f)
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, concat!(stringify!($name), "({})"), self.0)
+            }
+        }
+    )*};
+}
+
+identifiers! {
+    /// Names one connection, and never any other.
+    ///
+    /// It stays safe to use after the connection is gone: calls with it do nothing or return
+    /// [`SendError::Closed`](crate::SendError::Closed). It prints as `7v2`: slot 7, its second tenant.
+    ConnId
+    /// Names one listener, and never any other.
+    ListenerId
+    /// Names one timer, and never any other: cancelling one that fired already does nothing.
+    TimerId
+}
+
+/// Whose readiness a token of the poll tells of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Source {
+    Waker,
+    Listener { slot: u32, generation: usize },
+    Connection { slot: u32, generation: usize },
+}
+
+impl Source {
+    /// Reads a token made by one of the functions below.
+    pub(crate) fn from_token(token: usize) -> Option<Self> {
+        let slot = (token & SLOT_MASK) as u32;
+        let rest = token >> SLOT_BITS;
+        let generation = rest >> KIND_BITS;
+        match rest & KIND_MASK {
+            0 => Some(Self::Waker),
+            1 => Some(Self::Listener { slot, generation }),
+            2 => Some(Self::Connection { slot, generation }),
+            _ => None,
+        }
+    }
+}
+
+/// The token of the waker.
+pub(crate) const WAKER_TOKEN: usize = 0;
+
+impl ListenerId {
+    pub(crate) fn token(self) -> usize {
+        pack(1, self.0)
+    }
+}
+
+impl ConnId {
+    pub(crate) fn token(self) -> usize {
+        pack(2, self.0)
+    }
+}
+
+fn pack(kind: usize, key: Key) -> usize {
+    let generation = key.generation.get() as usize & GENERATION_MASK;
+    (((generation << KIND_BITS) | kind) << SLOT_BITS) | (key.slot as usize & SLOT_MASK)
+}
+
+/// Whether `key` is the one a token's slot and shortened generation were made from.
+pub(crate) fn token_matches(key: Key, slot: u32, generation: usize) -> bool {
+    key.slot == slot && key.matches(generation)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(slot: u32, generation: u32) -> Key {
+        Key {
+            slot,
+            generation: NonZeroU32::new(generation).unwrap(),
+        }
+    }
+
+    #[test]
+    fn a_token_leads_back_to_its_slot_and_generation() {
+        for slot in [0, 1, 77, (SLOT_MASK as u32).min(u32::MAX - 1)] {
+            for generation in [1, 2, 1 << 20, u32::MAX] {
+                let key = key(slot, generation);
+                match Source::from_token(ConnId(key).token()) {
+                    Some(Source::Connection { slot, generation }) => {
+                        assert!(token_matches(key, slot, generation));
+                    }
+                    other => panic!("{other:?}"),
+                }
+                match Source::from_token(ListenerId(key).token()) {
+                    Some(Source::Listener { slot, generation }) => {
+                        assert!(token_matches(key, slot, generation));
+                    }
+                    other => panic!("{other:?}"),
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_token_of_an_earlier_tenant_does_not_match() {
+        let token = ConnId(key(5, 8)).token();
+        let Some(Source::Connection { slot, generation }) = Source::from_token(token) else {
+            panic!("not a connection");
+        };
+        assert!(!token_matches(key(5, 9), slot, generation));
+        assert!(!token_matches(key(6, 8), slot, generation));
+    }
+
+    #[test]
+    fn the_waker_is_nobody_else() {
+        assert_eq!(Source::from_token(WAKER_TOKEN), Some(Source::Waker));
+        assert_ne!(ConnId(key(0, 1)).token(), WAKER_TOKEN);
+        assert_ne!(ListenerId(key(0, 1)).token(), WAKER_TOKEN);
+        assert_eq!(Source::from_token(3 << SLOT_BITS), None);
+    }
+
+    #[test]
+    fn an_id_prints_as_slot_and_generation() {
+        assert_eq!(ConnId(key(7, 2)).to_string(), "7v2");
+        assert_eq!(format!("{:?}", TimerId(key(1, 3))), "TimerId(1v3)");
+        assert_eq!(ConnId(key(7, 2)).slot(), 7);
+    }
+}

@@ -1,0 +1,537 @@
+//! What a handler may do: listen, connect, send, close, set timers.
+//!
+//! No call here calls back into the handler. What follows from a call is listed, and the reactor
+//! sees to it in the later phases of its turn.
+
+mod outgoing;
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::io::{self, ErrorKind};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use mio::Registry;
+
+use crate::addr::{Addr, IntoAddr};
+use crate::close::{CloseReason, Timeout};
+use crate::config::Config;
+use crate::connection::{Connection, Context, State, Via};
+use crate::id::{ConnId, ListenerId, TimerId};
+use crate::listener::Listener;
+use crate::mailbox::{Command, Mailbox};
+use crate::socket::{Acceptor, Connect, Reserve, Stream};
+use crate::stats::Stats;
+use crate::table::Table;
+use crate::timers::{Time, Timers};
+use crate::write_buffer::BufferPool;
+
+/// A closure from another thread.
+pub(crate) type Task = Box<dyn FnOnce(&mut Net) + Send>;
+
+/// How often a Unix-domain socket whose listener's backlog is full is tried again: no event tells
+/// when there is room.
+const REDIAL: Duration = Duration::from_millis(20);
+
+/// A connection and its socket.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    pub(crate) conn: Connection,
+    pub(crate) stream: Stream,
+}
+
+/// Whose deadline an entry of the timers is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Deadline {
+    Shutdown,
+    Listener(ListenerId),
+    Conn(ConnId),
+    Timer(TimerId),
+}
+
+/// How far a shutdown has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stopping {
+    No,
+    /// Asked for; the accept queues are to be emptied and the listeners closed.
+    Asked,
+    /// Every connection has been told to close.
+    Draining,
+}
+
+/// A reactor's connections, listeners and timers, and all that can be done with them.
+///
+/// A handler gets it with every callback; [`Reactor::net`](crate::Reactor::net) hands it out
+/// before the loop. A call with the identifier of something that is gone does nothing, or says so.
+pub struct Net {
+    pub(crate) registry: Registry,
+    pub(crate) config: Config,
+    started: Instant,
+    pub(crate) now: Time,
+
+    pub(crate) conns: Table<ConnId, Entry>,
+    pub(crate) listeners: Table<ListenerId, Listener>,
+    pub(crate) user_timers: Table<TimerId, ()>,
+    pub(crate) timers: Timers<Deadline>,
+
+    /// Connections that have something to do in the next turn.
+    pub(crate) ready: VecDeque<ConnId>,
+    /// Connections that were written to, closed, or otherwise meddled with since they were last seen to.
+    pub(crate) dirty: VecDeque<ConnId>,
+    /// Connections that have ended and wait for their report.
+    pub(crate) dead: VecDeque<ConnId>,
+    /// Connections closing, oldest first, among others that have ended since.
+    closing: VecDeque<ConnId>,
+
+    pub(crate) mailbox: Arc<Mailbox<Task>>,
+    /// Commands taken from the mailbox and not carried out yet.
+    pub(crate) inbox: VecDeque<Command<Task>>,
+    /// Sends from other threads that came too late or met a cap, to be given back.
+    pub(crate) undelivered: VecDeque<(ConnId, Bytes)>,
+    /// Whether there is a handle that wants to know who is alive.
+    pub(crate) tracked: bool,
+
+    pub(crate) reserve: Option<Reserve>,
+    pub(crate) pool: BufferPool,
+    pub(crate) stats: Stats,
+    pub(crate) stopping: Stopping,
+    /// When a shutdown cuts off what is left.
+    pub(crate) stop_at: Time,
+    /// The connection whose callback is running.
+    pub(crate) calling: Option<ConnId>,
+}
+
+impl fmt::Debug for Net {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Net")
+            .field("connections", &self.conns.len())
+            .field("listeners", &self.listeners.len())
+            .field("stopping", &self.stopping)
+            .field("stats", &self.stats)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Net {
+    pub(crate) fn new(config: Config, registry: Registry, mailbox: Mailbox<Task>) -> io::Result<Self> {
+        let reserve = match config.shed_when_exhausted {
+            true => Some(Reserve::new()?),
+            false => None,
+        };
+        Ok(Self {
+            registry,
+            config,
+            started: Instant::now(),
+            now: Time::default(),
+            conns: Table::new(),
+            listeners: Table::new(),
+            user_timers: Table::new(),
+            timers: Timers::new(),
+            ready: VecDeque::new(),
+            dirty: VecDeque::new(),
+            dead: VecDeque::new(),
+            closing: VecDeque::new(),
+            mailbox: Arc::new(mailbox),
+            inbox: VecDeque::new(),
+            undelivered: VecDeque::new(),
+            tracked: false,
+            reserve,
+            pool: BufferPool::default(),
+            stats: Stats::default(),
+            stopping: Stopping::No,
+            stop_at: Time::NEVER,
+            calling: None,
+        })
+    }
+
+    pub(crate) fn clock(&self) -> Time {
+        Time::from_duration(self.started.elapsed())
+    }
+
+    /// Listens on `addr`: an address, or its text (`127.0.0.1:7007`, `unix:/run/x.sock`). Port 0
+    /// lets the system choose; [`local_addr`](Self::local_addr) tells the choice.
+    ///
+    /// The path of a Unix-domain socket that nobody listens on any more is replaced, and removed
+    /// when the listener goes.
+    ///
+    /// # Errors
+    ///
+    /// Those of `socket`, `bind` and `listen`; `InvalidInput` for a text that is no address;
+    /// `ConnectionAborted` during a shutdown.
+    pub fn listen(&mut self, addr: impl IntoAddr) -> io::Result<ListenerId> {
+        let acceptor = Acceptor::bind(&addr.into_addr()?, &self.config)?;
+        self.add_listener(acceptor)
+    }
+
+    /// Listens on a socket that is listening already: inherited from a service manager, or handed
+    /// over by the process that this one replaces. Options of the configuration are set on it.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidInput` when the socket is not listening; otherwise as [`listen`](Self::listen).
+    pub fn listen_from(&mut self, fd: impl Into<OwnedFd>) -> io::Result<ListenerId> {
+        let acceptor = Acceptor::from_fd(fd.into(), &self.config)?;
+        self.add_listener(acceptor)
+    }
+
+    fn add_listener(&mut self, mut acceptor: Acceptor) -> io::Result<ListenerId> {
+        if self.stopping != Stopping::No {
+            return Err(io::Error::new(ErrorKind::ConnectionAborted, "the reactor is shutting down"));
+        }
+        let registry = &self.registry;
+        let mut result = Ok(());
+        let id = self.listeners.insert_with(|id: ListenerId| {
+            result = acceptor.register(registry, id.token());
+            Listener::new(acceptor)
+        });
+        if let Err(error) = result {
+            self.listeners.remove(id);
+            return Err(error);
+        }
+        Ok(id)
+    }
+
+    /// The address that a listener is bound to.
+    pub fn local_addr(&self, listener: ListenerId) -> Option<Addr> {
+        self.listeners.get(listener)?.acceptor.local_addr().ok()
+    }
+
+    /// A listener's file descriptor, to be handed over to another process.
+    pub fn listener_fd(&self, listener: ListenerId) -> Option<BorrowedFd<'_>> {
+        Some(self.listeners.get(listener)?.acceptor.as_fd())
+    }
+
+    /// Stops listening. Clients that still wait in the backlog are reset by the kernel, unless
+    /// another process shares the socket; [`shutdown`](Self::shutdown) takes them in first.
+    pub fn close_listener(&mut self, listener: ListenerId) {
+        if let Some(mut listener) = self.listeners.remove(listener) {
+            listener.acceptor.deregister(&self.registry);
+        }
+    }
+
+    /// Connects to `addr`: an address, or its text. The connection can be sent to at once; what is
+    /// sent is queued until it is established.
+    ///
+    /// Success is told by `on_open`, every failure by `on_close`, in a later callback: also those
+    /// that the system reports at once.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidInput` only, for a text that is no address.
+    pub fn connect(&mut self, addr: impl IntoAddr) -> io::Result<ConnId> {
+        let addr = addr.into_addr()?;
+        let conn = Connection::new(State::Connecting, Via::Connect, Some(addr.clone()), self.now);
+        let id = self.add(conn, Stream::None);
+        self.stats.connects += 1;
+        if self.stopping == Stopping::No {
+            let connect = Stream::connect(&addr, &self.config);
+            self.connecting(id, connect);
+        } else {
+            self.kill(id, CloseReason::Shutdown);
+        }
+        self.settle(id);
+        Ok(id)
+    }
+
+    /// Takes up what a try to connect came to.
+    pub(crate) fn connecting(&mut self, id: ConnId, connect: io::Result<Connect>) {
+        let Some(entry) = self.conns.get_mut(id) else { return };
+        let result = match connect {
+            Ok(Connect::Started(stream)) => {
+                entry.stream = stream;
+                entry.stream.register(&self.registry, id.token())
+            }
+            Ok(Connect::TryAgain(stream)) => {
+                entry.stream = stream;
+                Ok(())
+            }
+            Err(error) => Err(error),
+        };
+        if let Err(error) = result {
+            self.touch(id, |conn, stream, cx| conn.fail(&error, stream, cx));
+        }
+    }
+
+    /// Gives a new connection its identifier.
+    pub(crate) fn add(&mut self, conn: Connection, stream: Stream) -> ConnId {
+        let id = self.conns.insert_with(|_| Entry { conn, stream });
+        self.stats.connections = self.conns.len();
+        if self.tracked {
+            self.mailbox.set_live(id);
+        }
+        id
+    }
+
+    /// Stops reading from a connection: `on_data` and `on_eof` rest until
+    /// [`resume_reading`](Self::resume_reading), and the peer is held up once the kernel's buffer
+    /// is full. A failed write is still noticed; the end of the peer's stream is not.
+    pub fn pause_reading(&mut self, conn: ConnId) {
+        if let Some(entry) = self.conns.get_mut(conn) {
+            entry.conn.pause_reading();
+        }
+    }
+
+    /// Reads from a connection again. Input that the handler left unused is shown again first,
+    /// even when nothing new has come.
+    pub fn resume_reading(&mut self, conn: ConnId) {
+        if let Some(entry) = self.conns.get_mut(conn) {
+            entry.conn.resume_reading();
+            self.mark_dirty(conn);
+        }
+    }
+
+    /// Closes a connection in good order: what is queued is sent, then the end of our stream;
+    /// input is discarded until the peer ends its own; the last acknowledgement is awaited. The
+    /// `linger_*` settings cap all this. No `on_data`, `on_eof` or `on_drain` comes any more.
+    ///
+    /// While connecting, what is queued is sent once the connection is established; with nothing
+    /// queued the attempt is given up.
+    pub fn close(&mut self, conn: ConnId) {
+        self.touch(conn, |conn, stream, cx| conn.close(stream, cx));
+        self.mark_dirty(conn);
+    }
+
+    /// Ends our stream behind what is queued and goes on receiving. When the peer's stream has
+    /// ended already this is [`close`](Self::close).
+    pub fn close_write(&mut self, conn: ConnId) {
+        self.touch(conn, |conn, _, cx| conn.close_write(cx));
+        self.mark_dirty(conn);
+    }
+
+    /// Ends a connection at once with a reset. What is queued is dropped, and counted. (A
+    /// Unix-domain socket knows no reset: its peer reads what was handed over, then an end.)
+    pub fn abort(&mut self, conn: ConnId) {
+        self.kill(conn, CloseReason::Aborted);
+    }
+
+    /// Ends a connection at once for a reason of the handler's own, as when one of its limits is
+    /// passed: [`InputOverflow`](CloseReason::InputOverflow) for a frame too long,
+    /// [`TimedOut(Idle)`](Timeout::Idle) for a heartbeat missed. A connection that loses bytes of ours by it is
+    /// reset, as every time. An error that was met before stays the reason.
+    pub fn abort_as(&mut self, conn: ConnId, reason: CloseReason) {
+        self.kill(conn, reason);
+    }
+
+    pub(crate) fn kill(&mut self, id: ConnId, reason: CloseReason) {
+        self.touch(id, |conn, stream, cx| conn.die(reason, stream, cx));
+    }
+
+    /// Calls `on_timer` once, `after` the present turn's beginning; zero means the next turn.
+    pub fn set_timer(&mut self, after: Duration) -> TimerId {
+        let id = self.user_timers.insert_with(|_| ());
+        self.timers.arm(self.now.plus(after), Deadline::Timer(id));
+        id
+    }
+
+    /// Cancels a timer. Returns whether it was still to come.
+    pub fn cancel_timer(&mut self, timer: TimerId) -> bool {
+        let found = self.user_timers.remove(timer).is_some();
+        if found {
+            self.timers.forget_one();
+            self.sweep_timers();
+        }
+        found
+    }
+
+    /// Bytes queued for a connection and not handed to the kernel; 0 when it is gone.
+    pub fn queued(&self, conn: ConnId) -> usize {
+        self.conns.get(conn).map_or(0, |entry| entry.conn.queued())
+    }
+
+    /// The peer's address: known from the accept or the call of `connect`, so that it can still be
+    /// asked in `on_close`. `None` for a connection that is gone, and where the system gave none.
+    pub fn peer_addr(&self, conn: ConnId) -> Option<Addr> {
+        self.conns.get(conn)?.conn.peer().cloned()
+    }
+
+    /// Where a connection stands; `None` once it is gone.
+    pub fn state(&self, conn: ConnId) -> Option<State> {
+        Some(self.conns.get(conn)?.conn.state())
+    }
+
+    /// How a connection came about; `None` once it is gone.
+    pub fn via(&self, conn: ConnId) -> Option<Via> {
+        Some(self.conns.get(conn)?.conn.via())
+    }
+
+    /// The connections alive, those connecting and closing included, in no particular order.
+    pub fn connections(&self) -> impl Iterator<Item = ConnId> + '_ {
+        self.conns.ids()
+    }
+
+    /// The counters as they stand.
+    pub fn stats(&self) -> &Stats {
+        &self.stats
+    }
+
+    /// The settings in force.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Shuts the reactor down: clients that wait in the backlog are taken in, the listeners close,
+    /// every connection is closed as by [`close`](Self::close), and what is not done after
+    /// `deadline` is cut off as [`Shutdown`](CloseReason::Shutdown). Then
+    /// [`run`](crate::Reactor::run) returns. A second call can only bring the deadline forward.
+    pub fn shutdown(&mut self, deadline: Duration) {
+        let at = self.now.plus(deadline);
+        if self.stopping == Stopping::No {
+            self.stopping = Stopping::Asked;
+        }
+        if at < self.stop_at {
+            self.stop_at = at;
+            self.timers.arm(at, Deadline::Shutdown);
+        }
+    }
+
+    /// Runs one step of a connection's state machine and keeps the books that concern more than
+    /// this connection.
+    pub(crate) fn touch<R>(
+        &mut self,
+        id: ConnId,
+        step: impl FnOnce(&mut Connection, &mut Stream, &mut Context<'_>) -> R,
+    ) -> Option<R> {
+        let Entry { conn, stream } = self.conns.get_mut(id)?;
+        let (queued, congested, closing) = (conn.queued(), conn.is_congested(), conn.is_closing());
+        let mut cx = Context {
+            now: self.now,
+            config: &self.config,
+            pool: &mut self.pool,
+            stats: &mut self.stats,
+        };
+        let result = step(conn, stream, &mut cx);
+        let stats = &mut self.stats;
+        stats.queued = stats.queued + conn.queued() - queued;
+        stats.queued_peak = stats.queued_peak.max(stats.queued);
+        stats.congested = stats.congested + usize::from(conn.is_congested()) - usize::from(congested);
+        if conn.is_dead() && !conn.listed.dead {
+            conn.listed.dead = true;
+            self.dead.push_back(id);
+        }
+        match (closing, conn.is_closing()) {
+            (false, true) => {
+                stats.closing += 1;
+                self.closing.push_back(id);
+                self.limit_closing();
+            }
+            (true, false) => stats.closing -= 1,
+            _ => {}
+        }
+        Some(result)
+    }
+
+    /// Cuts the oldest of the closing connections when there are too many.
+    fn limit_closing(&mut self) {
+        let is_closing = |conns: &Table<ConnId, Entry>, id| {
+            conns.get(id).is_some_and(|entry: &Entry| entry.conn.is_closing())
+        };
+        while self.stats.closing > self.config.max_lingering {
+            let Some(oldest) = self.closing.pop_front() else { return };
+            if is_closing(&self.conns, oldest) {
+                self.kill(oldest, CloseReason::TimedOut(Timeout::Linger));
+            }
+        }
+        if self.closing.len() > 2 * self.stats.closing + 64 {
+            self.closing.retain(|id| is_closing(&self.conns, *id));
+        }
+    }
+
+    /// Has the reactor see to a connection later in this turn, or in the next.
+    pub(crate) fn mark_dirty(&mut self, id: ConnId) {
+        if let Some(entry) = self.conns.get_mut(id) {
+            if !std::mem::replace(&mut entry.conn.listed.dirty, true) {
+                self.dirty.push_back(id);
+            }
+        }
+    }
+
+    /// After all steps of a connection in this turn: lists it if more is left to do, and arms its
+    /// deadline. An entry among the timers is never later than the deadline, so that most steps
+    /// need not touch them.
+    pub(crate) fn settle(&mut self, id: ConnId) {
+        let Some(Entry { conn, stream }) = self.conns.get_mut(id) else { return };
+        if conn.has_work(&self.config) && !conn.listed.ready {
+            conn.listed.ready = true;
+            self.ready.push_back(id);
+        }
+        let mut deadline = conn.deadline(self.now, &self.config);
+        if stream.is_dialing() {
+            deadline = deadline.min(self.now.plus(REDIAL));
+        }
+        if deadline < conn.armed {
+            let rearmed = conn.armed != Time::NEVER;
+            conn.armed = deadline;
+            self.timers.arm(deadline, Deadline::Conn(id));
+            if rearmed {
+                self.timers.forget_one();
+                self.sweep_timers();
+            }
+        }
+    }
+
+    /// Frees a connection's socket and slot.
+    pub(crate) fn remove(&mut self, id: ConnId) {
+        let Some(mut entry) = self.conns.remove(id) else { return };
+        entry.stream.deregister(&self.registry);
+        if entry.conn.armed != Time::NEVER {
+            self.timers.forget_one();
+            self.sweep_timers();
+        }
+        self.stats.connections = self.conns.len();
+    }
+
+    fn sweep_timers(&mut self) {
+        if !self.timers.wants_sweep() {
+            return;
+        }
+        let (conns, user) = (&self.conns, &self.user_timers);
+        self.timers.sweep(|at, key| match key {
+            Deadline::Conn(id) => conns.get(id).is_some_and(|entry| entry.conn.armed == at),
+            Deadline::Timer(id) => user.get(id).is_some(),
+            Deadline::Listener(_) | Deadline::Shutdown => true,
+        });
+    }
+
+    /// Whether the next turn has something to do without waiting.
+    pub(crate) fn owes_work(&self) -> bool {
+        !self.ready.is_empty()
+            || !self.dirty.is_empty()
+            || !self.dead.is_empty()
+            || !self.inbox.is_empty()
+            || !self.undelivered.is_empty()
+            || self.stopping == Stopping::Asked
+            || self.listeners.iter().any(|(_, listener)| listener.is_ready())
+    }
+
+    /// Whether a shutdown has been carried out.
+    pub(crate) fn has_stopped(&self) -> bool {
+        self.stopping == Stopping::Draining && self.conns.is_empty() && self.listeners.is_empty()
+    }
+
+    /// Before the dead are reported: refuses further commands from other threads for them, and
+    /// takes out the sends that came too late, to be given back.
+    pub(crate) fn gather_undelivered(&mut self) {
+        if !self.tracked {
+            return;
+        }
+        self.mailbox.set_gone(self.dead.iter().copied(), &mut self.inbox);
+        let conns = &self.conns;
+        let too_late = |command: &Command<Task>| match command {
+            Command::Send(id, _) => conns.get(*id).is_some_and(|entry| entry.conn.is_dead()),
+            _ => false,
+        };
+        if !self.inbox.iter().any(too_late) {
+            return;
+        }
+        for command in std::mem::take(&mut self.inbox) {
+            match command {
+                Command::Send(id, data) if conns.get(id).is_some_and(|entry| entry.conn.is_dead()) => {
+                    self.undelivered.push_back((id, data));
+                }
+                other => self.inbox.push_back(other),
+            }
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! Sending: the caps, and what happens at them.
+
+use bytes::Bytes;
+
+use super::Net;
+use crate::close::CloseReason;
+use crate::config::Overflow;
+use crate::id::ConnId;
+use crate::send::{Broadcast, Data, SendError, Sent};
+
+impl Net {
+    /// Queues a copy of `data`: all of it or, with an error, nothing. It never blocks.
+    ///
+    /// What is queued in one callback leaves in one system call when it fits; a large slice that
+    /// finds the queue empty may leave at once, without the copy. What could not be delivered in
+    /// the end stands in the close report.
+    ///
+    /// # Errors
+    ///
+    /// [`Closed`](SendError::Closed) when the connection is gone, closing or broken,
+    /// [`WriteClosed`](SendError::WriteClosed) after `close_write`, and
+    /// [`Full`](SendError::Full) when a cap of the write buffers would be passed, whereupon
+    /// [`Config::overflow`](crate::Config::overflow) decides what else happens.
+    pub fn send(&mut self, conn: ConnId, data: &[u8]) -> Result<Sent, SendError> {
+        self.send_data(conn, Data::Slice(data))
+    }
+
+    /// Queues `data` by reference, however large and for however many connections. (A few hundred
+    /// bytes are copied all the same: that is cheaper than the reference.)
+    ///
+    /// # Errors
+    ///
+    /// As [`send`](Self::send).
+    pub fn send_bytes(&mut self, conn: ConnId, data: Bytes) -> Result<Sent, SendError> {
+        self.send_data(conn, Data::Shared(data))
+    }
+
+    /// Queues the same bytes for many connections: one buffer, shared by all.
+    pub fn broadcast(&mut self, conns: impl IntoIterator<Item = ConnId>, data: Bytes) -> Broadcast {
+        let mut outcome = Broadcast::default();
+        for conn in conns {
+            match self.send_data(conn, Data::Shared(data.clone())) {
+                Ok(sent) => {
+                    outcome.queued += 1;
+                    outcome.congested += usize::from(sent == Sent::Congested);
+                }
+                Err(_) => outcome.failed += 1,
+            }
+        }
+        outcome
+    }
+
+    fn send_data(&mut self, id: ConnId, data: Data<'_>) -> Result<Sent, SendError> {
+        self.try_reserve(id, data.len())?;
+        let sent = self.touch(id, |conn, stream, cx| conn.push(data, stream, cx));
+        self.mark_dirty(id);
+        sent.ok_or(SendError::Closed)
+    }
+
+    /// Asks whether a send of `len` bytes would be taken, before they are made. A refusal has the
+    /// consequences that the send would have had.
+    ///
+    /// # Errors
+    ///
+    /// As [`send`](Self::send).
+    pub fn try_reserve(&mut self, conn: ConnId, len: usize) -> Result<(), SendError> {
+        let entry = self.conns.get(conn).map(|entry| &entry.conn);
+        let sendable = entry.map_or(Err(SendError::Closed), |conn| conn.check_sendable());
+        if let Err(error) = sendable {
+            self.stats.stale_sends += 1;
+            return Err(error);
+        }
+        if len == 0 {
+            return Ok(());
+        }
+        let queued = entry.map_or(0, |conn| conn.queued());
+        if queued.saturating_add(len) > self.config.max_write_buffer {
+            return self.overflow(conn);
+        }
+        while self.stats.queued.saturating_add(len) > self.config.total_write_buffer {
+            let holder = match self.config.overflow {
+                Overflow::Close => self.largest_holder(conn, len),
+                Overflow::Refuse => conn,
+            };
+            if holder == conn {
+                return self.overflow(conn);
+            }
+            self.stats.overflows += 1;
+            self.kill(holder, CloseReason::SlowConsumer);
+        }
+        Ok(())
+    }
+
+    fn overflow(&mut self, conn: ConnId) -> Result<(), SendError> {
+        self.stats.overflows += 1;
+        if self.config.overflow == Overflow::Close {
+            self.kill(conn, CloseReason::SlowConsumer);
+        }
+        Err(SendError::Full)
+    }
+
+    /// The connection that holds most of the common budget, `len` more bytes for `conn` included:
+    /// whoever reads must not pay for those who do not.
+    fn largest_holder(&self, conn: ConnId, len: usize) -> ConnId {
+        let holdings = self.conns.iter().map(|(id, entry)| {
+            let more = if id == conn { len } else { 0 };
+            (entry.conn.queued().saturating_add(more), id == conn, id)
+        });
+        holdings.max().map_or(conn, |(_, _, id)| id)
+    }
+}

@@ -1,0 +1,237 @@
+//! The poll, and the phases of a turn.
+
+mod phases;
+
+use std::any::Any;
+use std::fmt;
+use std::io::{self, ErrorKind};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::panic::{catch_unwind, resume_unwind, AssertUnwindSafe};
+use std::time::Duration;
+
+use mio::{Events, Poll, Token, Waker};
+
+use crate::close::CloseReason;
+use crate::config::Config;
+use crate::connection::Hints;
+use crate::handler::Handler;
+use crate::id::{Source, WAKER_TOKEN};
+use crate::mailbox::Mailbox;
+use crate::net::Net;
+use crate::timers::Time;
+
+/// What a turn leaves behind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// The reactor goes on.
+    Running,
+    /// A shutdown has been carried out: there is nothing left to do, now or ever.
+    Stopped,
+}
+
+/// One event loop: polls the kernel and calls a [`Handler`].
+///
+/// It belongs to one thread; [`Handle`](crate::Handle) reaches it from others. To run it inside
+/// another event loop, wait for its file descriptor ([`AsFd`]) to be readable, for
+/// [`next_timeout`](Self::next_timeout) at most, and call [`turn`](Self::turn) with a timeout of
+/// zero.
+pub struct Reactor {
+    poll: Poll,
+    events: Events,
+    /// The buffer all reads go through.
+    scratch: Vec<u8>,
+    /// The waker's event came: the mailbox is to be looked into.
+    woken: bool,
+    net: Net,
+}
+
+impl Reactor {
+    /// Makes a reactor.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidInput` for a configuration that cannot work, with the reason; otherwise those of
+    /// making the poll (no file descriptors left, for one).
+    pub fn new(config: Config) -> io::Result<Self> {
+        config.validate()?;
+        let poll = Poll::new()?;
+        let waker = Waker::new(poll.registry(), Token(WAKER_TOKEN))?;
+        let mailbox = Mailbox::new(config.max_commands, config.max_command_bytes, move || waker.wake());
+        Ok(Self {
+            events: Events::with_capacity(config.events_per_turn),
+            scratch: vec![0; config.read_size],
+            woken: false,
+            net: Net::new(config, poll.registry().try_clone()?, mailbox)?,
+            poll,
+        })
+    }
+
+    /// What a handler gets with every callback, to set things up before the loop or between turns.
+    pub fn net(&mut self) -> &mut Net {
+        self.net.now = self.net.clock();
+        &mut self.net
+    }
+
+    /// Turns until a shutdown has been carried out.
+    ///
+    /// # Errors
+    ///
+    /// Those of the poll itself, which leave nothing to be done. What befalls a connection is
+    /// never an error here.
+    ///
+    /// # Panics
+    ///
+    /// Passes on a panic of the handler, unless [`Config::catch_panics`] is set. The connection
+    /// whose callback it was is reset; to go on with the others, call again.
+    pub fn run<H: Handler + ?Sized>(&mut self, handler: &mut H) -> io::Result<()> {
+        while self.turn_once(handler, None)? == Turn::Running {}
+        Ok(())
+    }
+
+    /// Makes one turn: waits for events, for `timeout` at most, and deals with what there is.
+    ///
+    /// When it leaves work behind, as when a budget is spent, the file descriptor is readable
+    /// again at once.
+    ///
+    /// # Errors
+    ///
+    /// As [`run`](Self::run).
+    ///
+    /// # Panics
+    ///
+    /// As [`run`](Self::run).
+    pub fn turn<H: Handler + ?Sized>(&mut self, handler: &mut H, timeout: Option<Duration>) -> io::Result<Turn> {
+        let turn = self.turn_once(handler, timeout)?;
+        if turn == Turn::Running && self.net.owes_work() {
+            self.net.mailbox.nudge();
+        }
+        Ok(turn)
+    }
+
+    /// How long another event loop may wait before it calls [`turn`](Self::turn), if the file
+    /// descriptor does not become readable before: zero when work is owed, `None` for ever.
+    pub fn next_timeout(&self) -> Option<Duration> {
+        if self.net.owes_work() || self.woken || self.net.has_stopped() {
+            return Some(Duration::ZERO);
+        }
+        Some(self.net.timers.next()?.since(self.net.clock()))
+    }
+
+    fn turn_once<H: Handler + ?Sized>(&mut self, handler: &mut H, timeout: Option<Duration>) -> io::Result<Turn> {
+        if self.net.has_stopped() {
+            return Ok(self.stop());
+        }
+        let timeout = match (timeout, self.next_timeout()) {
+            (Some(asked), Some(due)) => Some(asked.min(due)),
+            (asked, due) => asked.or(due),
+        };
+        match self.poll.poll(&mut self.events, timeout) {
+            Err(error) if error.kind() == ErrorKind::Interrupted => self.events.clear(),
+            result => result?,
+        }
+        self.net.now = self.net.clock();
+        self.net.stats.turns += 1;
+        self.take_events();
+        let phases = catch_unwind(AssertUnwindSafe(|| self.phases(handler)));
+        if let Err(panic) = phases {
+            self.after_panic(panic);
+        }
+        let length = self.net.clock().since(self.net.now);
+        self.net.stats.longest_turn = self.net.stats.longest_turn.max(length);
+        Ok(match self.net.has_stopped() {
+            true => self.stop(),
+            false => Turn::Running,
+        })
+    }
+
+    /// Adds what the kernel says to what is known of each connection. No callback comes from
+    /// here, so that whatever a handler does or fails to do, no event is lost.
+    fn take_events(&mut self) {
+        let net = &mut self.net;
+        for event in &self.events {
+            match Source::from_token(event.token().0) {
+                Some(Source::Waker) => self.woken = true,
+                Some(Source::Listener { slot, generation }) => match net.listeners.find(slot, generation) {
+                    Some((_, listener)) => listener.on_readable(),
+                    None => net.stats.stale_events += 1,
+                },
+                Some(Source::Connection { slot, generation }) => {
+                    let Some((id, entry)) = net.conns.find(slot, generation) else {
+                        net.stats.stale_events += 1;
+                        continue;
+                    };
+                    entry.conn.on_readiness(Hints {
+                        readable: event.is_readable() || event.is_read_closed(),
+                        writable: event.is_writable() || event.is_write_closed(),
+                        error: event.is_error(),
+                        more: event.is_read_closed() || event.is_priority(),
+                    });
+                    if !std::mem::replace(&mut entry.conn.listed.ready, true) {
+                        net.ready.push_back(id);
+                    }
+                }
+                None => net.stats.stale_events += 1,
+            }
+        }
+    }
+
+    /// A callback panicked. Its connection is in an unknown state and ends; everything else stands
+    /// as it did, and the lists remember what was still to be done.
+    fn after_panic(&mut self, panic: Box<dyn Any + Send>) {
+        if let Some(conn) = self.net.calling.take() {
+            self.net.kill(conn, CloseReason::HandlerPanic);
+        }
+        if !self.net.config.catch_panics {
+            resume_unwind(panic);
+        }
+        let text = panic.downcast_ref::<&str>().copied();
+        let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+        log::error!("the handler panicked: {}", text.unwrap_or("(no message)"));
+    }
+
+    /// After a shutdown: no command is taken any more, and those that wait are dropped.
+    fn stop(&mut self) -> Turn {
+        let waiting = self.net.mailbox.stop().len();
+        if waiting > 0 {
+            log::warn!("{waiting} commands came too late for the shutdown and are dropped");
+        }
+        Turn::Stopped
+    }
+
+    /// How far the shutdown's deadline is.
+    fn stop_is_due(&self) -> bool {
+        self.net.stop_at != Time::NEVER && self.net.now >= self.net.stop_at
+    }
+}
+
+impl Drop for Reactor {
+    fn drop(&mut self) {
+        self.net.mailbox.stop();
+        let connections = self.net.conns.len();
+        if connections > 0 {
+            log::warn!(
+                "the reactor is dropped with {connections} connections open and {} bytes unsent; \
+                 shut it down first to have them delivered",
+                self.net.stats.queued
+            );
+        }
+    }
+}
+
+impl AsFd for Reactor {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.poll.registry().as_fd()
+    }
+}
+
+impl AsRawFd for Reactor {
+    fn as_raw_fd(&self) -> RawFd {
+        self.poll.as_raw_fd()
+    }
+}
+
+impl fmt::Debug for Reactor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reactor").field("net", &self.net).finish_non_exhaustive()
+    }
+}

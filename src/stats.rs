@@ -1,0 +1,96 @@
+//! Counters of a reactor.
+
+use std::time::Duration;
+
+use crate::close::CloseReason;
+
+/// What a reactor has done since it was made, and how it stands now. Counts only grow; what may
+/// fall is marked "now".
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Stats {
+    /// Connections accepted, those turned away at `max_connections` included.
+    pub accepted: u64,
+    /// Connections asked for with `connect`.
+    pub connects: u64,
+    /// Connections handed to `on_open`.
+    pub opened: u64,
+    /// Connections ended, for whatever reason; each had its `on_close`.
+    pub closed: u64,
+    /// Connections alive now, those connecting and closing included.
+    pub connections: usize,
+    /// Connections now in the course of closing.
+    pub closing: usize,
+    /// Connections now congested.
+    pub congested: usize,
+    /// Bytes read from sockets.
+    pub bytes_in: u64,
+    /// Bytes handed to the kernel.
+    pub bytes_out: u64,
+    /// Reads that brought bytes or the end of a stream.
+    pub reads: u64,
+    /// Writes of which the kernel took at least a byte.
+    pub writes: u64,
+    /// Writes of which the kernel took only a part.
+    pub partial_writes: u64,
+    /// Writes that were put off because the kernel's buffer was full (EAGAIN).
+    pub write_eagains: u64,
+    /// Reads that found nothing (EAGAIN).
+    pub read_eagains: u64,
+    /// Queues whose sending was taken up again after it had been put off.
+    pub resumed_writes: u64,
+    /// Bytes queued now, in all connections together.
+    pub queued: usize,
+    /// The most bytes that were ever queued.
+    pub queued_peak: usize,
+    /// Sends that met a cap.
+    pub overflows: u64,
+    /// Sends to identifiers that no longer, or not any more, take any.
+    pub stale_sends: u64,
+    /// Events of the kernel for connections or listeners that were gone.
+    pub stale_events: u64,
+    /// Errors of `accept` that cost one client or none.
+    pub accept_errors: u64,
+    /// Times accepting was put off for want of file descriptors or memory.
+    pub accept_pauses: u64,
+    /// Clients turned away with the reserved file descriptor.
+    pub shed: u64,
+    /// Commands from other threads carried out.
+    pub commands: u64,
+    /// Turns made.
+    pub turns: u64,
+    /// The longest turn, the wait for events not counted.
+    pub longest_turn: Duration,
+    pub(crate) closed_by: [u64; CloseReason::COUNT],
+}
+
+impl Stats {
+    /// Connections that ended for `reason`.
+    pub fn closed_by(&self, reason: CloseReason) -> u64 {
+        self.closed_by.get(reason.index()).copied().unwrap_or(0)
+    }
+
+    pub(crate) fn count_close(&mut self, reason: CloseReason) {
+        self.closed += 1;
+        if let Some(count) = self.closed_by.get_mut(reason.index()) {
+            *count += 1;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_close_is_counted_under_its_reason() {
+        let mut stats = Stats::default();
+        for reason in CloseReason::ALL {
+            stats.count_close(reason);
+        }
+        stats.count_close(CloseReason::Reset);
+        assert_eq!(stats.closed, CloseReason::COUNT as u64 + 1);
+        assert_eq!(stats.closed_by(CloseReason::Reset), 2);
+        assert_eq!(stats.closed_by(CloseReason::Finished), 1);
+    }
+}

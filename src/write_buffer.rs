@@ -1,0 +1,339 @@
+//! The queue of bytes that the kernel has not taken yet.
+//!
+//! Small pieces are copied together into a tail chunk, because gathering many of them costs more
+//! than copying; large ones are kept as they came, because copying them would.
+
+use std::collections::VecDeque;
+use std::io::IoSlice;
+
+use bytes::Bytes;
+
+/// What a chunk that collects small pieces holds. One page: what a congested connection costs
+/// beyond its queued bytes.
+const CHUNK: usize = 4096;
+
+/// From this length on, [`Bytes`] are queued by reference. Below it a copy is cheaper than the
+/// reference, and a queue of tiny slices cannot keep large buffers alive.
+pub(crate) const BY_REFERENCE: usize = 512;
+
+/// Slices that one system call gathers at most (the system's own limit is 1024).
+pub(crate) const GATHER: usize = 64;
+
+#[derive(Debug)]
+enum Chunk {
+    /// Pieces that were copied together; more may follow while it is the last one.
+    Copied(Vec<u8>),
+    /// Somebody else's buffer, shared with other queues perhaps.
+    Shared(Bytes),
+}
+
+impl Chunk {
+    fn as_slice(&self) -> &[u8] {
+        match self {
+            Self::Copied(bytes) => bytes,
+            Self::Shared(bytes) => bytes,
+        }
+    }
+}
+
+/// A queue of chunks.
+///
+/// Invariants: no chunk is empty; `head` is less than the length of the first chunk, and 0 when
+/// there is none; `len` is the sum of the chunks' lengths less `head`.
+#[derive(Debug, Default)]
+pub(crate) struct WriteBuffer {
+    chunks: VecDeque<Chunk>,
+    /// Bytes of the first chunk that have been taken already.
+    head: usize,
+    len: usize,
+    /// An emptied chunk, kept so that the steady state allocates nothing.
+    spare: Vec<u8>,
+}
+
+impl WriteBuffer {
+    /// Bytes queued.
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Queues a copy of `data`.
+    pub(crate) fn push_copy(&mut self, data: &[u8]) {
+        if data.is_empty() {
+            return;
+        }
+        self.len += data.len();
+        let mut rest = data;
+        if let Some(Chunk::Copied(tail)) = self.chunks.back_mut() {
+            let room = (tail.capacity() - tail.len()).min(data.len());
+            let (fits, spills) = data.split_at(room);
+            tail.extend_from_slice(fits);
+            rest = spills;
+        }
+        if rest.is_empty() {
+            return;
+        }
+        let mut chunk = std::mem::take(&mut self.spare);
+        if chunk.capacity() < rest.len() {
+            chunk = Vec::with_capacity(rest.len().max(CHUNK));
+        }
+        chunk.extend_from_slice(rest);
+        self.chunks.push_back(Chunk::Copied(chunk));
+    }
+
+    /// Queues `data` by reference, or a copy of it when it is so small that the copy is cheaper.
+    pub(crate) fn push_shared(&mut self, data: Bytes) {
+        if data.len() < BY_REFERENCE {
+            return self.push_copy(&data);
+        }
+        self.len += data.len();
+        self.chunks.push_back(Chunk::Shared(data));
+    }
+
+    /// Fills `slices` with the front of the queue, at most `limit` bytes of it, and returns how
+    /// many were filled.
+    pub(crate) fn gather<'a>(&'a self, slices: &mut [IoSlice<'a>; GATHER], limit: usize) -> usize {
+        let mut left = limit;
+        let mut skip = self.head;
+        let mut filled = 0;
+        for (slice, chunk) in slices.iter_mut().zip(&self.chunks) {
+            let bytes = chunk.as_slice().get(skip..).unwrap_or_default();
+            let bytes = bytes.get(..left).unwrap_or(bytes);
+            if bytes.is_empty() {
+                break;
+            }
+            *slice = IoSlice::new(bytes);
+            left -= bytes.len();
+            skip = 0;
+            filled += 1;
+        }
+        filled
+    }
+
+    /// Drops the first `count` bytes: the kernel took them.
+    pub(crate) fn advance(&mut self, count: usize) {
+        debug_assert!(count <= self.len, "the kernel took more than there was");
+        let mut count = count.min(self.len);
+        self.len -= count;
+        while let Some(first) = self.chunks.front() {
+            let rest = first.as_slice().len() - self.head;
+            if count < rest {
+                self.head += count;
+                break;
+            }
+            count -= rest;
+            self.head = 0;
+            if let Some(Chunk::Copied(chunk)) = self.chunks.pop_front() {
+                self.keep(chunk);
+            }
+        }
+    }
+
+    /// Keeps an emptied chunk for the next piece, unless it is an outsized one.
+    fn keep(&mut self, mut chunk: Vec<u8>) {
+        if chunk.capacity() == CHUNK && self.spare.capacity() == 0 {
+            chunk.clear();
+            self.spare = chunk;
+        }
+    }
+
+    /// Drops everything and returns how many bytes that was.
+    pub(crate) fn clear(&mut self) -> usize {
+        let dropped = self.len;
+        self.advance(dropped);
+        dropped
+    }
+}
+
+/// Emptied write buffers, so that a connection has one only while bytes are queued and taking
+/// one costs no allocation in the steady state.
+#[derive(Debug, Default)]
+pub(crate) struct BufferPool {
+    free: Vec<Box<WriteBuffer>>,
+}
+
+/// Buffers kept: more than this many connections are seldom mid-write at one moment, and 32 of
+/// them weigh little.
+const POOLED: usize = 32;
+
+/// A buffer whose queue once grew past this many chunks is not kept.
+const POOLED_CHUNKS: usize = 64;
+
+impl BufferPool {
+    pub(crate) fn take(&mut self) -> Box<WriteBuffer> {
+        self.free.pop().unwrap_or_default()
+    }
+
+    pub(crate) fn give(&mut self, mut buffer: Box<WriteBuffer>) {
+        buffer.clear();
+        if self.free.len() < POOLED && buffer.chunks.capacity() <= POOLED_CHUNKS {
+            self.free.push(buffer);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    impl WriteBuffer {
+        fn check(&self) {
+            let total: usize = self.chunks.iter().map(|c| c.as_slice().len()).sum();
+            assert_eq!(total - self.head, self.len);
+            assert!(self.chunks.iter().all(|c| !c.as_slice().is_empty()));
+            match self.chunks.front() {
+                Some(first) => assert!(self.head < first.as_slice().len()),
+                None => assert_eq!(self.head, 0),
+            }
+            assert!(self.spare.is_empty());
+        }
+
+        fn front(&self, limit: usize) -> Vec<u8> {
+            let mut slices = [IoSlice::new(&[]); GATHER];
+            let filled = self.gather(&mut slices, limit);
+            slices[..filled].concat()
+        }
+
+        fn drain_by(&mut self, step: usize) -> Vec<u8> {
+            let mut out = Vec::new();
+            while !self.is_empty() {
+                let front = self.front(step);
+                assert!(!front.is_empty() && front.len() <= step);
+                self.advance(front.len());
+                self.check();
+                out.extend(front);
+            }
+            out
+        }
+    }
+
+    fn bytes(from: usize, len: usize) -> Vec<u8> {
+        (from..from + len).map(|i| (i % 251) as u8).collect()
+    }
+
+    // P4: every queue of up to four chunks of up to four bytes, or one large enough to be shared,
+    // taken with every short count at every point.
+    #[test]
+    fn no_short_count_skips_or_repeats_a_byte() {
+        let lengths = [0, 1, 2, 3, BY_REFERENCE];
+        let kinds = lengths.len() * 2;
+        for shape in 0..kinds.pow(4) {
+            let pieces: Vec<(usize, bool)> = (0..4)
+                .map(|place| shape / kinds.pow(place) % kinds)
+                .map(|kind| (lengths[kind / 2], kind % 2 == 1))
+                .collect();
+            let build = || {
+                let mut queue = WriteBuffer::default();
+                let mut whole = Vec::new();
+                for (len, shared) in &pieces {
+                    let piece = bytes(whole.len(), *len);
+                    match shared {
+                        true => queue.push_shared(Bytes::from(piece.clone())),
+                        false => queue.push_copy(&piece),
+                    }
+                    whole.extend(piece);
+                    queue.check();
+                }
+                (queue, whole)
+            };
+            let (queue, whole) = build();
+            assert_eq!(queue.len(), whole.len());
+            let cuts: Vec<usize> = match whole.len() {
+                short @ 0..=12 => (0..=short).collect(),
+                long => vec![0, 1, 2, 3, 4, 5, BY_REFERENCE - 1, BY_REFERENCE, BY_REFERENCE + 1, long - 1, long],
+            };
+            for first in cuts.iter().copied().filter(|cut| *cut <= whole.len()) {
+                let (mut queue, whole) = build();
+                queue.advance(first);
+                queue.check();
+                for step in [1, 2, 3, 700, usize::MAX] {
+                    if step == 1 && whole.len() > 12 {
+                        continue;
+                    }
+                    let (mut again, _) = build();
+                    again.advance(first);
+                    assert_eq!(again.drain_by(step), whole[first..], "{pieces:?} {first} {step}");
+                }
+                assert_eq!(queue.clear(), whole.len() - first);
+                queue.check();
+            }
+        }
+    }
+
+    #[test]
+    fn small_pieces_are_copied_together() {
+        let mut queue = WriteBuffer::default();
+        for _ in 0..16 {
+            queue.push_copy(&[7; 64]);
+        }
+        let mut slices = [IoSlice::new(&[]); GATHER];
+        assert_eq!(queue.gather(&mut slices, usize::MAX), 1);
+        assert_eq!(slices[0].len(), 1024);
+    }
+
+    #[test]
+    fn large_bytes_are_shared_and_not_copied() {
+        let data = Bytes::from(vec![1; BY_REFERENCE]);
+        let mut queues = [WriteBuffer::default(), WriteBuffer::default()];
+        for queue in &mut queues {
+            queue.push_shared(data.clone());
+            let mut slices = [IoSlice::new(&[]); GATHER];
+            assert_eq!(queue.gather(&mut slices, usize::MAX), 1);
+            assert_eq!(slices[0].as_ptr(), data.as_ptr());
+        }
+        assert!(!data.is_unique());
+        queues.iter_mut().for_each(|queue| queue.advance(BY_REFERENCE));
+        assert!(data.is_unique());
+    }
+
+    #[test]
+    fn the_steady_state_keeps_its_chunk() {
+        let mut queue = WriteBuffer::default();
+        queue.push_copy(b"one");
+        let at = queue.chunks[0].as_slice().as_ptr();
+        queue.advance(3);
+        queue.push_copy(b"two");
+        assert_eq!(queue.chunks[0].as_slice().as_ptr(), at);
+    }
+
+    #[test]
+    fn a_pooled_buffer_comes_back_empty() {
+        let mut pool = BufferPool::default();
+        let mut buffer = pool.take();
+        buffer.push_copy(b"left over");
+        pool.give(buffer);
+        assert_eq!(pool.free.len(), 1);
+        assert!(pool.take().is_empty());
+        assert!(pool.free.is_empty());
+    }
+
+    proptest! {
+        #[test]
+        fn what_goes_in_comes_out_in_order(
+            steps in proptest::collection::vec((0usize..3, 0usize..9000), 1..60)
+        ) {
+            let mut queue = WriteBuffer::default();
+            let (mut pushed, mut taken) = (0, Vec::new());
+            for (kind, n) in steps {
+                match kind {
+                    0 => queue.push_copy(&bytes(pushed, n)),
+                    1 => queue.push_shared(Bytes::from(bytes(pushed, n))),
+                    _ => {
+                        let front = queue.front(n);
+                        queue.advance(front.len());
+                        taken.extend(front);
+                    }
+                }
+                pushed += if kind < 2 { n } else { 0 };
+                queue.check();
+                prop_assert_eq!(queue.len() + taken.len(), pushed);
+            }
+            taken.extend(queue.drain_by(usize::MAX));
+            prop_assert_eq!(taken, bytes(0, pushed));
+        }
+    }
+}
