@@ -85,10 +85,7 @@ impl CloseReason {
 
     /// The place of this reason in [`ALL`](Self::ALL).
     pub(crate) fn index(self) -> usize {
-        Self::ALL
-            .iter()
-            .position(|reason| *reason == self)
-            .unwrap_or(Self::COUNT - 1)
+        Self::ALL.iter().position(|reason| *reason == self).unwrap_or(Self::COUNT - 1)
     }
 
     /// A fixed word for programs, logs and metrics, such as `broken_pipe` or `write_stall`.
@@ -231,11 +228,7 @@ impl fmt::Display for CloseReport {
         if let Some(errno) = self.errno {
             write!(f, " (errno {errno})")?;
         }
-        write!(
-            f,
-            "; received {}, handed {}, unsent {}",
-            self.received, self.handed, self.unsent
-        )?;
+        write!(f, "; received {}, handed {}, unsent {}", self.received, self.handed, self.unsent)?;
         if let Some(unacked) = self.unacked {
             write!(f, ", unacked {unacked}")?;
         }
@@ -248,11 +241,7 @@ mod tests {
     use super::*;
     use std::collections::HashSet;
 
-    const SEEN: Circumstances = Circumstances {
-        connecting: false,
-        saw_fin: true,
-        lost: false,
-    };
+    const SEEN: Circumstances = Circumstances { connecting: false, saw_fin: true, lost: false };
 
     #[test]
     fn every_reason_has_its_own_name_words_and_place() {

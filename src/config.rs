@@ -265,10 +265,7 @@ impl Config {
     fn validate_buffers(&self) -> Result<(), ConfigError> {
         check(self.high_water > 0, || "high_water must be at least 1".to_owned())?;
         check(self.low_water < self.high_water, || {
-            format!(
-                "low_water ({}) must be below high_water ({})",
-                self.low_water, self.high_water
-            )
+            format!("low_water ({}) must be below high_water ({})", self.low_water, self.high_water)
         })?;
         check(self.high_water <= self.max_write_buffer, || {
             format!(
@@ -317,10 +314,9 @@ impl Config {
     fn validate_keepalive(&self) -> Result<(), ConfigError> {
         if let Some(keepalive) = self.keepalive {
             for (name, time) in [("idle", keepalive.idle), ("interval", keepalive.interval)] {
-                check(
-                    time.subsec_nanos() == 0 && !time.is_zero() && time <= MAX_KEEPALIVE,
-                    || format!("keepalive.{name} ({time:?}) must be whole seconds, 1 to 32767"),
-                )?;
+                check(time.subsec_nanos() == 0 && !time.is_zero() && time <= MAX_KEEPALIVE, || {
+                    format!("keepalive.{name} ({time:?}) must be whole seconds, 1 to 32767")
+                })?;
             }
             check((1..=MAX_PROBES).contains(&keepalive.count), || {
                 format!("keepalive.count ({}) must lie between 1 and {MAX_PROBES}", keepalive.count)
@@ -329,10 +325,9 @@ impl Config {
         let UserTimeout::After(timeout) = self.user_timeout else {
             return Ok(());
         };
-        check(
-            timeout >= Duration::from_millis(1) && timeout.as_millis() <= i32::MAX as u128,
-            || format!("user_timeout ({timeout:?}) must lie between 1 ms and {} ms", i32::MAX),
-        )?;
+        check(timeout >= Duration::from_millis(1) && timeout.as_millis() <= i32::MAX as u128, || {
+            format!("user_timeout ({timeout:?}) must lie between 1 ms and {} ms", i32::MAX)
+        })?;
         let Some(keepalive) = self.keepalive else {
             return Ok(());
         };

@@ -296,7 +296,12 @@ impl Connection {
     }
 
     /// The connection is established. Returns whether the handler is to be told.
-    pub(crate) fn opened<T: Transport>(&mut self, socket: &mut T, peer: Option<Addr>, cx: &mut Context<'_>) -> bool {
+    pub(crate) fn opened<T: Transport>(
+        &mut self,
+        socket: &mut T,
+        peer: Option<Addr>,
+        cx: &mut Context<'_>,
+    ) -> bool {
         self.peer = peer.map(Box::new);
         self.state = if self.fin_wanted { State::HalfClosedLocal } else { State::Open };
         self.activity = cx.now;
@@ -327,7 +332,12 @@ impl Connection {
     }
 
     /// Queues bytes whose room has been checked.
-    pub(crate) fn push<T: Transport>(&mut self, data: Data<'_>, socket: &mut T, cx: &mut Context<'_>) -> Sent {
+    pub(crate) fn push<T: Transport>(
+        &mut self,
+        data: Data<'_>,
+        socket: &mut T,
+        cx: &mut Context<'_>,
+    ) -> Sent {
         let data = match data {
             Data::Slice(slice) if slice.len() >= WRITE_THROUGH && self.out.is_none() => {
                 let taken = self.write_through(slice, socket, cx);
@@ -602,7 +612,12 @@ impl Connection {
 
     /// Keeps what the handler did not use. Too much of it ends the connection, unless the handler
     /// has a reason to wait: then nothing more is read, and the excess is one read at most.
-    pub(crate) fn keep_input<T: Transport>(&mut self, input: ReadBuffer, socket: &mut T, cx: &mut Context<'_>) {
+    pub(crate) fn keep_input<T: Transport>(
+        &mut self,
+        input: ReadBuffer,
+        socket: &mut T,
+        cx: &mut Context<'_>,
+    ) {
         if !self.is_delivering() {
             return;
         }

@@ -140,10 +140,7 @@ mod tests {
     use super::*;
 
     fn key(slot: u32, generation: u32) -> Key {
-        Key {
-            slot,
-            generation: NonZeroU32::new(generation).unwrap(),
-        }
+        Key { slot, generation: NonZeroU32::new(generation).unwrap() }
     }
 
     #[test]

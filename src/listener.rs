@@ -56,7 +56,9 @@ fn judge(error: &io::Error) -> Verdict {
         // macOS says so of a client that reset while it waited.
         #[cfg(target_vendor = "apple")]
         Some(libc::EINVAL) => Verdict::GoOn,
-        Some(libc::EBADF | libc::EINVAL | libc::ENOTSOCK | libc::EFAULT | libc::EOPNOTSUPP) => Verdict::Broken,
+        Some(libc::EBADF | libc::EINVAL | libc::ENOTSOCK | libc::EFAULT | libc::EOPNOTSUPP) => {
+            Verdict::Broken
+        }
         _ => Verdict::Pause,
     }
 }
@@ -217,14 +219,8 @@ mod tests {
     // A4
     #[test]
     fn an_error_of_one_client_does_not_stop_the_others() {
-        let errors = [
-            libc::ECONNABORTED,
-            libc::EINTR,
-            libc::EPROTO,
-            libc::ENETDOWN,
-            libc::EPERM,
-            libc::EHOSTUNREACH,
-        ];
+        let errors =
+            [libc::ECONNABORTED, libc::EINTR, libc::EPROTO, libc::ENETDOWN, libc::EPERM, libc::EHOSTUNREACH];
         for errno in errors {
             let (mut listener, mut stats) = (listener(&[errno, 0]), Stats::default());
             assert!(matches!(listener.accept(at(0), None, &mut stats), Step::GoOn), "{errno}");

@@ -395,12 +395,8 @@ impl Net {
     ) -> Option<R> {
         let Entry { conn, stream } = self.conns.get_mut(id)?;
         let (queued, congested, closing) = (conn.queued(), conn.is_congested(), conn.is_closing());
-        let mut cx = Context {
-            now: self.now,
-            config: &self.config,
-            pool: &mut self.pool,
-            stats: &mut self.stats,
-        };
+        let mut cx =
+            Context { now: self.now, config: &self.config, pool: &mut self.pool, stats: &mut self.stats };
         let result = step(conn, stream, &mut cx);
         let stats = &mut self.stats;
         stats.queued = stats.queued + conn.queued() - queued;

@@ -100,7 +100,11 @@ impl Reactor {
     /// # Panics
     ///
     /// As [`run`](Self::run).
-    pub fn turn<H: Handler + ?Sized>(&mut self, handler: &mut H, timeout: Option<Duration>) -> io::Result<Turn> {
+    pub fn turn<H: Handler + ?Sized>(
+        &mut self,
+        handler: &mut H,
+        timeout: Option<Duration>,
+    ) -> io::Result<Turn> {
         let turn = self.turn_once(handler, timeout)?;
         if turn == Turn::Running && self.net.owes_work() {
             self.net.mailbox.nudge();
@@ -117,7 +121,11 @@ impl Reactor {
         Some(self.net.timers.next()?.since(self.net.clock()))
     }
 
-    fn turn_once<H: Handler + ?Sized>(&mut self, handler: &mut H, timeout: Option<Duration>) -> io::Result<Turn> {
+    fn turn_once<H: Handler + ?Sized>(
+        &mut self,
+        handler: &mut H,
+        timeout: Option<Duration>,
+    ) -> io::Result<Turn> {
         if self.net.has_stopped() {
             return Ok(self.stop());
         }

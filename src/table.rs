@@ -23,12 +23,7 @@ where
     I: From<Key> + Into<Key> + Copy,
 {
     pub(crate) fn new() -> Self {
-        Self {
-            slots: Slab::new(),
-            generations: Vec::new(),
-            retired: 0,
-            _id: PhantomData,
-        }
+        Self { slots: Slab::new(), generations: Vec::new(), retired: 0, _id: PhantomData }
     }
 
     /// How many things live here.
@@ -48,10 +43,7 @@ where
             self.generations.resize(slot + 1, NonZeroU32::MIN);
         }
         let generation = self.generations.get(slot).copied();
-        let id = I::from(Key {
-            slot: slot as u32,
-            generation: generation.unwrap_or(NonZeroU32::MIN),
-        });
+        let id = I::from(Key { slot: slot as u32, generation: generation.unwrap_or(NonZeroU32::MIN) });
         entry.insert(Some(make(id)));
         id
     }
@@ -78,10 +70,7 @@ where
 
     /// The thing that a token of the poll was made for, unless it is gone.
     pub(crate) fn find(&mut self, slot: u32, generation: usize) -> Option<(I, &mut T)> {
-        let key = Key {
-            slot,
-            generation: *self.generations.get(slot as usize)?,
-        };
+        let key = Key { slot, generation: *self.generations.get(slot as usize)? };
         if !token_matches(key, slot, generation) {
             return None;
         }
@@ -114,10 +103,7 @@ where
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (I, &T)> + '_ {
         self.slots.iter().filter_map(|(slot, thing)| {
-            let key = Key {
-                slot: slot as u32,
-                generation: *self.generations.get(slot)?,
-            };
+            let key = Key { slot: slot as u32, generation: *self.generations.get(slot)? };
             Some((I::from(key), thing.as_ref()?))
         })
     }

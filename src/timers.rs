@@ -65,11 +65,7 @@ const SWEEP_FROM: usize = 64;
 
 impl<K: Ord + Copy> Timers<K> {
     pub(crate) fn new() -> Self {
-        Self {
-            heap: BinaryHeap::new(),
-            sequence: 0,
-            stale: 0,
-        }
+        Self { heap: BinaryHeap::new(), sequence: 0, stale: 0 }
     }
 
     pub(crate) fn arm(&mut self, at: Time, key: K) {
@@ -77,11 +73,7 @@ impl<K: Ord + Copy> Timers<K> {
             return;
         }
         self.sequence += 1;
-        self.heap.push(Reverse(Entry {
-            at,
-            sequence: self.sequence,
-            key,
-        }));
+        self.heap.push(Reverse(Entry { at, sequence: self.sequence, key }));
     }
 
     /// The earliest entry's moment.

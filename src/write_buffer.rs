@@ -244,7 +244,9 @@ mod tests {
             assert_eq!(queue.len(), whole.len());
             let cuts: Vec<usize> = match whole.len() {
                 short @ 0..=12 => (0..=short).collect(),
-                long => vec![0, 1, 2, 3, 4, 5, BY_REFERENCE - 1, BY_REFERENCE, BY_REFERENCE + 1, long - 1, long],
+                long => {
+                    vec![0, 1, 2, 3, 4, 5, BY_REFERENCE - 1, BY_REFERENCE, BY_REFERENCE + 1, long - 1, long]
+                }
             };
             for first in cuts.iter().copied().filter(|cut| *cut <= whole.len()) {
                 let (mut queue, whole) = build();
