@@ -195,7 +195,7 @@ mod tests {
         fn front(&self, limit: usize) -> Vec<u8> {
             let mut slices = [IoSlice::new(&[]); GATHER];
             let filled = self.gather(&mut slices, limit);
-            slices[..filled].concat()
+            slices[..filled].iter().flat_map(|slice| slice.iter().copied()).collect()
         }
 
         fn drain_by(&mut self, step: usize) -> Vec<u8> {
