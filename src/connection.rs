@@ -163,7 +163,7 @@ pub(crate) struct Connection {
     closing_since: Time,
     /// Since when the queue has been at the soft limit.
     soft_since: Time,
-    /// Input discarded while closing.
+    /// Input read while closing, or after the write half broke.
     discarded: u64,
     /// The moment of this connection's entry among the timers.
     pub(crate) armed: Time,
@@ -407,6 +407,9 @@ impl Connection {
     }
 
     fn after_flush<T: Transport>(&mut self, socket: &T, cx: &mut Context<'_>) {
+        if self.state == State::Connecting {
+            return;
+        }
         let queued = self.queued();
         if queued == 0 {
             self.waiting = false;
@@ -521,12 +524,17 @@ impl Connection {
         if count < room && !self.more_hint && socket.short_read_empties() {
             self.readable = false;
         }
-        if self.is_closing() {
-            self.progress = cx.now;
+        if self.is_closing() || self.is_broken() {
+            // What comes behind an error that only the write half met, or during a close, is
+            // bounded: a peer may go on sending for ever.
             self.discarded += count as u64;
             if self.discarded > cx.config.linger_bytes {
                 self.die(CloseReason::TimedOut(Timeout::Linger), socket, cx);
+                return Received::Nothing(count);
             }
+        }
+        if self.is_closing() {
+            self.progress = cx.now;
             return Received::Nothing(count);
         }
         Received::Data(count)

@@ -159,15 +159,13 @@ impl<T> Mailbox<T> {
         }
     }
 
-    /// Moves all commands behind those in `into`; returns whether `on_wake` was asked for.
+    /// Moves all commands to `into`, which is empty; returns whether `on_wake` was asked for.
     pub(crate) fn collect(&self, into: &mut VecDeque<Command<T>>) -> bool {
+        debug_assert!(into.is_empty(), "what was collected before comes first");
         let mut inner = self.lock();
         inner.woken = false;
         inner.bytes = 0;
-        match into.is_empty() {
-            true => std::mem::swap(&mut inner.commands, into),
-            false => into.append(&mut inner.commands),
-        }
+        std::mem::swap(&mut inner.commands, into);
         std::mem::take(&mut inner.wake_asked)
     }
 
@@ -182,17 +180,33 @@ impl<T> Mailbox<T> {
         }
     }
 
-    /// From here on commands for these connections are refused. What was taken for them before is
-    /// moved to `into` first, with every other command that waits.
-    pub(crate) fn set_gone(&self, conns: impl Iterator<Item = ConnId>, into: &mut VecDeque<Command<T>>) {
+    /// From here on commands for these connections are refused. The sends that were taken for
+    /// them before are moved to `undelivered`.
+    pub(crate) fn set_gone(
+        &self,
+        conns: impl Iterator<Item = ConnId>,
+        undelivered: &mut VecDeque<(ConnId, Bytes)>,
+    ) {
         let mut inner = self.lock();
-        for conn in conns.filter(|conn| inner.is_live(*conn)).collect::<Vec<_>>() {
-            if let Some(live) = inner.live.get_mut(conn.slot()) {
-                *live = 0;
+        for conn in conns {
+            if inner.is_live(conn) {
+                if let Some(live) = inner.live.get_mut(conn.slot()) {
+                    *live = 0;
+                }
             }
         }
-        inner.bytes = 0;
-        into.append(&mut inner.commands);
+        if inner.commands.is_empty() {
+            return;
+        }
+        for command in std::mem::take(&mut inner.commands) {
+            match command {
+                Command::Send(conn, data) if !inner.is_live(conn) => {
+                    inner.bytes -= data.len();
+                    undelivered.push_back((conn, data));
+                }
+                other => inner.commands.push_back(other),
+            }
+        }
     }
 
     /// From here on every command is refused. Returns those that waited.
@@ -248,6 +262,7 @@ mod tests {
         let mut commands = VecDeque::new();
         assert!(mailbox.collect(&mut commands));
         assert_eq!(commands.len(), 10);
+        commands.clear();
         assert!(!mailbox.collect(&mut commands));
         mailbox.post(Command::Run(())).unwrap();
         assert_eq!(wakes.load(Ordering::Relaxed), 2);
@@ -262,8 +277,12 @@ mod tests {
         mailbox.post(send(conn(0, 1), 1)).unwrap();
         assert!(mailbox.post(send(conn(0, 2), 1)).is_err());
         let mut taken = VecDeque::new();
+        mailbox.post(Command::Run(())).unwrap();
         mailbox.set_gone([conn(0, 1)].into_iter(), &mut taken);
-        assert_eq!(taken.len(), 1);
+        assert_eq!(taken, [(conn(0, 1), Bytes::from_static(&[0]))]);
+        let mut rest = VecDeque::new();
+        mailbox.collect(&mut rest);
+        assert!(matches!(rest.make_contiguous(), [Command::Run(())]));
         assert!(mailbox.post(send(conn(0, 1), 1)).is_err());
         mailbox.set_live(conn(0, 2));
         mailbox.set_gone([conn(0, 1)].into_iter(), &mut taken);

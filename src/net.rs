@@ -512,22 +512,16 @@ impl Net {
         if !self.tracked {
             return;
         }
-        self.mailbox.set_gone(self.dead.iter().copied(), &mut self.inbox);
         let conns = &self.conns;
-        let too_late = |command: &Command<Task>| match command {
-            Command::Send(id, _) => conns.get(*id).is_some_and(|entry| entry.conn.is_dead()),
-            _ => false,
-        };
-        if !self.inbox.iter().any(too_late) {
-            return;
-        }
-        for command in std::mem::take(&mut self.inbox) {
-            match command {
-                Command::Send(id, data) if conns.get(id).is_some_and(|entry| entry.conn.is_dead()) => {
-                    self.undelivered.push_back((id, data));
+        let is_dead = |id| conns.get(id).is_some_and(|entry: &Entry| entry.conn.is_dead());
+        if !self.inbox.is_empty() {
+            for command in std::mem::take(&mut self.inbox) {
+                match command {
+                    Command::Send(id, data) if is_dead(id) => self.undelivered.push_back((id, data)),
+                    other => self.inbox.push_back(other),
                 }
-                other => self.inbox.push_back(other),
             }
         }
+        self.mailbox.set_gone(self.dead.iter().copied(), &mut self.undelivered);
     }
 }

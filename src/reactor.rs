@@ -106,7 +106,7 @@ impl Reactor {
         timeout: Option<Duration>,
     ) -> io::Result<Turn> {
         let turn = self.turn_once(handler, timeout)?;
-        if turn == Turn::Running && self.net.owes_work() {
+        if turn == Turn::Running && self.owes_work() {
             self.net.mailbox.nudge();
         }
         Ok(turn)
@@ -115,10 +115,14 @@ impl Reactor {
     /// How long another event loop may wait before it calls [`turn`](Self::turn), if the file
     /// descriptor does not become readable before: zero when work is owed, `None` for ever.
     pub fn next_timeout(&self) -> Option<Duration> {
-        if self.net.owes_work() || self.woken || self.net.has_stopped() {
+        if self.owes_work() || self.net.has_stopped() {
             return Some(Duration::ZERO);
         }
         Some(self.net.timers.next()?.since(self.net.clock()))
+    }
+
+    fn owes_work(&self) -> bool {
+        self.woken || self.net.owes_work()
     }
 
     fn turn_once<H: Handler + ?Sized>(

@@ -152,6 +152,8 @@ impl WriteBuffer {
 /// one costs no allocation in the steady state.
 #[derive(Debug, Default)]
 pub(crate) struct BufferPool {
+    // Boxed already: what moves in and out of a connection is the pointer.
+    #[allow(clippy::vec_box)]
     free: Vec<Box<WriteBuffer>>,
 }
 

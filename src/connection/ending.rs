@@ -90,7 +90,9 @@ impl Connection {
             if self.error_hint {
                 self.ask_for_error(socket);
             }
-            if self.is_broken() || self.unacked_now(socket).is_none_or(|bytes| bytes == 0) {
+            let unacked = self.unacked_now(socket);
+            if self.is_broken() || unacked.is_none_or(|bytes| bytes == 0) {
+                self.unacked = unacked;
                 self.die(self.clean_reason(), socket, cx);
             }
         }
@@ -107,7 +109,7 @@ impl Connection {
                 self.error_hint = true;
             }
         }
-        if self.is_closing() {
+        if self.is_closing() && !self.saw_fin {
             self.progress = cx.now;
             self.acknowledged = self.acknowledged_now(socket);
         }
@@ -236,7 +238,9 @@ impl Connection {
         self.drop_queue(cx);
         self.congested = false;
         self.input = ReadBuffer::default();
-        self.unacked = self.unacked_now(socket);
+        if !reason.is_clean() {
+            self.unacked = self.unacked_now(socket);
+        }
         let lost = self.unsent > 0 || self.unacked.is_some_and(|bytes| bytes > 0);
         let reason = match reason {
             CloseReason::HandlerPanic => reason,

@@ -43,8 +43,12 @@ impl Reactor {
     /// Commands from other threads, a bounded number.
     fn carry_out_commands<H: Handler + ?Sized>(&mut self, handler: &mut H) {
         let net = &mut self.net;
-        if std::mem::take(&mut self.woken) && net.mailbox.collect(&mut net.inbox) {
-            handler.on_wake(net);
+        // Only when all that was taken before is done: what waits stays bounded by the mailbox.
+        if self.woken && net.inbox.is_empty() {
+            self.woken = false;
+            if net.mailbox.collect(&mut net.inbox) {
+                handler.on_wake(net);
+            }
         }
         for _ in 0..net.config.commands_per_turn {
             let Some(command) = net.inbox.pop_front() else { break };
@@ -362,9 +366,7 @@ fn show<H: Handler + ?Sized>(net: &mut Net, handler: &mut H, id: ConnId, mut inp
 fn flush<H: Handler + ?Sized>(net: &mut Net, handler: &mut H, id: ConnId) {
     let drained = net.touch(id, |conn, stream, cx| {
         conn.listed.dirty = false;
-        if conn.may_flush() {
-            conn.flush(stream, cx);
-        }
+        conn.flush(stream, cx);
         conn.advance(stream, cx);
         conn.take_drain()
     });
