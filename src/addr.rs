@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, SocketAddrV4};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -65,6 +65,34 @@ impl From<SocketAddr> for Addr {
 impl From<PathBuf> for Addr {
     fn from(path: PathBuf) -> Self {
         Self::Unix(path)
+    }
+}
+
+/// An address as a connection keeps it: most are IPv4, and there may be very many.
+#[derive(Clone, Debug)]
+pub(crate) enum Peer {
+    Unknown,
+    V4(SocketAddrV4),
+    Other(Box<Addr>),
+}
+
+impl From<Option<Addr>> for Peer {
+    fn from(addr: Option<Addr>) -> Self {
+        match addr {
+            None => Self::Unknown,
+            Some(Addr::Tcp(SocketAddr::V4(addr))) => Self::V4(addr),
+            Some(other) => Self::Other(Box::new(other)),
+        }
+    }
+}
+
+impl Peer {
+    pub(crate) fn addr(&self) -> Option<Addr> {
+        match self {
+            Self::Unknown => None,
+            Self::V4(addr) => Some(Addr::Tcp(SocketAddr::V4(*addr))),
+            Self::Other(addr) => Some((**addr).clone()),
+        }
     }
 }
 
@@ -145,6 +173,16 @@ mod tests {
             assert_eq!(error.kind(), io::ErrorKind::InvalidInput, "{text:?}");
             assert!(!error.to_string().is_empty());
         }
+    }
+
+    #[test]
+    fn a_peer_is_the_address_it_was_made_from() {
+        assert_eq!(Peer::from(None).addr(), None);
+        for text in ["127.0.0.1:7", "[::1]:7", "unix:/x"] {
+            let addr: Addr = text.parse().unwrap();
+            assert_eq!(Peer::from(Some(addr.clone())).addr(), Some(addr));
+        }
+        assert!(std::mem::size_of::<Peer>() <= 16);
     }
 
     #[test]

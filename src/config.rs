@@ -393,8 +393,8 @@ mod tests {
     fn a_user_timeout_that_one_lost_probe_would_trip_is_refused() {
         let short = |c: &mut Config| c.user_timeout = UserTimeout::After(Duration::from_secs(89));
         assert!(refused(short).contains("idle + 3 × interval (90s)"));
-        let mut config = Config::default();
-        config.user_timeout = UserTimeout::After(Duration::from_secs(90));
+        let ninety = UserTimeout::After(Duration::from_secs(90));
+        let mut config = Config { user_timeout: ninety, ..Config::default() };
         assert_eq!(config.validate(), Ok(()));
         config.user_timeout = UserTimeout::After(Duration::from_secs(3));
         config.keepalive = None;

@@ -14,7 +14,7 @@ mod tests;
 
 use std::io::{self, ErrorKind, IoSlice};
 
-use crate::addr::Addr;
+use crate::addr::{Addr, Peer};
 use crate::close::{CloseReason, CloseReport, Timeout};
 use crate::config::Config;
 use crate::id::ListenerId;
@@ -144,7 +144,7 @@ pub(crate) struct Connection {
 
     out: Option<Box<WriteBuffer>>,
     input: ReadBuffer,
-    peer: Option<Box<Addr>>,
+    peer: Peer,
 
     received: u64,
     handed: u64,
@@ -198,7 +198,7 @@ impl Connection {
             errno: 0,
             out: None,
             input: ReadBuffer::default(),
-            peer: peer.map(Box::new),
+            peer: peer.into(),
             received: 0,
             handed: 0,
             unsent: 0,
@@ -223,8 +223,8 @@ impl Connection {
         self.via
     }
 
-    pub(crate) fn peer(&self) -> Option<&Addr> {
-        self.peer.as_deref()
+    pub(crate) fn peer(&self) -> Option<Addr> {
+        self.peer.addr()
     }
 
     /// Bytes queued and not yet handed to the kernel.
@@ -302,7 +302,7 @@ impl Connection {
         peer: Option<Addr>,
         cx: &mut Context<'_>,
     ) -> bool {
-        self.peer = peer.map(Box::new);
+        self.peer = peer.into();
         self.state = if self.fin_wanted { State::HalfClosedLocal } else { State::Open };
         self.activity = cx.now;
         if self.close_wanted {

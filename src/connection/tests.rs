@@ -131,12 +131,8 @@ fn bytes(from: usize, len: usize) -> Vec<u8> {
 
 impl World {
     fn step<R>(&mut self, step: impl FnOnce(&mut Connection, &mut Script, &mut Context<'_>) -> R) -> R {
-        let mut cx = Context {
-            now: self.now,
-            config: &self.config,
-            pool: &mut self.pool,
-            stats: &mut self.stats,
-        };
+        let mut cx =
+            Context { now: self.now, config: &self.config, pool: &mut self.pool, stats: &mut self.stats };
         let result = step(&mut self.conn, &mut self.socket, &mut cx);
         self.check();
         result
@@ -156,7 +152,10 @@ impl World {
             assert_eq!(self.conn.deadline(self.now, &self.config), Time::NEVER);
             let lost = report.unsent > 0 || report.unacked.is_some_and(|unacked| unacked > 0);
             assert!(!(lost && report.reason.is_clean()), "a loss is never clean: {report}");
-            assert!(!(report.errno.is_some() && report.reason.is_clean()), "an error is never clean: {report}");
+            assert!(
+                !(report.errno.is_some() && report.reason.is_clean()),
+                "an error is never clean: {report}"
+            );
             let panicked = report.reason == CloseReason::HandlerPanic;
             assert!(!lost || panicked || self.socket.reset, "a cut stream ends in a reset: {report}");
         }
@@ -166,12 +165,8 @@ impl World {
         let data = bytes(self.taken as usize, len);
         self.taken += len as u64;
         // The books are only right when the push is done.
-        let mut cx = Context {
-            now: self.now,
-            config: &self.config,
-            pool: &mut self.pool,
-            stats: &mut self.stats,
-        };
+        let mut cx =
+            Context { now: self.now, config: &self.config, pool: &mut self.pool, stats: &mut self.stats };
         let sent = self.conn.push(Data::Slice(&data), &mut self.socket, &mut cx);
         self.check();
         sent
@@ -731,7 +726,9 @@ fn a_close_while_connecting_still_delivers_what_is_queued() {
 
 #[test]
 fn an_abort_is_a_reset_with_an_account_and_a_panic_is_told_as_such() {
-    for (reason, first_error) in [(CloseReason::Aborted, None), (CloseReason::HandlerPanic, Some(libc::EPIPE))] {
+    for (reason, first_error) in
+        [(CloseReason::Aborted, None), (CloseReason::HandlerPanic, Some(libc::EPIPE))]
+    {
         let mut world = world();
         let _ = world.send(10);
         world.conn.errno = first_error.unwrap_or(0);
