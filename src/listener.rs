@@ -54,8 +54,7 @@ fn judge(error: &io::Error) -> Verdict {
         #[cfg(any(target_os = "linux", target_os = "android"))]
         Some(libc::ENONET) => Verdict::GoOn,
         // macOS says so of a client that reset while it waited.
-        #[cfg(target_vendor = "apple")]
-        Some(libc::EINVAL) => Verdict::GoOn,
+        Some(libc::EINVAL) if cfg!(target_vendor = "apple") => Verdict::GoOn,
         Some(libc::EBADF | libc::EINVAL | libc::ENOTSOCK | libc::EFAULT | libc::EOPNOTSUPP) => {
             Verdict::Broken
         }

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, IoSlice, Read};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -233,6 +233,8 @@ impl Transport for Stream {
 #[cfg(any(target_os = "linux", target_os = "android"))]
 #[allow(unsafe_code)]
 fn send_queue(socket: BorrowedFd<'_>) -> Option<u64> {
+    use std::os::fd::AsRawFd;
+
     let mut bytes: libc::c_int = 0;
     // SAFETY: SIOCOUTQ (the value of TIOCOUTQ) writes one int through the pointer, which is valid
     // for that write and lives longer than the call; the descriptor is borrowed, hence open.
