@@ -423,7 +423,7 @@ impl Connection {
         }
         if self.congested && queued <= cx.config.low_water {
             self.congested = false;
-            self.drain_due = self.is_delivering() && !self.is_broken() && !self.fin_wanted;
+            self.drain_due = self.is_delivering() && !self.is_broken();
         }
     }
 

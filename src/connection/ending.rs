@@ -38,7 +38,6 @@ impl Connection {
 
     /// `close_write`: our stream ends behind what is queued, the peer's goes on.
     pub(crate) fn close_write(&mut self, cx: &mut Context<'_>) {
-        self.drain_due = false;
         match self.state {
             State::Connecting => self.fin_wanted = true,
             State::Open => {
@@ -251,8 +250,12 @@ impl Connection {
             _ if self.write_failed => CloseReason::Io,
             _ => reason,
         };
+        // A slow consumer has missed at least the send that was refused.
         let reset = match reason {
-            CloseReason::Aborted | CloseReason::HandlerPanic | CloseReason::Refused => true,
+            CloseReason::Aborted
+            | CloseReason::HandlerPanic
+            | CloseReason::Refused
+            | CloseReason::SlowConsumer => true,
             _ => lost,
         };
         if reset {
