@@ -1,0 +1,86 @@
+"""Starts every example once and uses it as a stranger would. Usage: examples.py FOLDER"""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+folder = sys.argv[1]
+running = []
+
+
+def start(name, *args, **how):
+    process = subprocess.Popen([os.path.join(folder, name), *args], stdout=subprocess.PIPE, **how)
+    running.append(process)
+    return process
+
+
+def address(line):
+    host, port = line.split()[-1].rsplit(":", 1)
+    return host, int(port)
+
+
+def connect(addr):
+    return socket.create_connection(addr, timeout=10)
+
+
+def read_all(sock):
+    data = b""
+    while piece := sock.recv(65536):
+        data += piece
+    return data
+
+
+def check(what, holds):
+    print(("ok      " if holds else "FAILED  ") + what, flush=True)
+    if not holds:
+        sys.exit(1)
+
+
+try:
+    echo = start("echo", "127.0.0.1:0", stderr=subprocess.DEVNULL)
+    echo_addr = address(echo.stdout.readline().decode())
+    client = connect(echo_addr)
+    client.sendall(b"hello")
+    client.shutdown(socket.SHUT_WR)
+    check("echo sends back what it receives", read_all(client) == b"hello")
+
+    one = start("client", "%s:%d" % echo_addr, stdin=subprocess.PIPE, stderr=subprocess.PIPE)
+    out, err = one.communicate(b"x" * 300000, timeout=20)
+    check("client sends its input and prints the answer", out == b"x" * 300000 and one.returncode == 0)
+    check("client tells how it ended", b"finished" in err)
+
+    proxy = start("proxy", "127.0.0.1:0", "%s:%d" % echo_addr, stderr=subprocess.DEVNULL)
+    proxied = connect(address(proxy.stdout.readline().decode()))
+    proxied.sendall(b"through")
+    proxied.shutdown(socket.SHUT_WR)
+    check("proxy passes both directions and both ends", read_all(proxied) == b"through")
+
+    embed = start("embed", "127.0.0.1:0", stdin=subprocess.PIPE)
+    member = connect(address(embed.stdout.readline().decode()))
+    member.sendall(b"mine ")
+    check("embed answers its clients", member.recv(100) == b"mine ")
+    embed.stdin.write(b"yours")
+    embed.stdin.close()
+    check("embed passes on what is typed, and ends with its input", read_all(member) == b"yours")
+    member.close()
+    check("embed ends with status 0", embed.wait(10) == 0)
+
+    lab = start("lab", "--listen", "127.0.0.1:0")
+    listening = json.loads(lab.stdout.readline())
+    victim = connect(address(listening["addr"]))
+    victim.sendall(b"SENDCLOSE 100000\n")
+    check("lab does what it is told", len(read_all(victim)) == 100000)
+    victim.close()
+    lines = [json.loads(lab.stdout.readline()) for _ in range(2)]
+    lines += [json.loads(lab.stdout.readline())] if lines[-1]["event"] == "congested" else []
+    check("lab reports it", lines[-1]["event"] == "close" and lines[-1]["reason"] == "finished")
+    lab.send_signal(signal.SIGTERM)
+    check("lab ends with status 0", lab.wait(10) == 0)
+finally:
+    for process in running:
+        if process.poll() is None:
+            process.kill()
