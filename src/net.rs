@@ -176,10 +176,15 @@ impl Net {
         self.add_listener(acceptor)
     }
 
-    fn add_listener(&mut self, mut acceptor: Acceptor) -> io::Result<ListenerId> {
-        if self.stopping != Stopping::No {
-            return Err(io::Error::new(ErrorKind::ConnectionAborted, "the reactor is shutting down"));
+    fn refuse_while_stopping(&self) -> io::Result<()> {
+        match self.stopping {
+            Stopping::No => Ok(()),
+            _ => Err(io::Error::new(ErrorKind::ConnectionAborted, "the reactor is shutting down")),
         }
+    }
+
+    fn add_listener(&mut self, mut acceptor: Acceptor) -> io::Result<ListenerId> {
+        self.refuse_while_stopping()?;
         let registry = &self.registry;
         let mut result = Ok(());
         let id = self.listeners.insert_with(|id: ListenerId| {
@@ -219,18 +224,16 @@ impl Net {
     ///
     /// # Errors
     ///
-    /// `InvalidInput` only, for a text that is no address.
+    /// `InvalidInput` for a text that is no address; `ConnectionAborted` during a shutdown, so that
+    /// a handler which connects anew whenever a connection ends does not keep it from ending.
     pub fn connect(&mut self, addr: impl IntoAddr) -> io::Result<ConnId> {
         let addr = addr.into_addr()?;
+        self.refuse_while_stopping()?;
         let conn = Connection::new(State::Connecting, Via::Connect, Some(addr.clone()), self.now);
         let id = self.add(conn, Stream::None);
         self.stats.connects += 1;
-        if self.stopping == Stopping::No {
-            let connect = Stream::connect(&addr, &self.config);
-            self.connecting(id, connect);
-        } else {
-            self.kill(id, CloseReason::Shutdown);
-        }
+        let connect = Stream::connect(&addr, &self.config);
+        self.connecting(id, connect);
         self.settle(id);
         Ok(id)
     }

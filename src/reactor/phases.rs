@@ -238,12 +238,12 @@ impl Reactor {
         if self.net.dead.is_empty() {
             return;
         }
-        while !self.net.dead.is_empty() {
-            self.net.gather_undelivered();
-            self.give_back(handler);
-            for _ in 0..self.net.dead.len() {
-                self.report_first(handler);
-            }
+        self.net.gather_undelivered();
+        self.give_back(handler);
+        // Those that a callback ends on the way are reported in the next turn: a handler that
+        // connects anew in `on_close`, and fails at once, must not keep this one going.
+        for _ in 0..self.net.dead.len() {
+            self.report_first(handler);
         }
         let mut owed = Vec::new();
         for id in self.net.listeners.ids().collect::<Vec<_>>() {

@@ -410,3 +410,18 @@ impl Handler for Custom {
 pub fn say(stream: &mut TcpStream, text: &str) {
     stream.write_all(text.as_bytes()).expect("send");
 }
+
+const ROLE: &str = "UNBROKEN_TEST_ROLE";
+
+/// This test program once more, to run `test` alone in a process of its own: for what concerns a
+/// whole process. [`role`] tells it what it is there for. Its output comes with a failure.
+pub fn again(test: &str, role: &str) -> std::process::Command {
+    let mut command = std::process::Command::new(std::env::current_exe().expect("our own path"));
+    command.args(["--exact", test, "--nocapture", "--test-threads=1"]).env(ROLE, role);
+    command
+}
+
+/// What this process was started for by [`again`]; `None` in the test runner's own.
+pub fn role() -> Option<String> {
+    std::env::var(ROLE).ok()
+}
