@@ -1,0 +1,202 @@
+//! Unix-domain sockets: the same rules and the same reports, where the kernel differs.
+
+mod util;
+
+use std::io::{IoSlice, Read, Write};
+use std::net::Shutdown;
+use std::os::fd::AsFd;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use rustix::net::{sendmsg, SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
+use unbroken::{Addr, CloseReason, Config, Net, Reactor, Via};
+use util::{pattern, read_all, serve_with, Custom, Echo, Event, Server};
+
+struct UnixServer {
+    server: Server,
+    path: PathBuf,
+}
+
+fn serve(name: &str, handler: Custom) -> UnixServer {
+    let path = std::env::temp_dir().join(format!("unbroken-{name}-{}", std::process::id()));
+    let listen = path.clone();
+    let server = serve_with(Config::default(), handler, move |net| {
+        net.listen(listen).unwrap();
+    });
+    UnixServer { server, path }
+}
+
+impl UnixServer {
+    fn client(&self) -> UnixStream {
+        let stream = UnixStream::connect(&self.path).unwrap();
+        stream.set_read_timeout(Some(util::SOON)).unwrap();
+        stream.set_write_timeout(Some(util::SOON)).unwrap();
+        stream
+    }
+}
+
+fn echo() -> Custom {
+    let data = |net: &mut Net, conn, data: &[u8]| {
+        let _ = net.send(conn, data);
+        data.len()
+    };
+    Custom { data: Some(Box::new(data)), ..Custom::default() }
+}
+
+#[test]
+fn a_megabyte_comes_back_and_the_report_says_what_can_be_known() {
+    let unix = serve("echo", echo());
+    let mut client = unix.client();
+    let mut writer = client.try_clone().unwrap();
+    let thread = std::thread::spawn(move || {
+        writer.write_all(&pattern(1 << 20)).unwrap();
+        writer.shutdown(Shutdown::Write).unwrap();
+    });
+    let (got, error) = read_all(&mut client);
+    thread.join().unwrap();
+    assert!(error.is_none() && got == pattern(1 << 20));
+    let (_, report) = unix.server.closed();
+    assert_eq!(report.reason, CloseReason::PeerClosed);
+    assert_eq!((report.received, report.handed), (1 << 20, 1 << 20));
+    assert_eq!((report.unsent, report.unacked), (0, None));
+}
+
+#[test]
+fn a_close_with_input_unread_still_delivers_the_reply() {
+    let open = |net: &mut Net, conn, _: Via| {
+        let _ = net.send(conn, &pattern(2_000_000));
+        net.close(conn);
+    };
+    let unix = serve("close", Custom { open: Some(Box::new(open)), ..Custom::default() });
+    let mut client = unix.client();
+    client.write_all(&[1; 50_000]).unwrap();
+    let (got, error) = read_all(&mut client);
+    assert!(error.is_none() && got == pattern(2_000_000));
+    drop(client);
+    let (_, report) = unix.server.closed();
+    assert_eq!((report.reason, report.received), (CloseReason::Finished, 50_000));
+}
+
+// R12, C27: the write says EPIPE, and the read still keeps its ECONNRESET.
+#[test]
+fn a_peer_that_closed_with_our_data_unread_is_a_reset() {
+    let open = |net: &mut Net, conn, _: Via| {
+        net.pause_reading(conn);
+        let _ = net.send(conn, b"unread");
+    };
+    let unix = serve("reset", Custom { open: Some(Box::new(open)), ..Custom::default() });
+    let mut client = unix.client();
+    let conn = unix.server.opened();
+    client.write_all(b"abc").unwrap();
+    unix.server.wait_stats(|stats| stats.bytes_out == 6);
+    drop(client);
+    unix.server.ask(move |net| {
+        let _ = net.send(conn, &[0; 20_000]);
+        net.resume_reading(conn);
+    });
+    let (_, report) = unix.server.closed();
+    assert_eq!((report.reason, report.errno), (CloseReason::Reset, Some(libc::ECONNRESET)));
+    assert_eq!((report.received, report.unsent), (3, 20_000));
+}
+
+// R12, C26: unlike TCP there is no grace for the first write.
+#[test]
+fn the_first_write_to_a_peer_that_closed_breaks_the_pipe() {
+    let open = |net: &mut Net, conn, _: Via| net.pause_reading(conn);
+    let unix = serve("pipe", Custom { open: Some(Box::new(open)), ..Custom::default() });
+    let client = unix.client();
+    let conn = unix.server.opened();
+    drop(client);
+    unix.server.ask(move |net| {
+        let _ = net.send(conn, b"first");
+    });
+    assert_eq!(unix.server.event_within(Duration::from_millis(100)), None, "it is paused");
+    unix.server.ask(move |net| net.resume_reading(conn));
+    let (_, report) = unix.server.closed();
+    assert_eq!((report.reason, report.errno), (CloseReason::BrokenPipe, Some(libc::EPIPE)));
+    assert!(report.saw_fin);
+    assert_eq!((report.handed, report.unsent), (0, 5));
+}
+
+// R14, C28
+#[test]
+fn a_peer_that_shut_its_reading_down_breaks_the_pipe_at_the_first_write() {
+    let unix = serve("shut", echo());
+    let mut client = unix.client();
+    client.shutdown(Shutdown::Read).unwrap();
+    client.write_all(b"answer me").unwrap();
+    let (_, report) = unix.server.closed();
+    assert_eq!((report.reason, report.errno), (CloseReason::BrokenPipe, Some(libc::EPIPE)));
+    assert_eq!((report.received, report.unsent, report.saw_fin), (9, 9, false));
+}
+
+// A read stops short at a message that carries descriptors, though more is there.
+#[test]
+fn descriptors_among_the_bytes_stall_nothing() {
+    let unix = serve("fds", echo());
+    let mut client = unix.client();
+    for _ in 0..50 {
+        let file = std::fs::File::open("/dev/null").unwrap();
+        let fds = [file.as_fd(), file.as_fd()];
+        let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        assert!(control.push(SendAncillaryMessage::ScmRights(&fds)));
+        client.write_all(b"before ").unwrap();
+        sendmsg(&client, &[IoSlice::new(b"with ")], &mut control, SendFlags::empty()).unwrap();
+        client.write_all(b"after").unwrap();
+        let mut got = [0; 17];
+        client.read_exact(&mut got).unwrap();
+        assert_eq!(&got, b"before with after");
+    }
+}
+
+#[test]
+fn half_closes_work_as_on_tcp() {
+    let open = |net: &mut Net, conn, _: Via| {
+        let _ = net.send(conn, b"all");
+        net.close_write(conn);
+    };
+    let unix = serve("half", Custom { open: Some(Box::new(open)), ..Custom::default() });
+    let mut client = unix.client();
+    assert_eq!(read_all(&mut client).0, b"all");
+    client.write_all(b"still heard").unwrap();
+    drop(client);
+    let (_, report) = unix.server.closed();
+    assert_eq!((report.reason, report.received), (CloseReason::Finished, 11));
+}
+
+#[test]
+fn a_stale_path_is_replaced_and_ours_is_removed_at_the_end() {
+    let path = std::env::temp_dir().join(format!("unbroken-stale-{}", std::process::id()));
+    drop(UnixListener::bind(&path).unwrap());
+    assert!(path.exists(), "a dead listener leaves its path");
+    let mut reactor = Reactor::new(Config::default()).unwrap();
+    let listener = reactor.net().listen(path.as_path()).unwrap();
+    assert_eq!(reactor.net().local_addr(listener), Some(Addr::Unix(path.clone())));
+    let mut other = Reactor::new(Config::default()).unwrap();
+    let error = other.net().listen(path.as_path()).unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::AddrInUse, "a live one is not");
+    reactor.net().close_listener(listener);
+    assert!(!path.exists());
+    // A path that somebody else has taken over since is not ours to remove.
+    reactor.net().listen(path.as_path()).unwrap();
+    std::fs::remove_file(&path).unwrap();
+    let _theirs = UnixListener::bind(&path).unwrap();
+    drop(reactor);
+    assert!(path.exists());
+    std::fs::remove_file(&path).unwrap();
+}
+
+#[test]
+fn events_of_a_unix_client_come_in_order() {
+    let unix = serve("order", echo());
+    let client = unix.client();
+    drop(client);
+    assert!(matches!(unix.server.event(), Event::Open(..)));
+    assert!(matches!(unix.server.event(), Event::Eof(_)));
+    assert!(matches!(unix.server.event(), Event::Close(..)));
+    let tcp = util::serve(Config::default(), Echo);
+    drop(tcp.client());
+    assert_eq!(tcp.closed().1.unacked, Some(0));
+}
