@@ -312,9 +312,10 @@ impl Net {
     /// Ends a connection at once for a reason of the handler's own, as when one of its limits is
     /// passed: [`InputOverflow`](CloseReason::InputOverflow) for a frame too long,
     /// [`TimedOut(Idle)`](Timeout::Idle) for a heartbeat missed. A connection that loses bytes of ours by it is
-    /// reset, as every time. An error that was met before stays the reason.
+    /// reset, as every time. An error that was met before stays the reason; a clean reason, which
+    /// only a close in good order can earn, counts as [`Aborted`](CloseReason::Aborted).
     pub fn abort_as(&mut self, conn: ConnId, reason: CloseReason) {
-        self.kill(conn, reason);
+        self.kill(conn, if reason.is_clean() { CloseReason::Aborted } else { reason });
     }
 
     pub(crate) fn kill(&mut self, id: ConnId, reason: CloseReason) {

@@ -219,13 +219,18 @@ impl Reactor {
 impl Drop for Reactor {
     fn drop(&mut self) {
         self.net.mailbox.stop();
-        let connections = self.net.conns.len();
+        let (connections, queued) = (self.net.conns.len(), self.net.stats.queued);
         if connections > 0 {
             log::warn!(
-                "the reactor is dropped with {connections} connections open and {} bytes unsent; \
-                 shut it down first to have them delivered",
-                self.net.stats.queued
+                "the reactor is dropped with {connections} connections open and {queued} bytes unsent; \
+                 shut it down first to have them delivered"
             );
+        }
+        // A stream that is cut here must not look whole.
+        for conn in self.net.conns.ids().collect::<Vec<_>>() {
+            if self.net.queued(conn) > 0 {
+                self.net.kill(conn, CloseReason::Shutdown);
+            }
         }
     }
 }

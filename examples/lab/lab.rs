@@ -1,6 +1,7 @@
 //! What each connection does.
 
 use std::collections::{BTreeSet, HashMap};
+use std::time::Duration;
 
 use unbroken::{Bytes, CloseReason, CloseReport, ConnId, Handler, Net, SendError, Sent, TimerId, Via};
 
@@ -13,6 +14,8 @@ const ROOM_LINE: usize = 64 << 10;
 const PIECE: u64 = 1000;
 /// What `STREAM` sends at a time.
 const STREAM_PIECE: usize = 16 << 10;
+/// How long `STREAM` waits when the budget of all connections together is spent.
+const STREAM_RETRY: Duration = Duration::from_millis(10);
 /// The pattern repeats after so many bytes.
 const PERIOD: usize = 251;
 
@@ -25,7 +28,7 @@ enum Mode {
     Sink,
     Stream,
     Room,
-    Twice(std::time::Duration),
+    Twice(Duration),
     Panic,
 }
 
@@ -35,6 +38,7 @@ struct Member {
     offset: u64,
     /// `congested` was told, and no drain since.
     congested: bool,
+    timer: Option<TimerId>,
 }
 
 pub struct Lab {
@@ -69,13 +73,21 @@ impl Lab {
     /// After each line: when nobody reads what we say, the lab ends.
     fn mind_the_output(&self, net: &mut Net) {
         if self.events.nobody_listens() {
-            net.shutdown(std::time::Duration::ZERO);
+            net.shutdown(Duration::ZERO);
         }
     }
 
     fn set_mode(&mut self, conn: ConnId, mode: Mode) {
         if let Some(member) = self.members.get_mut(&conn) {
             member.mode = mode;
+        }
+    }
+
+    fn set_timer(&mut self, net: &mut Net, conn: ConnId, after: Duration) {
+        if let Some(member) = self.members.get_mut(&conn) {
+            let timer = net.set_timer(after);
+            self.timers.insert(timer, conn);
+            member.timer = Some(timer);
         }
     }
 
@@ -109,9 +121,21 @@ impl Lab {
         Ok(sent)
     }
 
-    /// Sends until the queue is full enough, as long as the peer has not ended its stream.
+    /// Fills the queue to high water and not beyond: who honours `Congested` never meets a cap.
     fn stream(&mut self, net: &mut Net, conn: ConnId) {
-        while let Ok(Sent::Queued) = self.send_pattern(net, conn, STREAM_PIECE as u64) {}
+        loop {
+            let room = net.config().high_water.saturating_sub(net.queued(conn)).min(STREAM_PIECE);
+            if room == 0 {
+                return;
+            }
+            match self.send_pattern(net, conn, room as u64) {
+                Ok(Sent::Queued) => {}
+                // The cap of all connections together, under the policy that refuses: nothing will
+                // tell when there is room again.
+                Err(SendError::Full) => return self.set_timer(net, conn, STREAM_RETRY),
+                Ok(_) | Err(_) => return,
+            }
+        }
     }
 
     fn flood(&mut self, net: &mut Net, conn: ConnId, mut left: u64) {
@@ -160,7 +184,7 @@ impl Lab {
             }
             Command::Pause(time) => {
                 net.pause_reading(conn);
-                self.timers.insert(net.set_timer(time), conn);
+                self.set_timer(net, conn, time);
             }
             Command::Stats => {
                 let line = events::stats(net.stats());
@@ -176,20 +200,20 @@ impl Lab {
 
     /// Sends every whole line to everybody. Returns the bytes used.
     fn talk(&mut self, net: &mut Net, conn: ConnId, data: &[u8]) -> usize {
+        let members: Vec<_> = self.room.iter().copied().collect();
         let mut used = 0;
         for line in data.split_inclusive(|byte| *byte == b'\n') {
-            let whole = line.ends_with(b"\n");
             if line.len() > ROOM_LINE {
                 net.abort_as(conn, CloseReason::InputOverflow);
                 return data.len();
             }
-            if !whole {
+            if !line.ends_with(b"\n") {
                 break;
             }
             used += line.len();
             let line = Bytes::copy_from_slice(line);
-            for member in self.room.iter().copied().collect::<Vec<_>>() {
-                let _ = self.send(net, member, line.clone());
+            for member in &members {
+                let _ = self.send(net, *member, line.clone());
             }
         }
         used
@@ -198,7 +222,7 @@ impl Lab {
 
 impl Handler for Lab {
     fn on_open(&mut self, net: &mut Net, conn: ConnId, _: Via) {
-        self.members.insert(conn, Member { mode: Mode::Choosing, offset: 0, congested: false });
+        self.members.insert(conn, Member { mode: Mode::Choosing, offset: 0, congested: false, timer: None });
         self.events.open(conn, net.peer_addr(conn));
         self.mind_the_output(net);
     }
@@ -234,7 +258,7 @@ impl Handler for Lab {
         match self.members.get(&conn).map(|member| member.mode) {
             Some(Mode::Twice(after)) => {
                 let _ = self.send_pattern(net, conn, PIECE);
-                self.timers.insert(net.set_timer(after), conn);
+                self.set_timer(net, conn, after);
             }
             _ => {
                 self.set_mode(conn, Mode::Sink);
@@ -260,12 +284,16 @@ impl Handler for Lab {
                 let _ = self.send_pattern(net, conn, PIECE);
                 net.close(conn);
             }
+            Some(Mode::Stream) => self.stream(net, conn),
             _ => net.resume_reading(conn),
         }
     }
 
     fn on_close(&mut self, net: &mut Net, conn: ConnId, report: &CloseReport) {
-        self.members.remove(&conn);
+        if let Some(timer) = self.members.remove(&conn).and_then(|member| member.timer) {
+            net.cancel_timer(timer);
+            self.timers.remove(&timer);
+        }
         self.room.remove(&conn);
         self.events.close(conn, net.peer_addr(conn), report);
         self.mind_the_output(net);

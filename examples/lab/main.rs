@@ -11,12 +11,11 @@ mod events;
 mod lab;
 mod options;
 
-use std::io;
+use std::io::{self, Write};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use signal_hook::consts::{SIGINT, SIGTERM};
-use signal_hook::iterator::Signals;
+use nix::sys::signal::{SigSet, Signal};
 use unbroken::{Handle, Reactor};
 
 use crate::events::Events;
@@ -25,10 +24,11 @@ use crate::options::{Options, Parsed};
 
 fn main() -> ExitCode {
     env_logger::init();
-    let options = match options::parse(std::env::args().skip(1)) {
+    let options = match options::parse(std::env::args_os().skip(1)) {
         Ok(Parsed::Run(options)) => options,
         Ok(Parsed::Help) => {
-            print!("{}", options::HELP);
+            // Whoever reads no further has seen enough: `print!` would panic.
+            let _ = io::stdout().write_all(options::HELP.as_bytes());
             return ExitCode::SUCCESS;
         }
         Err(message) => return refuse(&message),
@@ -48,7 +48,7 @@ fn main() -> ExitCode {
 }
 
 fn refuse(message: &str) -> ExitCode {
-    eprintln!("lab: {message}");
+    let _ = writeln!(io::stderr(), "lab: {}", message.replace('\n', " "));
     ExitCode::from(2)
 }
 
@@ -70,14 +70,15 @@ fn serve(reactor: &mut Reactor, options: &Options) -> Result<(), String> {
 }
 
 /// The first signal starts the drain, the next one ends it.
+///
+/// The signals are blocked in all threads, and one of them waits for them: nothing has to be done
+/// in a signal handler, and no self-pipe is written to.
 fn stop_on_signals(handle: Handle, drain: Duration) -> io::Result<()> {
-    let mut signals = Signals::new([SIGTERM, SIGINT])?;
+    let stop = SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT]);
+    stop.thread_block()?;
     std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
         let mut deadline = drain;
-        for _ in signals.forever() {
-            if handle.shutdown(deadline).is_err() {
-                return;
-            }
+        while stop.wait().is_ok() && handle.shutdown(deadline).is_ok() {
             deadline = Duration::ZERO;
         }
     })?;

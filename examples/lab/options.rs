@@ -1,5 +1,6 @@
 //! The command line.
 
+use std::ffi::OsString;
 use std::time::Duration;
 
 use unbroken::{Addr, Config, Keepalive, Overflow, UserTimeout};
@@ -34,7 +35,9 @@ pub enum Parsed {
 }
 
 /// Reads the arguments. An error is one line that names the option and says what is wrong.
-pub fn parse(mut args: impl Iterator<Item = String>) -> Result<Parsed, String> {
+pub fn parse(args: impl Iterator<Item = OsString>) -> Result<Parsed, String> {
+    let args = args.map(|argument| argument.into_string().map_err(|it| format!("{it:?} is not UTF-8")));
+    let mut args = args.collect::<Result<Vec<_>, _>>()?.into_iter();
     let mut config = Config::default();
     config.catch_panics = true;
     let mut options = Options { listen: Vec::new(), config, drain: Duration::from_secs(5) };
