@@ -290,6 +290,12 @@ impl Connection {
             || self.error_is_due()
     }
 
+    /// Whether anything else is to be done before new input is read: a broken or waiting queue,
+    /// an error to be asked for, input to be shown again.
+    pub(crate) fn has_old_business(&self) -> bool {
+        self.out.is_some() || self.show_again || self.error_hint
+    }
+
     /// After the peer's end of stream an error shows in no read: it has to be asked for.
     fn error_is_due(&self) -> bool {
         self.error_hint && self.saw_fin && !self.is_dead()
@@ -387,11 +393,16 @@ impl Connection {
         let mut budget = cx.config.write_budget;
         while budget > 0 && self.may_flush() {
             let Some(mut out) = self.out.take() else { return };
-            let mut slices = [IoSlice::new(&[]); GATHER];
-            let filled = out.gather(&mut slices, budget);
-            let gathered = slices.get(..filled).unwrap_or_default();
-            let offered = gathered.iter().map(|slice| slice.len()).sum();
-            let taken = self.write_once(gathered, offered, socket, cx);
+            let taken = match out.only_slice(budget) {
+                Some(slice) => self.write_once(&[IoSlice::new(slice)], slice.len(), socket, cx),
+                None => {
+                    let mut slices = [IoSlice::new(&[]); GATHER];
+                    let filled = out.gather(&mut slices, budget);
+                    let gathered = slices.get(..filled).unwrap_or_default();
+                    let offered = gathered.iter().map(|slice| slice.len()).sum();
+                    self.write_once(gathered, offered, socket, cx)
+                }
+            };
             out.advance(taken);
             budget = budget.saturating_sub(taken);
             if self.write_failed {

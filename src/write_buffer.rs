@@ -113,6 +113,16 @@ impl WriteBuffer {
         filled
     }
 
+    /// The front of the queue when it is all there is, at most `limit` bytes of it: the usual case,
+    /// which needs no gathering.
+    pub(crate) fn only_slice(&self, limit: usize) -> Option<&[u8]> {
+        if self.chunks.len() != 1 {
+            return None;
+        }
+        let bytes = self.chunks.front()?.as_slice().get(self.head..)?;
+        Some(bytes.get(..limit).unwrap_or(bytes))
+    }
+
     /// Drops the first `count` bytes: the kernel took them.
     pub(crate) fn advance(&mut self, count: usize) {
         debug_assert!(count <= self.len, "the kernel took more than there was");
@@ -197,6 +207,9 @@ mod tests {
         fn front(&self, limit: usize) -> Vec<u8> {
             let mut slices = [IoSlice::new(&[]); GATHER];
             let filled = self.gather(&mut slices, limit);
+            if let Some(only) = self.only_slice(limit) {
+                assert!(filled <= 1 && *only == *slices[0]);
+            }
             slices[..filled].iter().flat_map(|slice| slice.iter().copied()).collect()
         }
 

@@ -7,12 +7,14 @@ mod util;
 
 use std::io::{IoSlice, Read, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::{Command, Output};
 use std::time::Duration;
 
+use socket2::SockRef;
 use unbroken::{Bytes, CloseReason, CloseReport, Config, ConnId, Net, Reactor, Via};
 use util::{serve_with, Custom, Server};
 
@@ -58,18 +60,22 @@ fn writes_only() -> Custom {
     Custom { open: Some(Box::new(open)), ..Custom::default() }
 }
 
-/// Waits until a reset has taken the socket that connects these two addresses from the kernel's
-/// table: the next write to it fails.
-fn wait_for_reset(local: SocketAddr, peer: SocketAddr) {
-    let hex = |addr: SocketAddr| format!(":{:04X}", addr.port());
-    util::eventually("the reset", || {
-        let table = std::fs::read_to_string("/proc/net/tcp").expect("/proc");
-        !table.lines().any(|line| {
-            let mut words = line.split_whitespace().skip(1);
-            let mut ends_with = |port: String| words.next().is_some_and(|addr| addr.ends_with(&port));
-            ends_with(hex(local)) && ends_with(hex(peer))
-        })
-    });
+/// The descriptor in this process of the socket that is connected to `peer`.
+fn socket_to(peer: SocketAddr) -> RawFd {
+    let fds = std::fs::read_dir("/proc/self/fd").expect("/proc");
+    let mut fds = fds.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    fds.find(|fd| peer_of(*fd).is_some_and(|addr| addr == peer)).expect("a connected socket")
+}
+
+fn peer_of(fd: RawFd) -> Option<SocketAddr> {
+    // SAFETY: only one question is asked through it, which fails on what is closed or no socket.
+    let fd = unsafe { BorrowedFd::borrow_raw(fd) };
+    SockRef::from(&fd).peer_addr().ok()?.as_socket()
+}
+
+/// Waits until a reset has come in: then a socket has no peer any more, and a write to it fails.
+fn wait_for_reset(fd: RawFd) {
+    util::eventually("the reset", || peer_of(fd).is_none());
 }
 
 type Write = fn(&mut Net, ConnId);
@@ -109,19 +115,19 @@ fn break_every_pipe() {
         // A peer that closed: the first write is answered with a reset, the second is EPIPE, the
         // one that kills.
         let client = server.client();
-        let (conn, peer) = (server.opened(), client.local_addr().unwrap());
+        let (conn, ours) = (server.opened(), socket_to(client.local_addr().unwrap()));
         drop(client);
         server.ask(move |net| net.send(conn, b"into the void")).unwrap();
-        wait_for_reset(server.addr, peer);
+        wait_for_reset(ours);
         let report = report_after_write(&server, conn, write);
         assert_eq!((report.reason, report.errno), (CloseReason::BrokenPipe, Some(libc::EPIPE)), "{name}");
         assert!(report.unsent > 0, "{name}: {report}");
 
         // A peer that reset.
         let client = server.client();
-        let (conn, peer) = (server.opened(), client.local_addr().unwrap());
+        let (conn, ours) = (server.opened(), socket_to(client.local_addr().unwrap()));
         util::reset(client);
-        wait_for_reset(server.addr, peer);
+        wait_for_reset(ours);
         let report = report_after_write(&server, conn, write);
         assert_eq!((report.reason, report.errno), (CloseReason::Reset, Some(libc::ECONNRESET)), "{name}");
 
@@ -139,10 +145,10 @@ fn break_a_pipe_without_the_engine() {
     set_sigpipe(libc::SIG_DFL);
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-    let (mut server, peer) = listener.accept().unwrap();
+    let (mut server, _) = listener.accept().unwrap();
     drop(client);
     server.write_all(b"into the void").unwrap();
-    wait_for_reset(listener.local_addr().unwrap(), peer);
+    wait_for_reset(server.as_raw_fd());
     let _ = server.write_vectored(&[IoSlice::new(b"one"), IoSlice::new(b"two")]);
 }
 

@@ -177,10 +177,7 @@ fn parse_perf(text: &str) -> BTreeMap<String, u64> {
         let mut fields = line.split(';');
         let count = fields.next()?.parse().ok()?;
         let event = fields.nth(1)?;
-        let name = match event.strip_prefix("syscalls:sys_enter_") {
-            Some(name) => name,
-            None => "total",
-        };
+        let name = event.strip_prefix("syscalls:sys_enter_").unwrap_or("total");
         Some((name.to_owned(), count))
     });
     lines.collect()

@@ -30,7 +30,7 @@ pub struct Options {
 
 #[derive(Debug)]
 pub enum Parsed {
-    Run(Options),
+    Run(Box<Options>),
     Help,
 }
 
@@ -62,7 +62,7 @@ pub fn parse(args: impl Iterator<Item = OsString>) -> Result<Parsed, String> {
     if options.listen.is_empty() {
         options.listen.push(Addr::Tcp(([127, 0, 0, 1], 0).into()));
     }
-    Ok(Parsed::Run(options))
+    Ok(Parsed::Run(Box::new(options)))
 }
 
 fn set(

@@ -116,12 +116,12 @@ impl Reactor {
             }
             finish_connect(net, handler, id);
         }
-        net.touch(id, |conn, stream, cx| conn.check_error(stream, cx));
-        if net.conns.get(id).is_some_and(|entry| entry.conn.may_flush()) {
+        if net.conns.get(id).is_some_and(|entry| entry.conn.has_old_business()) {
+            net.touch(id, |conn, stream, cx| conn.check_error(stream, cx));
             flush(net, handler, id);
-        }
-        if let Some(input) = net.touch(id, |conn, _, _| conn.take_shown_again()).flatten() {
-            show(net, handler, id, input);
+            if let Some(input) = net.touch(id, |conn, _, _| conn.take_shown_again()).flatten() {
+                show(net, handler, id, input);
+            }
         }
         self.read(handler, id);
         flush(&mut self.net, handler, id);
