@@ -102,8 +102,13 @@ fn a_peer_that_ends_while_we_connect_and_write_is_a_close_in_order() {
         }
     });
     let server = serve(Config::default(), Sink);
-    let conn = connect(&server, listener.local_addr().unwrap());
-    server.ask(move |net| net.send(conn, &pattern(100_000))).unwrap();
+    let addr = listener.local_addr().unwrap();
+    // In one go: by the next call the peer may have ended, and the default answer is to close.
+    let conn = server.ask(move |net| {
+        let conn = net.connect(addr).unwrap();
+        assert!(net.send(conn, &pattern(100_000)).is_ok());
+        conn
+    });
     assert_eq!(server.event(), Event::Open(conn, Via::Connect));
     let (_, report) = server.closed();
     assert_eq!((report.reason, report.received), (CloseReason::PeerClosed, 8));
@@ -189,8 +194,12 @@ fn unix_sockets_connect_and_fail_alike() {
     let (_, report) = server.closed();
     assert_eq!((report.reason, report.errno), (CloseReason::ConnectFailed, Some(libc::ENOENT)));
     let listener = UnixListener::bind(&path).unwrap();
-    let conn = connect(&server, path.clone());
-    server.ask(move |net| net.send(conn, b"hello")).unwrap();
+    let to = path.clone();
+    let conn = server.ask(move |net| {
+        let conn = net.connect(to).unwrap();
+        assert!(net.send(conn, b"hello").is_ok());
+        conn
+    });
     let (mut peer, _) = listener.accept().unwrap();
     let mut got = [0; 5];
     peer.read_exact(&mut got).unwrap();
