@@ -32,6 +32,8 @@ fn call<R>(net: &mut Net, conn: ConnId, callback: impl FnOnce(&mut Net) -> R) ->
 impl Reactor {
     pub(super) fn phases<H: Handler + ?Sized>(&mut self, handler: &mut H) {
         self.carry_out_commands(handler);
+        // Before the deadlines of single connections: at a tie it is the shutdown that cuts them off.
+        self.cut_off_if_due();
         self.fire_timers(handler);
         self.serve_ready(handler);
         self.accept(handler);
@@ -212,6 +214,10 @@ impl Reactor {
             }
             self.net.stopping = Stopping::Draining;
         }
+        self.cut_off_if_due();
+    }
+
+    fn cut_off_if_due(&mut self) {
         if self.stop_is_due() {
             for conn in self.net.conns.ids().collect::<Vec<_>>() {
                 self.net.kill(conn, CloseReason::Shutdown);
