@@ -222,3 +222,21 @@ fn the_address_can_be_bound_again_at_once() {
     assert!(reactor.net().listen(addr).is_ok());
     drop(TcpListener::bind("127.0.0.1:0"));
 }
+
+#[test]
+fn at_a_tie_it_is_the_shutdown_that_cuts_off_and_not_the_linger_cap() {
+    let tie = Duration::from_millis(400);
+    let config = || {
+        let mut config = Config::default();
+        config.linger_idle = tie;
+        config
+    };
+    for _ in 0..3 {
+        let server = serve(config(), Sink);
+        let _idle = server.client();
+        server.opened();
+        server.handle.shutdown(tie).unwrap();
+        assert_eq!(server.closed().1.reason, CloseReason::Shutdown);
+        server.join().unwrap();
+    }
+}
