@@ -228,6 +228,7 @@ impl Connection {
     }
 
     /// Bytes queued and not yet handed to the kernel.
+    #[inline]
     pub(crate) fn queued(&self) -> usize {
         self.out.as_ref().map_or(0, |out| out.len())
     }
@@ -238,6 +239,11 @@ impl Connection {
 
     pub(crate) fn is_congested(&self) -> bool {
         self.congested
+    }
+
+    /// Closing, or ended.
+    pub(crate) fn is_ending(&self) -> bool {
+        self.is_closing() || self.is_dead()
     }
 
     pub(crate) fn is_closing(&self) -> bool {

@@ -101,6 +101,8 @@ pub struct Net {
     pub(crate) stop_at: Time,
     /// The connection whose callback is running.
     pub(crate) calling: Option<ConnId>,
+    /// The connection that is being served: it is flushed and settled after its callbacks anyway.
+    pub(crate) serving: Option<ConnId>,
 }
 
 impl fmt::Debug for Net {
@@ -143,6 +145,7 @@ impl Net {
             stopping: Stopping::No,
             stop_at: Time::NEVER,
             calling: None,
+            serving: None,
         })
     }
 
@@ -403,23 +406,37 @@ impl Net {
             Context { now: self.now, config: &self.config, pool: &mut self.pool, stats: &mut self.stats };
         let result = step(conn, stream, &mut cx);
         let stats = &mut self.stats;
-        stats.queued = stats.queued + conn.queued() - queued;
-        stats.queued_peak = stats.queued_peak.max(stats.queued);
-        stats.congested = stats.congested + usize::from(conn.is_congested()) - usize::from(congested);
+        let left = conn.queued();
+        if left != queued {
+            stats.queued = stats.queued + left - queued;
+            stats.queued_peak = stats.queued_peak.max(stats.queued);
+        }
+        if conn.is_congested() != congested {
+            stats.congested = stats.congested + usize::from(conn.is_congested()) - usize::from(congested);
+        }
+        if conn.is_ending() || closing {
+            self.after_ending_step(id, closing);
+        }
+        Some(result)
+    }
+
+    /// The books of a connection that has begun to close, or has ended.
+    #[cold]
+    fn after_ending_step(&mut self, id: ConnId, was_closing: bool) {
+        let Some(Entry { conn, .. }) = self.conns.get_mut(id) else { return };
         if conn.is_dead() && !conn.listed.dead {
             conn.listed.dead = true;
             self.dead.push_back(id);
         }
-        match (closing, conn.is_closing()) {
+        match (was_closing, conn.is_closing()) {
             (false, true) => {
-                stats.closing += 1;
+                self.stats.closing += 1;
                 self.closing.push_back(id);
                 self.limit_closing();
             }
-            (true, false) => stats.closing -= 1,
+            (true, false) => self.stats.closing -= 1,
             _ => {}
         }
-        Some(result)
     }
 
     /// Cuts the oldest of the closing connections when there are too many.
@@ -440,6 +457,9 @@ impl Net {
 
     /// Has the reactor see to a connection later in this turn, or in the next.
     pub(crate) fn mark_dirty(&mut self, id: ConnId) {
+        if self.serving == Some(id) {
+            return;
+        }
         if let Some(entry) = self.conns.get_mut(id) {
             if !std::mem::replace(&mut entry.conn.listed.dirty, true) {
                 self.dirty.push_back(id);

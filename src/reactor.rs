@@ -190,6 +190,7 @@ impl Reactor {
     /// A callback panicked. Its connection is in an unknown state and ends; everything else stands
     /// as it did, and the lists remember what was still to be done.
     fn after_panic(&mut self, panic: Box<dyn Any + Send>) {
+        self.net.serving = None;
         if let Some(conn) = self.net.calling.take() {
             self.net.kill(conn, CloseReason::HandlerPanic);
         }

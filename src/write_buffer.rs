@@ -52,6 +52,7 @@ pub(crate) struct WriteBuffer {
 
 impl WriteBuffer {
     /// Bytes queued.
+    #[inline]
     pub(crate) fn len(&self) -> usize {
         self.len
     }
@@ -128,6 +129,13 @@ impl WriteBuffer {
         debug_assert!(count <= self.len, "the kernel took more than there was");
         let mut count = count.min(self.len);
         self.len -= count;
+        if self.len == 0 && self.chunks.len() == 1 {
+            self.head = 0;
+            if let Some(Chunk::Copied(chunk)) = self.chunks.pop_front() {
+                self.keep(chunk);
+            }
+            return;
+        }
         while let Some(first) = self.chunks.front() {
             let rest = first.as_slice().len() - self.head;
             if count < rest {
@@ -180,7 +188,9 @@ impl BufferPool {
     }
 
     pub(crate) fn give(&mut self, mut buffer: Box<WriteBuffer>) {
-        buffer.clear();
+        if !buffer.is_empty() {
+            buffer.clear();
+        }
         if self.free.len() < POOLED && buffer.chunks.capacity() <= POOLED_CHUNKS {
             self.free.push(buffer);
         }

@@ -125,7 +125,9 @@ impl Reactor {
                 show(net, handler, id, input);
             }
         }
+        self.net.serving = Some(id);
         self.read(handler, id);
+        self.net.serving = None;
         flush(&mut self.net, handler, id);
         self.net.settle(id);
     }
@@ -135,11 +137,13 @@ impl Reactor {
         let (net, scratch) = (&mut self.net, &mut self.scratch);
         let mut budget = net.config.read_budget;
         while budget > 0 {
-            let received = net.touch(id, |conn, stream, cx| {
-                conn.may_read(cx.config).then(|| conn.receive(stream, scratch, cx))
-            });
+            // Most reads are the last of their turn: to ask first costs less than a step for nothing.
+            if !net.conns.get(id).is_some_and(|entry| entry.conn.may_read(&net.config)) {
+                break;
+            }
+            let received = net.touch(id, |conn, stream, cx| conn.receive(stream, scratch, cx));
             // Whatever a read brings, it costs: an interrupted one must not be tried for ever.
-            let count = match received.flatten() {
+            let count = match received {
                 None => break,
                 Some(Received::Data(count)) => {
                     deliver(net, handler, id, scratch.get(..count).unwrap_or_default());
