@@ -81,11 +81,20 @@ fn the_first_reply_to_a_peer_that_closed_succeeds_and_its_loss_is_counted() {
         let _ = net.send(conn, &[8; 1000]);
         data.len()
     };
-    let handler = Custom { data: Some(Box::new(data)), eof: Some(Box::new(eof)), ..Custom::default() };
+    // The reply must not reach the client before it closes: it would close with input unread.
+    let open = |net: &mut Net, conn, _: Via| net.pause_reading(conn);
+    let handler = Custom {
+        open: Some(Box::new(open)),
+        data: Some(Box::new(data)),
+        eof: Some(Box::new(eof)),
+        ..Custom::default()
+    };
     let server = serve(Config::default(), handler);
     let mut client = server.client();
+    let conn = server.opened();
     client.write_all(b"request").unwrap();
     drop(client);
+    server.ask(move |net| net.resume_reading(conn));
     let (shown, report, _) = received_before_close(&server);
     assert_eq!(shown, 7);
     assert_eq!((report.reason, report.errno), (CloseReason::BrokenPipe, Some(libc::EPIPE)));

@@ -96,7 +96,7 @@ fn callbacks_never_nest_whatever_a_handler_calls() {
         }
     }
     util::eventually("enough calls", || calls.load(Ordering::SeqCst) >= 200);
-    let stats = server.wait_stats(|stats| stats.connections == 0);
+    let stats = server.wait_stats(|stats| stats.connections == 0 && stats.accepted == 40);
     assert_eq!(nested.load(Ordering::SeqCst), 0);
     assert_eq!(stats.closed, stats.accepted + stats.connects);
     let mut closed = HashMap::new();
