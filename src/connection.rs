@@ -333,13 +333,12 @@ impl Connection {
 
     /// Whether bytes can still be sent.
     pub(crate) fn check_sendable(&self) -> Result<(), SendError> {
-        if self.close_wanted || self.is_broken() {
+        if self.close_wanted || self.is_broken() || self.is_ending() {
             return Err(SendError::Closed);
         }
-        match self.state {
-            State::Flushing | State::Lingering | State::Dead => Err(SendError::Closed),
-            _ if self.fin_wanted => Err(SendError::WriteClosed),
-            _ => Ok(()),
+        match self.fin_wanted {
+            true => Err(SendError::WriteClosed),
+            false => Ok(()),
         }
     }
 

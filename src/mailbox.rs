@@ -147,9 +147,7 @@ impl<T> Mailbox<T> {
             return;
         }
         drop(inner);
-        if let Err(error) = (self.wake)() {
-            log::error!("could not wake the reactor: {error}");
-        }
+        self.nudge();
     }
 
     /// Wakes the reactor without asking it for anything.

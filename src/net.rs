@@ -414,7 +414,8 @@ impl Net {
         if conn.is_congested() != congested {
             stats.congested = stats.congested + usize::from(conn.is_congested()) - usize::from(congested);
         }
-        if conn.is_ending() || closing {
+        // Who is closing stays so until the end.
+        if conn.is_ending() {
             self.after_ending_step(id, closing);
         }
         Some(result)

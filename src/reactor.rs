@@ -18,7 +18,6 @@ use crate::handler::Handler;
 use crate::id::{Source, WAKER_TOKEN};
 use crate::mailbox::Mailbox;
 use crate::net::Net;
-use crate::timers::Time;
 
 /// What a turn leaves behind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -209,11 +208,6 @@ impl Reactor {
             log::warn!("{waiting} commands came too late for the shutdown and are dropped");
         }
         Turn::Stopped
-    }
-
-    /// How far the shutdown's deadline is.
-    fn stop_is_due(&self) -> bool {
-        self.net.stop_at != Time::NEVER && self.net.now >= self.net.stop_at
     }
 }
 

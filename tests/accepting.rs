@@ -5,75 +5,29 @@ mod util;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::AsFd;
-use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::process::{getrlimit, setrlimit, Resource};
-use unbroken::{AtLimit, CloseReason, Config, Reactor};
-use util::{read_all, serve, Custom, Echo, Event, Sink};
+use unbroken::{AtLimit, CloseReason, Config};
+use util::{read_all, serve, Custom, Echo, Event, ServingChild, Sink};
 
-const CHILD: &str = "UNBROKEN_TEST_CHILD";
-
-/// In the child: serves echo with few descriptors, and prints its address and its CPU time.
+/// In the child: serves echo with few descriptors, and prints what it cost.
 fn starved_child(shed: bool) {
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = Some(64);
     setrlimit(Resource::Nofile, limit).unwrap();
     let mut config = Config::default();
     config.shed_when_exhausted = shed;
-    let mut reactor = Reactor::new(config).unwrap();
-    let listener = reactor.net().listen("127.0.0.1:0").unwrap();
-    println!("{}", reactor.net().local_addr(listener).unwrap());
-    let handle = reactor.net().handle();
-    std::thread::spawn(move || {
-        // The parent closes our input when it has seen enough.
-        let _ = std::io::stdin().read(&mut [0]);
-        let _ = handle.shutdown(Duration::ZERO);
-    });
-    reactor.run(&mut Echo).unwrap();
-    let stats = reactor.net().stats();
+    let stats = util::serve_as_child(config, Echo);
     println!("{} {} {}", stats.accept_pauses, stats.shed, util::thread_cpu().as_millis());
 }
 
-struct Starved {
-    process: std::process::Child,
-    output: std::io::BufReader<std::process::ChildStdout>,
-    addr: std::net::SocketAddr,
-}
-
-fn starved(test: &str, role: &str) -> Starved {
-    use std::io::BufRead;
-    let mut process = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", test, "--nocapture"])
-        .env(CHILD, role)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut output = std::io::BufReader::new(process.stdout.take().unwrap());
-    // The test runner says a few things first, on the same line perhaps.
-    let addr = loop {
-        let mut line = String::new();
-        assert!(output.read_line(&mut line).unwrap() > 0, "the child ended early");
-        let last = line.split_whitespace().last().unwrap_or_default();
-        if let Ok(addr) = last.parse() {
-            break addr;
-        }
-    };
-    Starved { process, output, addr }
-}
-
-impl Starved {
-    /// Accept pauses, clients shed, and milliseconds of CPU that the child counted.
-    fn finish(mut self) -> (u64, u64, u64) {
-        drop(self.process.stdin.take());
-        let mut rest = String::new();
-        self.output.read_to_string(&mut rest).unwrap();
-        assert!(self.process.wait().unwrap().success());
-        let numbers: Vec<u64> =
-            rest.lines().next().unwrap().split(' ').map(|number| number.parse().unwrap()).collect();
-        (numbers[0], numbers[1], numbers[2])
-    }
+/// Accept pauses, clients shed, and milliseconds of CPU that the child counted.
+fn cost_of(child: ServingChild) -> (u64, u64, u64) {
+    let rest = child.finish();
+    let numbers: Vec<u64> =
+        rest.lines().next().unwrap().split(' ').map(|number| number.parse().unwrap()).collect();
+    (numbers[0], numbers[1], numbers[2])
 }
 
 fn is_served(stream: &mut TcpStream) -> bool {
@@ -83,10 +37,11 @@ fn is_served(stream: &mut TcpStream) -> bool {
 // A1
 #[test]
 fn clients_that_found_no_descriptor_are_served_as_soon_as_one_is_free() {
-    if std::env::var_os(CHILD).is_some() {
+    if util::role().is_some() {
         return starved_child(false);
     }
-    let child = starved("clients_that_found_no_descriptor_are_served_as_soon_as_one_is_free", "starved");
+    let child =
+        util::serving_child("clients_that_found_no_descriptor_are_served_as_soon_as_one_is_free", "starved");
     let mut clients: Vec<_> = (0..200).map(|_| TcpStream::connect(child.addr).unwrap()).collect();
     for client in &mut clients {
         client.set_read_timeout(Some(Duration::from_millis(5))).unwrap();
@@ -107,7 +62,7 @@ fn clients_that_found_no_descriptor_are_served_as_soon_as_one_is_free() {
     assert_eq!(served, 30, "within {:?}", begin.elapsed());
     assert!(begin.elapsed() < Duration::from_secs(1), "{:?}", begin.elapsed());
     assert!(inside.iter_mut().all(is_served));
-    let (pauses, shed, cpu) = child.finish();
+    let (pauses, shed, cpu) = cost_of(child);
     assert!(pauses > 0 && shed == 0);
     assert!(cpu < 400, "{cpu} ms of CPU: it was spinning");
 }
@@ -115,10 +70,11 @@ fn clients_that_found_no_descriptor_are_served_as_soon_as_one_is_free() {
 // A2
 #[test]
 fn with_a_descriptor_in_reserve_clients_in_excess_are_turned_away_at_once() {
-    if std::env::var_os(CHILD).is_some() {
+    if util::role().is_some() {
         return starved_child(true);
     }
-    let child = starved("with_a_descriptor_in_reserve_clients_in_excess_are_turned_away_at_once", "shed");
+    let child =
+        util::serving_child("with_a_descriptor_in_reserve_clients_in_excess_are_turned_away_at_once", "shed");
     let begin = Instant::now();
     let mut clients: Vec<_> = (0..150).map(|_| TcpStream::connect(child.addr).unwrap()).collect();
     let mut served = 0;
@@ -128,7 +84,7 @@ fn with_a_descriptor_in_reserve_clients_in_excess_are_turned_away_at_once() {
     }
     assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
     assert!((40..64).contains(&served), "{served}");
-    let (_, shed, _) = child.finish();
+    let (_, shed, _) = cost_of(child);
     assert_eq!(shed as usize, 150 - served);
 }
 

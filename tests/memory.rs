@@ -5,12 +5,9 @@ mod util;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::process::{Child, ChildStdin, Command, Stdio};
 
 use rustix::process::{getrlimit, setrlimit, Resource};
-use unbroken::{Config, ConnId, Handler, Net, Reactor, Via};
-
-const CHILD: &str = "UNBROKEN_TEST_CHILD";
+use unbroken::{Config, ConnId, Handler, Net, Via};
 
 /// Echoes, or sends for ever, and answers `?` with the memory of this process.
 struct Measured {
@@ -55,46 +52,22 @@ fn child(role: &str) {
         config.send_buffer = Some(4096);
     }
     config.max_read_buffer = 8 << 20;
-    let mut reactor = Reactor::new(config).unwrap();
-    let listener = reactor.net().listen("127.0.0.1:0").unwrap();
-    println!("{}", reactor.net().local_addr(listener).unwrap());
-    let handle = reactor.net().handle();
-    std::thread::spawn(move || {
-        let _ = std::io::stdin().read(&mut [0]);
-        let _ = handle.shutdown(std::time::Duration::ZERO);
-    });
-    reactor.run(&mut Measured { flood: role == "flood" }).unwrap();
+    util::serve_as_child(config, Measured { flood: role == "flood" });
 }
 
 struct Server {
-    process: Child,
-    _input: ChildStdin,
     addr: SocketAddr,
     control: TcpStream,
+    _process: util::ServingChild,
 }
 
 impl Server {
     fn start(test: &str, role: &str) -> Self {
         raise_nofile();
-        let mut process = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", test, "--nocapture"])
-            .env(CHILD, role)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let input = process.stdin.take().unwrap();
-        let mut output = BufReader::new(process.stdout.take().unwrap());
-        let addr = loop {
-            let mut line = String::new();
-            assert!(output.read_line(&mut line).unwrap() > 0, "the child ended early");
-            if let Ok(addr) = line.split_whitespace().last().unwrap_or_default().parse() {
-                break addr;
-            }
-        };
-        let control = TcpStream::connect(addr).unwrap();
+        let child = util::serving_child(test, role);
+        let control = TcpStream::connect(child.addr).unwrap();
         util::patient(&control);
-        Self { process, _input: input, addr, control }
+        Self { addr: child.addr, control, _process: child }
     }
 
     /// Resident bytes, once so many connections are open.
@@ -112,21 +85,10 @@ impl Server {
     }
 }
 
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
-
-fn role() -> Option<String> {
-    std::env::var(CHILD).ok()
-}
-
 // N2
 #[test]
 fn an_idle_connection_costs_a_few_hundred_bytes_before_and_after_use() {
-    if let Some(role) = role() {
+    if let Some(role) = util::role() {
         return child(&role);
     }
     const COUNT: usize = 8000;
@@ -152,7 +114,7 @@ fn an_idle_connection_costs_a_few_hundred_bytes_before_and_after_use() {
 // N1
 #[test]
 fn a_thousand_clients_that_never_read_cost_no_more_than_their_caps() {
-    if let Some(role) = role() {
+    if let Some(role) = util::role() {
         return child(&role);
     }
     const COUNT: usize = 1000;
@@ -170,7 +132,7 @@ fn a_thousand_clients_that_never_read_cost_no_more_than_their_caps() {
 // N4
 #[test]
 fn the_memory_of_a_large_frame_is_given_back() {
-    if let Some(role) = role() {
+    if let Some(role) = util::role() {
         return child(&role);
     }
     const FRAME: usize = 6 << 20;

@@ -158,8 +158,7 @@ impl Connection {
             State::Dead => Time::NEVER,
             State::Connecting => self.since.plus(config.connect_timeout),
             State::Flushing | State::Lingering => {
-                let total = self.closing_since.plus(config.linger_total);
-                let mut deadline = self.progress.plus(config.linger_idle).min(total);
+                let mut deadline = self.linger_ends(config);
                 if self.state == State::Lingering && self.saw_fin {
                     deadline = deadline.min(now.next_on_grid(ACK_POLL));
                 } else if self.acknowledged < self.handed || self.queued() > 0 {
@@ -178,6 +177,12 @@ impl Connection {
                 deadline
             }
         }
+    }
+
+    /// When a close is cut, unless it gets on before.
+    fn linger_ends(&self, config: &Config) -> Time {
+        let total = self.closing_since.plus(config.linger_total);
+        self.progress.plus(config.linger_idle).min(total)
     }
 
     /// How long this connection may go without a byte in either direction.
@@ -205,8 +210,7 @@ impl Connection {
                     return;
                 }
                 self.sample(socket, now);
-                let total = self.closing_since.plus(cx.config.linger_total);
-                if now >= self.progress.plus(cx.config.linger_idle).min(total) {
+                if now >= self.linger_ends(cx.config) {
                     self.die(CloseReason::TimedOut(Timeout::Linger), socket, cx);
                 }
             }

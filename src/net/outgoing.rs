@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::Net;
+use super::{Entry, Net};
 use crate::close::CloseReason;
 use crate::config::Overflow;
 use crate::id::ConnId;
@@ -64,16 +64,18 @@ impl Net {
     ///
     /// As [`send`](Self::send).
     pub fn try_reserve(&mut self, conn: ConnId, len: usize) -> Result<(), SendError> {
-        let entry = self.conns.get(conn).map(|entry| &entry.conn);
-        let sendable = entry.map_or(Err(SendError::Closed), |conn| conn.check_sendable());
-        if let Err(error) = sendable {
-            self.stats.stale_sends += 1;
-            return Err(error);
-        }
+        let entry = self.conns.get(conn).ok_or(SendError::Closed);
+        let sendable = entry.and_then(|Entry { conn, .. }| conn.check_sendable().map(|()| conn.queued()));
+        let queued = match sendable {
+            Ok(queued) => queued,
+            Err(error) => {
+                self.stats.stale_sends += 1;
+                return Err(error);
+            }
+        };
         if len == 0 {
             return Ok(());
         }
-        let queued = entry.map_or(0, |conn| conn.queued());
         if queued.saturating_add(len) > self.config.max_write_buffer {
             return self.overflow(conn);
         }

@@ -221,8 +221,9 @@ impl Reactor {
         self.cut_off_if_due();
     }
 
+    /// Cuts off whoever is left when the shutdown's deadline has passed.
     fn cut_off_if_due(&mut self) {
-        if self.stop_is_due() {
+        if self.net.now >= self.net.stop_at {
             for conn in self.net.conns.ids().collect::<Vec<_>>() {
                 self.net.kill(conn, CloseReason::Shutdown);
             }

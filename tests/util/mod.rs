@@ -4,7 +4,7 @@
 //! Clients are plain sockets, never the engine itself.
 #![allow(dead_code)]
 
-use std::io::{self, Read, Write};
+use std::io::{self, BufRead, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread::JoinHandle;
@@ -406,11 +406,6 @@ impl Handler for Custom {
     }
 }
 
-/// Sends a line, as a client of a line protocol would.
-pub fn say(stream: &mut TcpStream, text: &str) {
-    stream.write_all(text.as_bytes()).expect("send");
-}
-
 const ROLE: &str = "UNBROKEN_TEST_ROLE";
 
 /// This test program once more, to run `test` alone in a process of its own: for what concerns a
@@ -424,4 +419,60 @@ pub fn again(test: &str, role: &str) -> std::process::Command {
 /// What this process was started for by [`again`]; `None` in the test runner's own.
 pub fn role() -> Option<String> {
     std::env::var(ROLE).ok()
+}
+
+/// In a process made by [`serving_child`]: serves until the parent closes our input, or goes.
+pub fn serve_as_child(config: Config, mut handler: impl Handler) -> Stats {
+    let mut reactor = Reactor::new(config).expect("a reactor");
+    let listener = reactor.net().listen("127.0.0.1:0").expect("a free port");
+    println!("{}", reactor.net().local_addr(listener).expect("an address"));
+    let handle = reactor.net().handle();
+    std::thread::spawn(move || {
+        let _ = io::stdin().read(&mut [0]);
+        let _ = handle.shutdown(Duration::ZERO);
+    });
+    reactor.run(&mut handler).expect("no error");
+    reactor.net().stats().clone()
+}
+
+/// A server in a process of its own, so that what it costs can be told from what its clients cost.
+pub struct ServingChild {
+    pub addr: SocketAddr,
+    process: std::process::Child,
+    output: io::BufReader<std::process::ChildStdout>,
+}
+
+/// Starts this test program once more; there, `test` is to call [`serve_as_child`].
+pub fn serving_child(test: &str, role: &str) -> ServingChild {
+    use std::process::Stdio;
+    let mut process =
+        again(test, role).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("it starts again");
+    let mut output = io::BufReader::new(process.stdout.take().expect("piped"));
+    // The test runner says a few things first, on the same line perhaps.
+    let addr = loop {
+        let mut line = String::new();
+        assert!(output.read_line(&mut line).expect("output") > 0, "the child ended early");
+        if let Ok(addr) = line.split_whitespace().last().unwrap_or_default().parse() {
+            break addr;
+        }
+    };
+    ServingChild { addr, process, output }
+}
+
+impl ServingChild {
+    /// Has it end, and returns what it still said.
+    pub fn finish(mut self) -> String {
+        drop(self.process.stdin.take());
+        let mut rest = String::new();
+        self.output.read_to_string(&mut rest).expect("output");
+        assert!(self.process.wait().expect("it ends").success());
+        rest
+    }
+}
+
+impl Drop for ServingChild {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
 }
