@@ -9,21 +9,24 @@
 //! of stream. So the first error is kept here, and an end of stream behind it is not believed.
 
 mod ending;
+mod receiving;
+mod sending;
 #[cfg(test)]
 mod tests;
 
-use std::io::{self, ErrorKind, IoSlice};
+use std::io;
 
 use crate::addr::{Addr, Peer};
-use crate::close::{CloseReason, CloseReport, Timeout};
+use crate::close::{CloseReason, CloseReport};
 use crate::config::Config;
 use crate::id::ListenerId;
 use crate::read_buffer::ReadBuffer;
-use crate::send::{Data, SendError, Sent};
 use crate::stats::Stats;
 use crate::timers::Time;
 use crate::transport::Transport;
-use crate::write_buffer::{BufferPool, WriteBuffer, GATHER};
+use crate::write_buffer::{BufferPool, WriteBuffer};
+
+pub(crate) use receiving::Received;
 
 /// Where a connection stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -55,10 +58,6 @@ pub enum Via {
     Connect,
 }
 
-/// From this length on a slice that finds the queue empty is written straight away: below it one
-/// gathered write at the end of the turn is cheaper, above it the copy is what costs.
-const WRITE_THROUGH: usize = 16 << 10;
-
 /// What every step needs besides the socket.
 #[derive(Debug)]
 pub(crate) struct Context<'a> {
@@ -78,18 +77,6 @@ pub(crate) struct Hints {
     /// The end of the peer's stream, or urgent data, stands behind what can be read: a short
     /// read proves nothing.
     pub(crate) more: bool,
-}
-
-/// What one read brought.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Received {
-    /// So many bytes, for the handler.
-    Data(usize),
-    /// The end of the peer's stream, for the handler.
-    Eof,
-    /// Nothing for the handler, but so many bytes that were discarded; `may_read` tells whether
-    /// there may be more.
-    Nothing(usize),
 }
 
 /// In which of the reactor's lists a connection stands.
@@ -267,26 +254,6 @@ impl Connection {
         self.more_hint |= hints.more || hints.error;
     }
 
-    /// Whether a read is wanted and may bring something.
-    pub(crate) fn may_read(&self, config: &Config) -> bool {
-        if !self.readable || self.saw_fin {
-            return false;
-        }
-        match self.state {
-            State::Flushing | State::Lingering => true,
-            State::Open | State::HalfClosedLocal => {
-                let held = self.congested && !config.read_while_congested && !self.may_read_once;
-                !self.paused && !held
-            }
-            State::Connecting | State::HalfClosedRemote | State::Dead => false,
-        }
-    }
-
-    /// Whether bytes are queued that the kernel may take now.
-    pub(crate) fn may_flush(&self) -> bool {
-        self.writable && self.out.is_some() && !matches!(self.state, State::Connecting | State::Dead)
-    }
-
     /// Whether the next turn has something to do here without any new event.
     pub(crate) fn has_work(&self, config: &Config) -> bool {
         self.may_read(config)
@@ -300,11 +267,6 @@ impl Connection {
     /// an error to be asked for, input to be shown again.
     pub(crate) fn has_old_business(&self) -> bool {
         self.out.is_some() || self.show_again || self.error_hint
-    }
-
-    /// After the peer's end of stream an error shows in no read: it has to be asked for.
-    fn error_is_due(&self) -> bool {
-        self.error_hint && self.saw_fin && !self.is_dead()
     }
 
     /// The connection is established. Returns whether the handler is to be told.
@@ -331,267 +293,6 @@ impl Connection {
         self.die(CloseReason::Io, socket, cx);
     }
 
-    /// Whether bytes can still be sent.
-    pub(crate) fn check_sendable(&self) -> Result<(), SendError> {
-        if self.close_wanted || self.is_broken() || self.is_ending() {
-            return Err(SendError::Closed);
-        }
-        match self.fin_wanted {
-            true => Err(SendError::WriteClosed),
-            false => Ok(()),
-        }
-    }
-
-    /// Queues bytes whose room has been checked.
-    pub(crate) fn push<T: Transport>(
-        &mut self,
-        data: Data<'_>,
-        socket: &mut T,
-        cx: &mut Context<'_>,
-    ) -> Sent {
-        let data = match data {
-            Data::Slice(slice) if slice.len() >= WRITE_THROUGH && self.out.is_none() => {
-                let taken = self.write_through(slice, socket, cx);
-                Data::Slice(slice.get(taken..).unwrap_or_default())
-            }
-            other => other,
-        };
-        if self.write_failed {
-            // The write above broke the pipe. The rest was taken all the same, and is accounted for.
-            self.unsent += data.len() as u64;
-            return Sent::Queued;
-        }
-        if !data.is_empty() {
-            let out = self.out.get_or_insert_with(|| cx.pool.take());
-            match data {
-                Data::Slice(slice) => out.push_copy(slice),
-                Data::Shared(bytes) => out.push_shared(bytes),
-            }
-        }
-        let queued = self.queued();
-        if cx.config.soft_limit.is_some_and(|soft| queued >= soft.bytes) && self.soft_since == Time::NEVER {
-            self.soft_since = cx.now;
-        }
-        if queued >= cx.config.high_water {
-            self.congested = true;
-            return Sent::Congested;
-        }
-        Sent::Queued
-    }
-
-    /// Writes the front of a large slice without copying it, when nothing waits before it.
-    fn write_through<T: Transport>(&mut self, slice: &[u8], socket: &mut T, cx: &mut Context<'_>) -> usize {
-        let mut taken = 0;
-        while self.writable && self.state != State::Connecting && !self.write_failed && taken < slice.len() {
-            if taken >= cx.config.write_budget {
-                break;
-            }
-            let rest = slice.get(taken..).unwrap_or_default();
-            taken += self.write_once(&[IoSlice::new(rest)], rest.len(), socket, cx);
-        }
-        taken
-    }
-
-    /// Hands queued bytes to the kernel until none are left, it takes no more, or the budget of
-    /// this turn is spent.
-    pub(crate) fn flush<T: Transport>(&mut self, socket: &mut T, cx: &mut Context<'_>) {
-        let mut budget = cx.config.write_budget;
-        while budget > 0 && self.may_flush() {
-            let Some(mut out) = self.out.take() else { return };
-            let taken = match out.only_slice(budget) {
-                Some(slice) => self.write_once(&[IoSlice::new(slice)], slice.len(), socket, cx),
-                None => {
-                    let mut slices = [IoSlice::new(&[]); GATHER];
-                    let filled = out.gather(&mut slices, budget);
-                    let gathered = slices.get(..filled).unwrap_or_default();
-                    let offered = gathered.iter().map(|slice| slice.len()).sum();
-                    self.write_once(gathered, offered, socket, cx)
-                }
-            };
-            out.advance(taken);
-            budget = budget.saturating_sub(taken);
-            if self.write_failed {
-                self.unsent += out.clear() as u64;
-            }
-            if out.is_empty() {
-                cx.pool.give(out);
-            } else {
-                self.out = Some(out);
-            }
-        }
-        self.after_flush(socket, cx);
-    }
-
-    fn after_flush<T: Transport>(&mut self, socket: &T, cx: &mut Context<'_>) {
-        if self.state == State::Connecting {
-            return;
-        }
-        let queued = self.queued();
-        if queued == 0 {
-            self.waiting = false;
-        } else if !self.waiting {
-            self.waiting = true;
-            self.progress = cx.now;
-            self.acknowledged = self.acknowledged_now(socket);
-        }
-        if cx.config.soft_limit.is_none_or(|soft| queued < soft.bytes) {
-            self.soft_since = Time::NEVER;
-        }
-        if self.congested && queued <= cx.config.low_water {
-            self.congested = false;
-            self.drain_due = self.is_delivering() && !self.is_broken();
-        }
-    }
-
-    /// One system call, or none when it was interrupted and has to be made again. Returns how
-    /// many bytes the kernel took.
-    fn write_once<T: Transport>(
-        &mut self,
-        slices: &[IoSlice<'_>],
-        offered: usize,
-        socket: &mut T,
-        cx: &mut Context<'_>,
-    ) -> usize {
-        match socket.write(slices) {
-            // Nobody wrote nothing: a zero would have us try for ever.
-            Ok(0) => self.break_write_half(None, cx),
-            Ok(taken) => {
-                let taken = taken.min(offered);
-                self.handed += taken as u64;
-                self.activity = cx.now;
-                cx.stats.writes += 1;
-                cx.stats.bytes_out += taken as u64;
-                cx.stats.partial_writes += u64::from(taken < offered);
-                cx.stats.resumed_writes += u64::from(std::mem::take(&mut self.put_off));
-                return taken;
-            }
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                self.writable = false;
-                self.put_off = true;
-                cx.stats.write_eagains += 1;
-            }
-            Err(error) => self.break_write_half(Some(&error), cx),
-        }
-        0
-    }
-
-    /// The write half is dead, and only that: what the peer sent before is still read.
-    fn break_write_half(&mut self, error: Option<&io::Error>, cx: &mut Context<'_>) {
-        if let Some(error) = error {
-            self.record(error);
-        }
-        self.write_failed = true;
-        self.congested = false;
-        self.drain_due = false;
-        self.drop_queue(cx);
-        // Whatever the kernel last said: read on until it says that nothing is left.
-        self.readable = true;
-        self.more_hint = true;
-    }
-
-    fn drop_queue(&mut self, cx: &mut Context<'_>) {
-        if let Some(mut out) = self.out.take() {
-            self.unsent += out.clear() as u64;
-            cx.pool.give(out);
-        }
-        self.waiting = false;
-        self.soft_since = Time::NEVER;
-    }
-
-    /// One read into `scratch`.
-    pub(crate) fn receive<T: Transport>(
-        &mut self,
-        socket: &mut T,
-        scratch: &mut [u8],
-        cx: &mut Context<'_>,
-    ) -> Received {
-        self.may_read_once = false;
-        match socket.read(scratch) {
-            Ok(0) => return self.received_eof(socket, cx),
-            Ok(count) => return self.received_data(count.min(scratch.len()), scratch.len(), socket, cx),
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                self.readable = false;
-                self.more_hint = false;
-                cx.stats.read_eagains += 1;
-                self.advance(socket, cx);
-            }
-            Err(error) => {
-                self.readable = false;
-                self.record(&error);
-                self.die(CloseReason::Io, socket, cx);
-            }
-        }
-        Received::Nothing(0)
-    }
-
-    fn received_data<T: Transport>(
-        &mut self,
-        count: usize,
-        room: usize,
-        socket: &mut T,
-        cx: &mut Context<'_>,
-    ) -> Received {
-        self.received += count as u64;
-        self.activity = cx.now;
-        cx.stats.reads += 1;
-        cx.stats.bytes_in += count as u64;
-        if count < room && !self.more_hint && socket.short_read_empties() {
-            self.readable = false;
-        }
-        if self.is_closing() || self.is_broken() {
-            // What comes behind an error that only the write half met, or during a close, is
-            // bounded: a peer may go on sending for ever.
-            self.discarded += count as u64;
-            if self.discarded > cx.config.linger_bytes {
-                self.die(CloseReason::TimedOut(Timeout::Linger), socket, cx);
-                return Received::Nothing(count);
-            }
-        }
-        if self.is_closing() {
-            self.progress = cx.now;
-            return Received::Nothing(count);
-        }
-        Received::Data(count)
-    }
-
-    fn received_eof<T: Transport>(&mut self, socket: &mut T, cx: &mut Context<'_>) -> Received {
-        cx.stats.reads += 1;
-        self.readable = false;
-        self.more_hint = false;
-        // Behind an error that was told already the kernel says "end of stream" although none
-        // came. EPIPE is different: it tells of a reset behind the peer's end.
-        self.saw_fin = matches!(self.errno, 0 | libc::EPIPE);
-        if self.error_hint {
-            self.ask_for_error(socket);
-        }
-        if self.is_broken() || self.is_closing() {
-            self.progress = cx.now;
-            self.advance(socket, cx);
-            return Received::Nothing(0);
-        }
-        if self.state == State::Open {
-            self.state = State::HalfClosedRemote;
-        }
-        Received::Eof
-    }
-
-    /// Asks for the error that a read no longer shows, if the kernel hinted at one.
-    pub(crate) fn check_error<T: Transport>(&mut self, socket: &mut T, cx: &mut Context<'_>) {
-        if self.error_is_due() {
-            self.ask_for_error(socket);
-            self.advance(socket, cx);
-        }
-    }
-
-    fn ask_for_error<T: Transport>(&mut self, socket: &mut T) {
-        self.error_hint = false;
-        if let Ok(Some(error)) = socket.take_error() {
-            self.record(&error);
-        }
-    }
-
     /// Keeps the first error. One thing is told later and means more: a Unix-domain socket
     /// answers a write with EPIPE and keeps its ECONNRESET for the next read.
     fn record(&mut self, error: &io::Error) {
@@ -599,68 +300,6 @@ impl Connection {
         if self.errno == 0 || (self.errno == libc::EPIPE && errno == libc::ECONNRESET) {
             self.errno = errno;
         }
-    }
-
-    pub(crate) fn pause_reading(&mut self) {
-        self.paused = true;
-    }
-
-    pub(crate) fn resume_reading(&mut self) {
-        if self.paused {
-            self.paused = false;
-            self.show_again = true;
-        }
-    }
-
-    fn may_show_again(&self) -> bool {
-        self.is_delivering() && !self.paused && !self.input.is_empty()
-    }
-
-    /// Takes out what the handler left unused, when it is due to be shown again.
-    pub(crate) fn take_shown_again(&mut self) -> Option<ReadBuffer> {
-        let due = std::mem::take(&mut self.show_again) && self.may_show_again();
-        due.then(|| std::mem::take(&mut self.input))
-    }
-
-    /// Whether the handler left input unused, before which new input must not be shown.
-    pub(crate) fn has_unused_input(&self) -> bool {
-        !self.input.is_empty()
-    }
-
-    /// Puts new input behind what the handler left unused, and takes it all out.
-    pub(crate) fn take_input_with(&mut self, data: &[u8]) -> ReadBuffer {
-        let mut input = std::mem::take(&mut self.input);
-        input.append(data);
-        input
-    }
-
-    /// Keeps what the handler did not use. Too much of it ends the connection, unless the handler
-    /// has a reason to wait: then nothing more is read, and the excess is one read at most.
-    pub(crate) fn keep_input<T: Transport>(
-        &mut self,
-        input: ReadBuffer,
-        socket: &mut T,
-        cx: &mut Context<'_>,
-    ) {
-        if !self.is_delivering() {
-            return;
-        }
-        let waits = self.paused || self.congested;
-        if input.len() > cx.config.max_read_buffer && !waits {
-            return self.die(CloseReason::InputOverflow, socket, cx);
-        }
-        self.input = input;
-    }
-
-    /// Whether the handler is to be told that the queue fell to low water. A drain grants the
-    /// peer one read, whatever the handler then queues, and shows unused input again.
-    pub(crate) fn take_drain(&mut self) -> bool {
-        let due = std::mem::take(&mut self.drain_due) && self.is_delivering();
-        if due {
-            self.may_read_once = true;
-            self.show_again = true;
-        }
-        due
     }
 
     pub(crate) fn report(&self, now: Time) -> CloseReport {

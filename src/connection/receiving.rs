@@ -1,0 +1,188 @@
+//! How a connection receives: one read at a time, the end of the peer's stream, the error that no
+//! read shows, and the input that the handler left unused.
+
+use std::io::ErrorKind;
+
+use super::{Connection, Context, State};
+use crate::close::{CloseReason, Timeout};
+use crate::config::Config;
+use crate::read_buffer::ReadBuffer;
+use crate::transport::Transport;
+
+/// What one read brought.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Received {
+    /// So many bytes, for the handler.
+    Data(usize),
+    /// The end of the peer's stream, for the handler.
+    Eof,
+    /// Nothing for the handler, but so many bytes that were discarded; `may_read` tells whether
+    /// there may be more.
+    Nothing(usize),
+}
+
+impl Connection {
+    /// Whether a read is wanted and may bring something.
+    pub(crate) fn may_read(&self, config: &Config) -> bool {
+        if !self.readable || self.saw_fin {
+            return false;
+        }
+        match self.state {
+            State::Flushing | State::Lingering => true,
+            State::Open | State::HalfClosedLocal => {
+                let held = self.congested && !config.read_while_congested && !self.may_read_once;
+                !self.paused && !held
+            }
+            State::Connecting | State::HalfClosedRemote | State::Dead => false,
+        }
+    }
+
+    /// One read into `scratch`.
+    pub(crate) fn receive<T: Transport>(
+        &mut self,
+        socket: &mut T,
+        scratch: &mut [u8],
+        cx: &mut Context<'_>,
+    ) -> Received {
+        self.may_read_once = false;
+        match socket.read(scratch) {
+            Ok(0) => return self.received_eof(socket, cx),
+            Ok(count) => return self.received_data(count.min(scratch.len()), scratch.len(), socket, cx),
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                self.readable = false;
+                self.more_hint = false;
+                cx.stats.read_eagains += 1;
+                self.advance(socket, cx);
+            }
+            Err(error) => {
+                self.readable = false;
+                self.record(&error);
+                self.die(CloseReason::Io, socket, cx);
+            }
+        }
+        Received::Nothing(0)
+    }
+
+    fn received_data<T: Transport>(
+        &mut self,
+        count: usize,
+        room: usize,
+        socket: &mut T,
+        cx: &mut Context<'_>,
+    ) -> Received {
+        self.received += count as u64;
+        self.activity = cx.now;
+        cx.stats.reads += 1;
+        cx.stats.bytes_in += count as u64;
+        if count < room && !self.more_hint && socket.short_read_empties() {
+            self.readable = false;
+        }
+        if self.is_closing() || self.is_broken() {
+            // What comes behind an error that only the write half met, or during a close, is
+            // bounded: a peer may go on sending for ever.
+            self.discarded += count as u64;
+            if self.discarded > cx.config.linger_bytes {
+                self.die(CloseReason::TimedOut(Timeout::Linger), socket, cx);
+                return Received::Nothing(count);
+            }
+        }
+        if self.is_closing() {
+            self.progress = cx.now;
+            return Received::Nothing(count);
+        }
+        Received::Data(count)
+    }
+
+    fn received_eof<T: Transport>(&mut self, socket: &mut T, cx: &mut Context<'_>) -> Received {
+        cx.stats.reads += 1;
+        self.readable = false;
+        self.more_hint = false;
+        // Behind an error that was told already the kernel says "end of stream" although none
+        // came. EPIPE is different: it tells of a reset behind the peer's end.
+        self.saw_fin = matches!(self.errno, 0 | libc::EPIPE);
+        if self.error_hint {
+            self.ask_for_error(socket);
+        }
+        if self.is_broken() || self.is_closing() {
+            self.progress = cx.now;
+            self.advance(socket, cx);
+            return Received::Nothing(0);
+        }
+        if self.state == State::Open {
+            self.state = State::HalfClosedRemote;
+        }
+        Received::Eof
+    }
+
+    /// Asks for the error that a read no longer shows, if the kernel hinted at one.
+    pub(crate) fn check_error<T: Transport>(&mut self, socket: &mut T, cx: &mut Context<'_>) {
+        if self.error_is_due() {
+            self.ask_for_error(socket);
+            self.advance(socket, cx);
+        }
+    }
+
+    /// After the peer's end of stream an error shows in no read: it has to be asked for.
+    pub(super) fn error_is_due(&self) -> bool {
+        self.error_hint && self.saw_fin && !self.is_dead()
+    }
+
+    pub(super) fn ask_for_error<T: Transport>(&mut self, socket: &mut T) {
+        self.error_hint = false;
+        if let Ok(Some(error)) = socket.take_error() {
+            self.record(&error);
+        }
+    }
+
+    pub(crate) fn pause_reading(&mut self) {
+        self.paused = true;
+    }
+
+    pub(crate) fn resume_reading(&mut self) {
+        if self.paused {
+            self.paused = false;
+            self.show_again = true;
+        }
+    }
+
+    pub(super) fn may_show_again(&self) -> bool {
+        self.is_delivering() && !self.paused && !self.input.is_empty()
+    }
+
+    /// Takes out what the handler left unused, when it is due to be shown again.
+    pub(crate) fn take_shown_again(&mut self) -> Option<ReadBuffer> {
+        let due = std::mem::take(&mut self.show_again) && self.may_show_again();
+        due.then(|| std::mem::take(&mut self.input))
+    }
+
+    /// Whether the handler left input unused, before which new input must not be shown.
+    pub(crate) fn has_unused_input(&self) -> bool {
+        !self.input.is_empty()
+    }
+
+    /// Puts new input behind what the handler left unused, and takes it all out.
+    pub(crate) fn take_input_with(&mut self, data: &[u8]) -> ReadBuffer {
+        let mut input = std::mem::take(&mut self.input);
+        input.append(data);
+        input
+    }
+
+    /// Keeps what the handler did not use. Too much of it ends the connection, unless the handler
+    /// has a reason to wait: then nothing more is read, and the excess is one read at most.
+    pub(crate) fn keep_input<T: Transport>(
+        &mut self,
+        input: ReadBuffer,
+        socket: &mut T,
+        cx: &mut Context<'_>,
+    ) {
+        if !self.is_delivering() {
+            return;
+        }
+        let waits = self.paused || self.congested;
+        if input.len() > cx.config.max_read_buffer && !waits {
+            return self.die(CloseReason::InputOverflow, socket, cx);
+        }
+        self.input = input;
+    }
+}

@@ -1,0 +1,203 @@
+//! How a connection sends: the queue, the flush, and what a failed write leaves of it.
+//!
+//! A short count advances the queue and the loop goes on; only an empty queue, a full kernel
+//! buffer or the budget of the turn ends it. A write that fails kills the write half and nothing
+//! else.
+
+use std::io::{self, ErrorKind, IoSlice};
+
+use super::{Connection, Context, State};
+use crate::send::{Data, SendError, Sent};
+use crate::timers::Time;
+use crate::transport::Transport;
+use crate::write_buffer::GATHER;
+
+/// From this length on a slice that finds the queue empty is written straight away: below it one
+/// gathered write at the end of the turn is cheaper, above it the copy is what costs.
+const WRITE_THROUGH: usize = 16 << 10;
+
+impl Connection {
+    /// Whether bytes can still be sent.
+    pub(crate) fn check_sendable(&self) -> Result<(), SendError> {
+        if self.close_wanted || self.is_broken() || self.is_ending() {
+            return Err(SendError::Closed);
+        }
+        match self.fin_wanted {
+            true => Err(SendError::WriteClosed),
+            false => Ok(()),
+        }
+    }
+
+    /// Whether bytes are queued that the kernel may take now.
+    pub(crate) fn may_flush(&self) -> bool {
+        self.writable && self.out.is_some() && !matches!(self.state, State::Connecting | State::Dead)
+    }
+
+    /// Queues bytes whose room has been checked.
+    pub(crate) fn push<T: Transport>(
+        &mut self,
+        data: Data<'_>,
+        socket: &mut T,
+        cx: &mut Context<'_>,
+    ) -> Sent {
+        let data = match data {
+            Data::Slice(slice) if slice.len() >= WRITE_THROUGH && self.out.is_none() => {
+                let taken = self.write_through(slice, socket, cx);
+                Data::Slice(slice.get(taken..).unwrap_or_default())
+            }
+            other => other,
+        };
+        if self.write_failed {
+            // The write above broke the pipe. The rest was taken all the same, and is accounted for.
+            self.unsent += data.len() as u64;
+            return Sent::Queued;
+        }
+        if !data.is_empty() {
+            let out = self.out.get_or_insert_with(|| cx.pool.take());
+            match data {
+                Data::Slice(slice) => out.push_copy(slice),
+                Data::Shared(bytes) => out.push_shared(bytes),
+            }
+        }
+        let queued = self.queued();
+        if cx.config.soft_limit.is_some_and(|soft| queued >= soft.bytes) && self.soft_since == Time::NEVER {
+            self.soft_since = cx.now;
+        }
+        if queued >= cx.config.high_water {
+            self.congested = true;
+            return Sent::Congested;
+        }
+        Sent::Queued
+    }
+
+    /// Writes the front of a large slice without copying it, when nothing waits before it.
+    fn write_through<T: Transport>(&mut self, slice: &[u8], socket: &mut T, cx: &mut Context<'_>) -> usize {
+        let mut taken = 0;
+        while self.writable && self.state != State::Connecting && !self.write_failed && taken < slice.len() {
+            if taken >= cx.config.write_budget {
+                break;
+            }
+            let rest = slice.get(taken..).unwrap_or_default();
+            taken += self.write_once(&[IoSlice::new(rest)], rest.len(), socket, cx);
+        }
+        taken
+    }
+
+    /// Hands queued bytes to the kernel until none are left, it takes no more, or the budget of
+    /// this turn is spent.
+    pub(crate) fn flush<T: Transport>(&mut self, socket: &mut T, cx: &mut Context<'_>) {
+        let mut budget = cx.config.write_budget;
+        while budget > 0 && self.may_flush() {
+            let Some(mut out) = self.out.take() else { return };
+            let taken = match out.only_slice(budget) {
+                Some(slice) => self.write_once(&[IoSlice::new(slice)], slice.len(), socket, cx),
+                None => {
+                    let mut slices = [IoSlice::new(&[]); GATHER];
+                    let filled = out.gather(&mut slices, budget);
+                    let gathered = slices.get(..filled).unwrap_or_default();
+                    let offered = gathered.iter().map(|slice| slice.len()).sum();
+                    self.write_once(gathered, offered, socket, cx)
+                }
+            };
+            out.advance(taken);
+            budget = budget.saturating_sub(taken);
+            if self.write_failed {
+                self.unsent += out.clear() as u64;
+            }
+            if out.is_empty() {
+                cx.pool.give(out);
+            } else {
+                self.out = Some(out);
+            }
+        }
+        self.after_flush(socket, cx);
+    }
+
+    fn after_flush<T: Transport>(&mut self, socket: &T, cx: &mut Context<'_>) {
+        if self.state == State::Connecting {
+            return;
+        }
+        let queued = self.queued();
+        if queued == 0 {
+            self.waiting = false;
+        } else if !self.waiting {
+            self.waiting = true;
+            self.progress = cx.now;
+            self.acknowledged = self.acknowledged_now(socket);
+        }
+        if cx.config.soft_limit.is_none_or(|soft| queued < soft.bytes) {
+            self.soft_since = Time::NEVER;
+        }
+        if self.congested && queued <= cx.config.low_water {
+            self.congested = false;
+            self.drain_due = self.is_delivering() && !self.is_broken();
+        }
+    }
+
+    /// One system call, or none when it was interrupted and has to be made again. Returns how
+    /// many bytes the kernel took.
+    fn write_once<T: Transport>(
+        &mut self,
+        slices: &[IoSlice<'_>],
+        offered: usize,
+        socket: &mut T,
+        cx: &mut Context<'_>,
+    ) -> usize {
+        match socket.write(slices) {
+            // Nobody wrote nothing: a zero would have us try for ever.
+            Ok(0) => self.break_write_half(None, cx),
+            Ok(taken) => {
+                let taken = taken.min(offered);
+                self.handed += taken as u64;
+                self.activity = cx.now;
+                cx.stats.writes += 1;
+                cx.stats.bytes_out += taken as u64;
+                cx.stats.partial_writes += u64::from(taken < offered);
+                cx.stats.resumed_writes += u64::from(std::mem::take(&mut self.put_off));
+                return taken;
+            }
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                self.writable = false;
+                self.put_off = true;
+                cx.stats.write_eagains += 1;
+            }
+            Err(error) => self.break_write_half(Some(&error), cx),
+        }
+        0
+    }
+
+    /// The write half is dead, and only that: what the peer sent before is still read.
+    fn break_write_half(&mut self, error: Option<&io::Error>, cx: &mut Context<'_>) {
+        if let Some(error) = error {
+            self.record(error);
+        }
+        self.write_failed = true;
+        self.congested = false;
+        self.drain_due = false;
+        self.drop_queue(cx);
+        // Whatever the kernel last said: read on until it says that nothing is left.
+        self.readable = true;
+        self.more_hint = true;
+    }
+
+    pub(super) fn drop_queue(&mut self, cx: &mut Context<'_>) {
+        if let Some(mut out) = self.out.take() {
+            self.unsent += out.clear() as u64;
+            cx.pool.give(out);
+        }
+        self.waiting = false;
+        self.soft_since = Time::NEVER;
+    }
+
+    /// Whether the handler is to be told that the queue fell to low water. A drain grants the
+    /// peer one read, whatever the handler then queues, and shows unused input again.
+    pub(crate) fn take_drain(&mut self) -> bool {
+        let due = std::mem::take(&mut self.drain_due) && self.is_delivering();
+        if due {
+            self.may_read_once = true;
+            self.show_again = true;
+        }
+        due
+    }
+}

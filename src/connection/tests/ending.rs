@@ -1,0 +1,265 @@
+//! Closes, caps, deadlines, connects.
+
+use super::*;
+
+#[test]
+fn a_close_flushes_ends_the_stream_drains_and_waits_for_the_last_acknowledgement() {
+    let mut world = world();
+    let _ = world.send(50);
+    world.close();
+    assert_eq!((world.conn.state(), world.socket.shutdowns), (State::Flushing, 0));
+    assert_eq!(world.conn.check_sendable(), Err(SendError::Closed));
+    world.socket.unacknowledged = Some(51);
+    world.writable([Answer::Bytes(30), Answer::Bytes(20)]);
+    assert_eq!((world.conn.state(), world.socket.shutdowns), (State::Lingering, 1));
+    world.readable([Answer::Bytes(1000), Answer::Bytes(10)]);
+    assert_eq!((world.shown, world.conn.state()), (0, State::Lingering));
+    world.readable([Answer::Eof]);
+    assert_eq!((world.eofs, world.conn.state()), (0, State::Lingering));
+    let soon = world.conn.deadline(world.now, &world.config).since(world.now);
+    assert!(soon <= Duration::from_millis(10));
+    world.pass(soon);
+    assert!(!world.conn.is_dead());
+    // Only our end of stream is left: it does not count.
+    world.socket.unacknowledged = Some(1);
+    world.pass(Duration::from_millis(10));
+    let report = world.report();
+    assert_eq!((report.reason, report.unacked), (CloseReason::Finished, Some(0)));
+    assert_eq!((report.received, world.socket.reset), (1010, false));
+}
+
+#[test]
+fn who_ended_first_decides_between_finished_and_peer_closed() {
+    let mut first = world();
+    first.step(|conn, _, cx| conn.close_write(cx));
+    first.turn();
+    assert_eq!(first.conn.state(), State::HalfClosedLocal);
+    assert_eq!(first.conn.check_sendable(), Err(SendError::WriteClosed));
+    first.readable([Answer::Bytes(3), Answer::Eof]);
+    assert_eq!((first.shown, first.eofs, first.reason()), (3, 1, CloseReason::Finished));
+
+    let mut second = world();
+    second.readable([Answer::Bytes(3), Answer::Eof]);
+    assert_eq!((second.eofs, second.reason()), (1, CloseReason::PeerClosed));
+}
+
+#[test]
+fn a_shutdown_that_comes_after_a_reset_finds_the_reset() {
+    let mut world = world();
+    world.socket.shutdown_fails = true;
+    world.socket.reads.extend([Answer::Error(libc::ECONNRESET)]);
+    world.close();
+    world.turn();
+    assert_eq!(world.reason(), CloseReason::Reset);
+}
+
+// L4, L5, L6
+#[test]
+fn a_close_ends_at_each_of_its_caps() {
+    let linger = CloseReason::TimedOut(Timeout::Linger);
+    let mut silent = world();
+    silent.close();
+    assert_eq!(silent.conn.deadline(silent.now, &silent.config), silent.now.plus(5 * SECOND));
+    silent.pass(4 * SECOND);
+    assert!(!silent.conn.is_dead());
+    silent.pass(SECOND);
+    assert_eq!(silent.reason(), linger);
+    assert!(!silent.socket.reset, "nothing was lost");
+
+    let mut trickling = world();
+    trickling.close();
+    for second in 1..=30 {
+        assert!(!trickling.conn.is_dead(), "at {second}");
+        trickling.readable([Answer::Bytes(1)]);
+        trickling.pass(SECOND);
+    }
+    assert_eq!((trickling.reason(), trickling.report().received), (linger, 30));
+
+    let mut flooding = world();
+    flooding.config.linger_bytes = 10_000;
+    flooding.close();
+    flooding.readable(vec![Answer::Bytes(1000); 20]);
+    assert_eq!((flooding.reason(), flooding.report().received), (linger, 11_000));
+}
+
+#[test]
+fn a_close_that_the_peer_does_not_take_is_cut_with_a_reset_and_an_account() {
+    let mut world = world();
+    let _ = world.send(100);
+    world.socket.unacknowledged = Some(40);
+    world.socket.writes.extend([Answer::Bytes(40)]);
+    world.close();
+    for _ in 0..5 {
+        world.pass(SECOND);
+    }
+    let report = world.report();
+    assert_eq!(report.reason, CloseReason::TimedOut(Timeout::Linger));
+    assert_eq!((report.handed, report.unsent, report.unacked), (40, 60, Some(40)));
+    assert!(world.socket.reset);
+}
+
+// M6, D6: what our kernel accepts is no progress, what the peer acknowledges is.
+#[test]
+fn a_stall_is_measured_by_acknowledgements() {
+    let mut world = world();
+    world.config.write_stall = Some(8 * SECOND);
+    let _ = world.send(1000);
+    world.socket.unacknowledged = Some(100);
+    world.writable([Answer::Bytes(100)]);
+    for second in 1..=20 {
+        // Taken and acknowledged, a byte a second.
+        world.writable([Answer::Bytes(1)]);
+        world.pass(SECOND);
+        assert!(!world.conn.is_dead(), "at {second}");
+    }
+    for second in 1..=8 {
+        assert!(!world.conn.is_dead(), "at {second}");
+        // Taken and not acknowledged.
+        world.socket.unacknowledged = world.socket.unacknowledged.map(|unacked| unacked + 1);
+        world.writable([Answer::Bytes(1)]);
+        world.pass(SECOND);
+    }
+    assert_eq!(world.reason(), CloseReason::TimedOut(Timeout::WriteStall));
+    assert!(world.socket.reset);
+}
+
+#[test]
+fn where_acknowledgements_cannot_be_asked_for_accepted_bytes_count() {
+    let mut world = world();
+    world.socket.unacknowledged = None;
+    world.config.write_stall = Some(8 * SECOND);
+    let _ = world.send(1000);
+    world.turn();
+    for second in 1..=20 {
+        world.writable([Answer::Bytes(1)]);
+        world.pass(SECOND);
+        assert!(!world.conn.is_dead(), "at {second}");
+    }
+    for _ in 0..8 {
+        world.pass(SECOND);
+    }
+    assert_eq!(world.reason(), CloseReason::TimedOut(Timeout::WriteStall));
+    assert_eq!(world.report().unacked, None);
+}
+
+#[test]
+fn stalled_connections_share_their_wake_ups() {
+    let mut deadlines = Vec::new();
+    for millis in [0, 500, 1000, 7000] {
+        let mut world = world();
+        world.now = world.now.plus(Duration::from_millis(millis));
+        let _ = world.send(1000);
+        world.turn();
+        deadlines.push(world.conn.deadline(world.now, &world.config));
+    }
+    deadlines.dedup();
+    assert_eq!(deadlines.len(), 1, "{deadlines:?}");
+}
+
+#[test]
+fn silence_ends_an_open_connection_only_when_so_configured() {
+    let mut world = world();
+    assert_eq!(world.conn.deadline(world.now, &world.config), Time::NEVER);
+    world.config.idle_timeout = Some(10 * SECOND);
+    world.pass(9 * SECOND);
+    world.readable([Answer::Bytes(1)]);
+    world.pass(9 * SECOND);
+    assert!(!world.conn.is_dead());
+    world.pass(SECOND);
+    assert_eq!(world.reason(), CloseReason::TimedOut(Timeout::Idle));
+    assert!(!world.socket.reset);
+}
+
+#[test]
+fn half_a_connection_is_not_held_for_ever() {
+    let mut world = world();
+    world.step(|conn, _, cx| conn.close_write(cx));
+    world.turn();
+    world.pass(299 * SECOND);
+    world.readable([Answer::Bytes(1)]);
+    world.pass(299 * SECOND);
+    assert!(!world.conn.is_dead());
+    world.pass(SECOND);
+    assert_eq!(world.reason(), CloseReason::TimedOut(Timeout::Idle));
+}
+
+// B3
+#[test]
+fn a_dip_below_the_soft_limit_resets_its_clock() {
+    let mut world = world();
+    world.config.soft_limit = Some(crate::SoftLimit { bytes: 100, duration: 2 * SECOND });
+    let _ = world.send(150);
+    world.turn();
+    world.pass(SECOND);
+    world.writable([Answer::Bytes(60)]);
+    let _ = world.send(60);
+    world.pass(SECOND);
+    assert!(!world.conn.is_dead());
+    world.pass(SECOND);
+    assert_eq!(world.reason(), CloseReason::SlowConsumer);
+}
+
+#[test]
+fn a_connection_under_way_queues_and_fails_with_an_account() {
+    let mut world = world();
+    world.conn = Connection::new(State::Connecting, Via::Connect, None, world.now);
+    let _ = world.send(30_000);
+    world.turn();
+    assert_eq!((world.socket.calls, world.conn.queued()), (0, 30_000));
+    world.step(|conn, socket, cx| conn.fail(&error(libc::ECONNREFUSED), socket, cx));
+    let report = world.report();
+    assert_eq!((report.reason, report.errno), (CloseReason::ConnectFailed, Some(libc::ECONNREFUSED)));
+    assert_eq!((report.unsent, report.unacked), (30_000, Some(0)));
+}
+
+#[test]
+fn a_connection_takes_only_so_long_to_be_established() {
+    let mut world = world();
+    world.conn = Connection::new(State::Connecting, Via::Connect, None, world.now);
+    world.pass(9 * SECOND);
+    assert!(!world.conn.is_dead());
+    world.pass(SECOND);
+    assert_eq!(world.reason(), CloseReason::TimedOut(Timeout::Connect));
+}
+
+#[test]
+fn a_close_while_connecting_still_delivers_what_is_queued() {
+    let mut sent = world();
+    sent.conn = Connection::new(State::Connecting, Via::Connect, None, sent.now);
+    let _ = sent.send(10);
+    sent.close();
+    assert_eq!(sent.conn.check_sendable(), Err(SendError::Closed));
+    let told = sent.step(|conn, socket, cx| conn.opened(socket, None, cx));
+    assert!(!told, "the handler closed it and hears of nothing but the end");
+    sent.writable([Answer::Bytes(10)]);
+    sent.readable([Answer::Eof]);
+    assert_eq!((sent.reason(), sent.report().handed), (CloseReason::Finished, 10));
+
+    let mut nothing = world();
+    nothing.conn = Connection::new(State::Connecting, Via::Connect, None, nothing.now);
+    nothing.close();
+    assert_eq!(nothing.reason(), CloseReason::Aborted);
+}
+
+#[test]
+fn an_abort_is_a_reset_with_an_account_and_a_panic_is_told_as_such() {
+    for (reason, first_error) in
+        [(CloseReason::Aborted, None), (CloseReason::HandlerPanic, Some(libc::EPIPE))]
+    {
+        let mut world = world();
+        let _ = world.send(10);
+        world.conn.errno = first_error.unwrap_or(0);
+        world.step(|conn, socket, cx| conn.die(reason, socket, cx));
+        assert_eq!((world.reason(), world.report().unsent), (reason, 10));
+        assert_eq!((world.report().errno, world.socket.reset), (first_error, true));
+    }
+}
+
+#[test]
+fn an_error_that_came_first_stays_the_reason() {
+    let mut world = world();
+    let _ = world.send(10);
+    world.writable([Answer::Error(libc::EPIPE)]);
+    world.step(|conn, socket, cx| conn.die(CloseReason::Aborted, socket, cx));
+    assert_eq!(world.reason(), CloseReason::BrokenPipe);
+}

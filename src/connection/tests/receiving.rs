@@ -1,0 +1,118 @@
+//! What is read: nothing that came before an error is lost, no end is called clean that is not.
+
+use super::*;
+
+// R3 and fact 1: the write is told first, the read hears of an end only.
+#[test]
+fn what_was_sent_before_a_reset_is_delivered_though_the_write_met_it_first() {
+    let mut world = world();
+    let _ = world.send(100);
+    world.socket.reads.extend([Answer::Bytes(900), Answer::Bytes(1000), Answer::Bytes(5), Answer::Eof]);
+    world.writable([Answer::Error(libc::ECONNRESET)]);
+    assert_eq!(world.conn.check_sendable(), Err(SendError::Closed));
+    world.turn();
+    let report = world.report();
+    assert_eq!((report.reason, report.errno), (CloseReason::Reset, Some(libc::ECONNRESET)));
+    assert_eq!((world.shown, world.eofs, report.received), (1905, 0, 1905));
+    assert_eq!((report.saw_fin, report.unsent), (false, 100));
+}
+
+// B6
+#[test]
+fn input_before_a_reset_waits_for_a_paused_handler() {
+    let mut world = world();
+    world.conn.pause_reading();
+    world.socket.reads.extend([Answer::Bytes(1000), Answer::Error(libc::ECONNRESET)]);
+    world.hint(Hints { readable: true, writable: true, error: true, more: true });
+    world.turn();
+    assert_eq!((world.shown, world.conn.state()), (0, State::Open));
+    let _ = world.send(10);
+    world.writable([Answer::Error(libc::EPIPE)]);
+    assert!(!world.conn.is_dead());
+    world.conn.resume_reading();
+    world.turn();
+    assert_eq!((world.shown, world.reason()), (1000, CloseReason::Reset));
+}
+
+// R5, fact 3
+#[test]
+fn a_reset_after_the_peers_end_is_asked_for() {
+    let mut world = world();
+    world.socket.reads.extend([Answer::Eof]);
+    world.hint(Hints { readable: true, ..Hints::default() });
+    let mut scratch = [0; 10];
+    assert_eq!(world.step(|conn, socket, cx| conn.receive(socket, &mut scratch, cx)), Received::Eof);
+    assert_eq!(world.conn.state(), State::HalfClosedRemote);
+    world.socket.pending_error = Some(libc::EPIPE);
+    world.hint(Hints { readable: true, writable: true, error: true, more: true });
+    assert!(world.conn.has_work(&world.config));
+    world.turn();
+    let report = world.report();
+    assert_eq!((report.reason, report.errno), (CloseReason::ResetAfterFin, Some(libc::EPIPE)));
+    assert!(report.saw_fin);
+}
+
+#[test]
+fn an_end_of_stream_with_an_error_behind_it_is_not_clean() {
+    let mut world = world();
+    let _ = world.send(5);
+    world.writable([Answer::Bytes(5)]);
+    world.socket.unacknowledged = Some(5);
+    world.socket.pending_error = Some(libc::EPIPE);
+    world.hint(Hints { error: true, ..Hints::default() });
+    world.readable([Answer::Eof]);
+    assert_eq!((world.reason(), world.eofs), (CloseReason::BrokenPipe, 0));
+    assert_eq!(world.report().unacked, Some(5));
+}
+
+// R12: what a Unix-domain socket keeps for the read says more.
+#[test]
+fn a_reset_that_the_read_tells_outranks_the_broken_pipe_of_the_write() {
+    let mut world = world();
+    let _ = world.send(5);
+    world.socket.reads.extend([Answer::Bytes(3), Answer::Error(libc::ECONNRESET)]);
+    world.writable([Answer::Error(libc::EPIPE)]);
+    world.turn();
+    assert_eq!((world.reason(), world.shown), (CloseReason::Reset, 3));
+}
+
+#[test]
+fn who_is_not_written_to_is_not_read_from_except_once_after_each_drain() {
+    let mut world = world();
+    world.config.high_water = 100;
+    world.config.low_water = 20;
+    let _ = world.send(100);
+    world.readable(vec![Answer::Bytes(1000); 9]);
+    assert_eq!(world.shown, 0);
+    for round in 1..=3 {
+        world.writable([Answer::Bytes(100)]);
+        assert_eq!(world.drains, round);
+        // The handler fills the queue again at once: the peer is heard all the same.
+        let _ = world.send(100);
+        world.turn();
+        assert_eq!(world.shown, 1000 * round);
+    }
+}
+
+#[test]
+fn unused_input_beyond_its_limit_ends_the_connection_unless_the_handler_waits() {
+    let keep = |world: &mut World, len: usize| {
+        let mut input = ReadBuffer::default();
+        input.append(&vec![0; len]);
+        world.step(|conn, socket, cx| conn.keep_input(input, socket, cx));
+    };
+    let mut full = world();
+    full.config.max_read_buffer = 10;
+    keep(&mut full, 10);
+    assert!(!full.conn.is_dead());
+    keep(&mut full, 11);
+    assert_eq!(full.reason(), CloseReason::InputOverflow);
+
+    let mut paused = world();
+    paused.config.max_read_buffer = 10;
+    paused.conn.pause_reading();
+    keep(&mut paused, 11);
+    assert!(paused.conn.take_shown_again().is_none());
+    paused.conn.resume_reading();
+    assert_eq!(paused.conn.take_shown_again().map(|input| input.len()), Some(11));
+}
