@@ -207,6 +207,9 @@ impl Net {
     }
 
     /// A listener's file descriptor, to be handed over to another process.
+    ///
+    /// Once the other process accepts from it, call [`close_listener`](Self::close_listener) here
+    /// before [`shutdown`](Self::shutdown): a shutdown takes in the clients that still wait, which the other could serve.
     pub fn listener_fd(&self, listener: ListenerId) -> Option<BorrowedFd<'_>> {
         Some(self.listeners.get(listener)?.acceptor.as_fd())
     }
@@ -378,7 +381,7 @@ impl Net {
         &self.config
     }
 
-    /// Shuts the reactor down: clients that wait in the backlog are taken in, the listeners close,
+    /// Shuts the reactor down, the last thing that is done with it: clients that wait in the backlog are taken in, the listeners close,
     /// every connection is closed as by [`close`](Self::close), and what is not done after
     /// `deadline` is cut off as [`Shutdown`](CloseReason::Shutdown). Then
     /// [`run`](crate::Reactor::run) returns. A second call can only bring the deadline forward.
