@@ -23,7 +23,7 @@ use crate::id::ListenerId;
 use crate::read_buffer::ReadBuffer;
 use crate::stats::Stats;
 use crate::timers::Time;
-use crate::transport::Transport;
+use crate::transport::{Hints, Transport};
 use crate::write_buffer::{BufferPool, WriteBuffer};
 
 pub(crate) use receiving::Received;
@@ -65,18 +65,6 @@ pub(crate) struct Context<'a> {
     pub(crate) config: &'a Config,
     pub(crate) pool: &'a mut BufferPool,
     pub(crate) stats: &'a mut Stats,
-}
-
-/// What the kernel says of a socket, to be taken as a hint.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Hints {
-    pub(crate) readable: bool,
-    pub(crate) writable: bool,
-    /// An error is pending, or was.
-    pub(crate) error: bool,
-    /// The end of the peer's stream, or urgent data, stands behind what can be read: a short
-    /// read proves nothing.
-    pub(crate) more: bool,
 }
 
 /// In which of the reactor's lists a connection stands.
@@ -137,6 +125,9 @@ pub(crate) struct Connection {
     handed: u64,
     unsent: u64,
     reason: Option<CloseReason>,
+    /// What called for the end, before an earlier error was found to be the reason.
+    #[cfg(feature = "sim")]
+    pub(crate) occasion: Option<CloseReason>,
     unacked: Option<u64>,
 
     /// When it was accepted or asked for.
@@ -190,6 +181,8 @@ impl Connection {
             handed: 0,
             unsent: 0,
             reason: None,
+            #[cfg(feature = "sim")]
+            occasion: None,
             unacked: None,
             since: now,
             activity: now,

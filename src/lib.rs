@@ -92,8 +92,13 @@ mod net;
 mod reactor;
 mod read_buffer;
 mod send;
+#[cfg(feature = "sim")]
+pub mod sim;
+#[cfg(feature = "sim")]
+mod simnet;
 mod socket;
 mod stats;
+mod system;
 mod table;
 mod timers;
 mod transport;

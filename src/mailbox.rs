@@ -87,7 +87,7 @@ impl<T> Mailbox<T> {
     pub(crate) fn new(
         max_commands: usize,
         max_bytes: usize,
-        wake: impl Fn() -> io::Result<()> + Send + Sync + 'static,
+        wake: Box<dyn Fn() -> io::Result<()> + Send + Sync>,
     ) -> Self {
         Self {
             inner: Mutex::new(Inner {
@@ -98,7 +98,7 @@ impl<T> Mailbox<T> {
                 wake_asked: false,
                 stopped: false,
             }),
-            wake: Box::new(wake),
+            wake,
             max_commands,
             max_bytes,
         }
@@ -242,7 +242,7 @@ mod tests {
             count.fetch_add(1, Ordering::Relaxed);
             Ok(())
         };
-        (Mailbox::new(max_commands, max_bytes, wake), wakes)
+        (Mailbox::new(max_commands, max_bytes, Box::new(wake)), wakes)
     }
 
     fn send(to: ConnId, len: usize) -> Command<()> {

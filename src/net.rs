@@ -8,12 +8,11 @@ mod outgoing;
 use std::collections::VecDeque;
 use std::fmt;
 use std::io::{self, ErrorKind};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
-use mio::Registry;
 
 use crate::addr::{Addr, IntoAddr};
 use crate::close::{CloseReason, Timeout};
@@ -24,6 +23,7 @@ use crate::listener::Listener;
 use crate::mailbox::{Command, Mailbox};
 use crate::socket::{Acceptor, Connect, Reserve, Stream};
 use crate::stats::Stats;
+use crate::system::System;
 use crate::table::Table;
 use crate::timers::{Time, Timers};
 use crate::write_buffer::BufferPool;
@@ -66,9 +66,8 @@ pub(crate) enum Stopping {
 /// A handler gets it with every callback; [`Reactor::net`](crate::Reactor::net) hands it out
 /// before the loop. A call with the identifier of something that is gone does nothing, or says so.
 pub struct Net {
-    pub(crate) registry: Registry,
+    pub(crate) system: System,
     pub(crate) config: Config,
-    started: Instant,
     pub(crate) now: Time,
 
     pub(crate) conns: Table<ConnId, Entry>,
@@ -117,15 +116,14 @@ impl fmt::Debug for Net {
 }
 
 impl Net {
-    pub(crate) fn new(config: Config, registry: Registry, mailbox: Mailbox<Task>) -> io::Result<Self> {
+    pub(crate) fn new(config: Config, system: System, mailbox: Mailbox<Task>) -> io::Result<Self> {
         let reserve = match config.shed_when_exhausted {
-            true => Some(Reserve::new()?),
+            true => Some(system.reserve()?),
             false => None,
         };
         Ok(Self {
-            registry,
+            system,
             config,
-            started: Instant::now(),
             now: Time::default(),
             conns: Table::new(),
             listeners: Table::new(),
@@ -150,7 +148,7 @@ impl Net {
     }
 
     pub(crate) fn clock(&self) -> Time {
-        Time::from_duration(self.started.elapsed())
+        self.system.clock()
     }
 
     /// Listens on `addr`: an address, or its text (`127.0.0.1:7007`, `unix:/run/x.sock`). Port 0
@@ -164,7 +162,7 @@ impl Net {
     /// Those of `socket`, `bind` and `listen`; `InvalidInput` for a text that is no address;
     /// `ConnectionAborted` during a shutdown.
     pub fn listen(&mut self, addr: impl IntoAddr) -> io::Result<ListenerId> {
-        let acceptor = Acceptor::bind(&addr.into_addr()?, &self.config)?;
+        let acceptor = self.system.bind(&addr.into_addr()?, &self.config)?;
         self.add_listener(acceptor)
     }
 
@@ -188,7 +186,7 @@ impl Net {
 
     fn add_listener(&mut self, mut acceptor: Acceptor) -> io::Result<ListenerId> {
         self.refuse_while_stopping()?;
-        let registry = &self.registry;
+        let registry = &self.system.registry;
         let mut result = Ok(());
         let id = self.listeners.insert_with(|id: ListenerId| {
             result = acceptor.register(registry, id.token());
@@ -211,14 +209,14 @@ impl Net {
     /// Once the other process accepts from it, call [`close_listener`](Self::close_listener) here
     /// before [`shutdown`](Self::shutdown): a shutdown takes in the clients that still wait, which the other could serve.
     pub fn listener_fd(&self, listener: ListenerId) -> Option<BorrowedFd<'_>> {
-        Some(self.listeners.get(listener)?.acceptor.as_fd())
+        self.listeners.get(listener)?.acceptor.fd()
     }
 
     /// Stops listening. Clients that still wait in the backlog are reset by the kernel, unless
     /// another process shares the socket; [`shutdown`](Self::shutdown) takes them in first.
     pub fn close_listener(&mut self, listener: ListenerId) {
         if let Some(mut listener) = self.listeners.remove(listener) {
-            listener.acceptor.deregister(&self.registry);
+            listener.acceptor.deregister(&self.system.registry);
         }
     }
 
@@ -238,7 +236,7 @@ impl Net {
         let conn = Connection::new(State::Connecting, Via::Connect, Some(addr.clone()), self.now);
         let id = self.add(conn, Stream::None);
         self.stats.connects += 1;
-        let connect = Stream::connect(&addr, &self.config);
+        let connect = self.system.connect(&addr, &self.config);
         self.connecting(id, connect);
         self.settle(id);
         Ok(id)
@@ -250,7 +248,7 @@ impl Net {
         let result = match connect {
             Ok(Connect::Started(stream)) => {
                 entry.stream = stream;
-                entry.stream.register(&self.registry, id.token())
+                entry.stream.register(&self.system.registry, id.token())
             }
             Ok(Connect::TryAgain(stream)) => {
                 entry.stream = stream;
@@ -465,7 +463,7 @@ impl Net {
             return;
         }
         if let Some(entry) = self.conns.get_mut(id) {
-            if !std::mem::replace(&mut entry.conn.listed.dirty, true) {
+            if !entry.conn.is_dead() && !std::mem::replace(&mut entry.conn.listed.dirty, true) {
                 self.dirty.push_back(id);
             }
         }
@@ -498,7 +496,7 @@ impl Net {
     /// Frees a connection's socket and slot.
     pub(crate) fn remove(&mut self, id: ConnId) {
         let Some(mut entry) = self.conns.remove(id) else { return };
-        entry.stream.deregister(&self.registry);
+        entry.stream.deregister(&self.system.registry);
         if entry.conn.armed != Time::NEVER {
             self.timers.forget_one();
             self.sweep_timers();

@@ -4,20 +4,18 @@ mod phases;
 
 use std::any::Any;
 use std::fmt;
-use std::io::{self, ErrorKind};
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::panic::{catch_unwind, resume_unwind, AssertUnwindSafe};
 use std::time::Duration;
 
-use mio::{Events, Poll, Token, Waker};
-
 use crate::close::CloseReason;
 use crate::config::Config;
-use crate::connection::Hints;
 use crate::handler::Handler;
-use crate::id::{Source, WAKER_TOKEN};
+use crate::id::Source;
 use crate::mailbox::Mailbox;
 use crate::net::Net;
+use crate::system::{self, Poller, System, Wake};
 
 /// What a turn leaves behind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,8 +33,7 @@ pub enum Turn {
 /// [`next_timeout`](Self::next_timeout) at most, and call [`turn`](Self::turn) with a timeout of
 /// zero.
 pub struct Reactor {
-    poll: Poll,
-    events: Events,
+    poller: Poller,
     /// The buffer all reads go through.
     scratch: Vec<u8>,
     /// The waker's event came: the mailbox is to be looked into.
@@ -53,16 +50,21 @@ impl Reactor {
     /// making the poll (no file descriptors left, for one).
     pub fn new(config: Config) -> io::Result<Self> {
         config.validate()?;
-        let poll = Poll::new()?;
-        let waker = Waker::new(poll.registry(), Token(WAKER_TOKEN))?;
-        let mailbox = Mailbox::new(config.max_commands, config.max_command_bytes, move || waker.wake());
-        Ok(Self {
-            events: Events::with_capacity(config.events_per_turn),
-            scratch: vec![0; config.read_size],
-            woken: false,
-            net: Net::new(config, poll.registry().try_clone()?, mailbox)?,
-            poll,
-        })
+        let parts = system::operating_system(&config)?;
+        Self::of(config, parts)
+    }
+
+    fn of(config: Config, (system, poller, wake): (System, Poller, Wake)) -> io::Result<Self> {
+        let mailbox = Mailbox::new(config.max_commands, config.max_command_bytes, wake);
+        let scratch = vec![0; config.read_size];
+        Ok(Self { poller, scratch, woken: false, net: Net::new(config, system, mailbox)? })
+    }
+
+    /// A reactor on a simulated kernel.
+    #[cfg(feature = "sim")]
+    pub(crate) fn simulated(config: Config, kernel: crate::simnet::Kernel) -> io::Result<Self> {
+        config.validate()?;
+        Self::of(config, system::simulated(kernel)?)
     }
 
     /// What a handler gets with every callback, to set things up before the loop or between turns.
@@ -136,10 +138,7 @@ impl Reactor {
             (Some(asked), Some(due)) => Some(asked.min(due)),
             (asked, due) => asked.or(due),
         };
-        match self.poll.poll(&mut self.events, timeout) {
-            Err(error) if error.kind() == ErrorKind::Interrupted => self.events.clear(),
-            result => result?,
-        }
+        self.poller.poll(&self.net.config, timeout)?;
         self.net.now = self.net.clock();
         self.net.stats.turns += 1;
         self.take_events();
@@ -159,8 +158,8 @@ impl Reactor {
     /// here, so that whatever a handler does or fails to do, no event is lost.
     fn take_events(&mut self) {
         let net = &mut self.net;
-        for event in &self.events {
-            match Source::from_token(event.token().0) {
+        for (token, hints) in self.poller.events() {
+            match Source::from_token(token) {
                 Some(Source::Waker) => self.woken = true,
                 Some(Source::Listener { slot, generation }) => match net.listeners.find(slot, generation) {
                     Some((_, listener)) => listener.on_readable(),
@@ -171,12 +170,7 @@ impl Reactor {
                         net.stats.stale_events += 1;
                         continue;
                     };
-                    entry.conn.on_readiness(Hints {
-                        readable: event.is_readable() || event.is_read_closed(),
-                        writable: event.is_writable() || event.is_write_closed(),
-                        error: event.is_error(),
-                        more: event.is_read_closed() || event.is_priority(),
-                    });
+                    entry.conn.on_readiness(hints);
                     if !std::mem::replace(&mut entry.conn.listed.ready, true) {
                         net.ready.push_back(id);
                     }
@@ -232,13 +226,13 @@ impl Drop for Reactor {
 
 impl AsFd for Reactor {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.poll.registry().as_fd()
+        self.poller.as_fd()
     }
 }
 
 impl AsRawFd for Reactor {
     fn as_raw_fd(&self) -> RawFd {
-        self.poll.as_raw_fd()
+        self.poller.as_raw_fd()
     }
 }
 

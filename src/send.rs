@@ -60,11 +60,15 @@ pub(crate) enum Data<'a> {
 }
 
 impl Data<'_> {
-    pub(crate) fn len(&self) -> usize {
+    pub(crate) fn as_slice(&self) -> &[u8] {
         match self {
-            Self::Slice(slice) => slice.len(),
-            Self::Shared(bytes) => bytes.len(),
+            Self::Slice(slice) => slice,
+            Self::Shared(bytes) => bytes,
         }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.as_slice().len()
     }
 
     pub(crate) fn is_empty(&self) -> bool {

@@ -14,6 +14,8 @@ use socket2::{Domain, SockAddr, SockRef, Socket, TcpKeepalive, Type};
 
 use crate::addr::Addr;
 use crate::config::Config;
+#[cfg(feature = "sim")]
+use crate::simnet::{SimDescriptor, SimListener, SimStream};
 use crate::transport::Transport;
 
 /// Every send carries it: without it a write to a broken connection kills a host process that
@@ -43,6 +45,8 @@ pub(crate) enum Stream {
     Dialing(Box<Dialing>),
     /// No socket: it could not be made, or is closed.
     None,
+    #[cfg(feature = "sim")]
+    Sim(Box<SimStream>),
 }
 
 #[derive(Debug)]
@@ -127,11 +131,17 @@ impl Stream {
                 Err(error) if error.raw_os_error() == Some(libc::ENOTCONN) => Ok(None),
                 Err(error) => Err(error),
             },
+            #[cfg(feature = "sim")]
+            Self::Sim(stream) => Ok(stream.connected().map(Addr::Tcp)),
             Self::Dialing(_) | Self::None => Ok(None),
         }
     }
 
     pub(crate) fn register(&mut self, registry: &Registry, token: usize) -> io::Result<()> {
+        #[cfg(feature = "sim")]
+        if let Self::Sim(stream) = self {
+            stream.register(token);
+        }
         match self.source() {
             Some(source) => registry.register(source, Token(token), stream_interest()),
             None => Ok(()),
@@ -153,6 +163,8 @@ impl Stream {
             Self::Tcp(stream) => Some(stream),
             Self::Unix(stream) => Some(stream),
             Self::Dialing(_) | Self::None => None,
+            #[cfg(feature = "sim")]
+            Self::Sim(_) => None,
         }
     }
 
@@ -161,6 +173,8 @@ impl Stream {
             Self::Tcp(stream) => Some(SockRef::from(stream)),
             Self::Unix(stream) => Some(SockRef::from(stream)),
             Self::Dialing(_) | Self::None => None,
+            #[cfg(feature = "sim")]
+            Self::Sim(_) => None,
         }
     }
 }
@@ -174,6 +188,8 @@ impl Transport for Stream {
         match self {
             Self::Tcp(stream) => stream.read(buf),
             Self::Unix(stream) => stream.read(buf),
+            #[cfg(feature = "sim")]
+            Self::Sim(stream) => stream.read(buf),
             Self::Dialing(_) | Self::None => not_connected(),
         }
     }
@@ -183,11 +199,17 @@ impl Transport for Stream {
         match self {
             Self::Tcp(stream) => stream.try_io(|| send(SockRef::from(&*stream))),
             Self::Unix(stream) => stream.try_io(|| send(SockRef::from(&*stream))),
+            #[cfg(feature = "sim")]
+            Self::Sim(stream) => stream.write(slices),
             Self::Dialing(_) | Self::None => not_connected(),
         }
     }
 
     fn shutdown_write(&mut self) -> io::Result<()> {
+        #[cfg(feature = "sim")]
+        if let Self::Sim(stream) = self {
+            return stream.shutdown_write();
+        }
         match self.socket() {
             Some(socket) => socket.shutdown(std::net::Shutdown::Write),
             None => not_connected(),
@@ -195,6 +217,10 @@ impl Transport for Stream {
     }
 
     fn take_error(&mut self) -> io::Result<Option<io::Error>> {
+        #[cfg(feature = "sim")]
+        if let Self::Sim(stream) = self {
+            return stream.take_error();
+        }
         self.socket().map_or(Ok(None), |socket| socket.take_error())
     }
 
@@ -202,6 +228,8 @@ impl Transport for Stream {
     fn unacknowledged(&self) -> Option<u64> {
         match self {
             Self::Tcp(stream) => send_queue(stream.as_fd()),
+            #[cfg(feature = "sim")]
+            Self::Sim(stream) => stream.unacknowledged(),
             _ => None,
         }
     }
@@ -215,11 +243,19 @@ impl Transport for Stream {
     /// what comes later brings an event. A Unix-domain socket also stops at a message that
     /// carries file descriptors; elsewhere nothing is promised.
     fn short_read_empties(&self) -> bool {
+        #[cfg(feature = "sim")]
+        if let Self::Sim(stream) = self {
+            return stream.short_read_empties();
+        }
         cfg!(target_os = "linux") && matches!(self, Self::Tcp(_))
     }
 
     /// `SO_LINGER` with a time of zero: close sends a reset. Any other time would block the loop.
     fn reset_on_close(&mut self) {
+        #[cfg(feature = "sim")]
+        if let Self::Sim(stream) = self {
+            return stream.reset_on_close();
+        }
         if let Some(socket) = self.socket() {
             if let Err(error) = socket.set_linger(Some(Duration::ZERO)) {
                 log::debug!("SO_LINGER: {error}");
@@ -279,6 +315,8 @@ pub(crate) enum Acceptor {
     Tcp(TcpListener),
     /// With the path it bound, which goes when it goes.
     Unix(UnixListener, #[allow(dead_code)] Option<OwnedPath>),
+    #[cfg(feature = "sim")]
+    Sim(SimListener),
 }
 
 /// What can be accepted from: a listening socket, or a script in a test.
@@ -336,10 +374,22 @@ impl Acceptor {
         })
     }
 
+    /// The file descriptor, where there is one.
+    pub(crate) fn fd(&self) -> Option<BorrowedFd<'_>> {
+        match self {
+            Self::Tcp(listener) => Some(listener.as_fd()),
+            Self::Unix(listener, _) => Some(listener.as_fd()),
+            #[cfg(feature = "sim")]
+            Self::Sim(_) => None,
+        }
+    }
+
     pub(crate) fn local_addr(&self) -> io::Result<Addr> {
         match self {
             Self::Tcp(listener) => listener.local_addr().map(Addr::Tcp),
             Self::Unix(listener, _) => listener.local_addr().map(|addr| unix_addr(addr.as_pathname())),
+            #[cfg(feature = "sim")]
+            Self::Sim(listener) => listener.local_addr().map(Addr::Tcp),
         }
     }
 
@@ -348,6 +398,11 @@ impl Acceptor {
         match self {
             Self::Tcp(listener) => registry.register(listener, token, Interest::READABLE),
             Self::Unix(listener, _) => registry.register(listener, token, Interest::READABLE),
+            #[cfg(feature = "sim")]
+            Self::Sim(listener) => {
+                listener.register(token.0);
+                Ok(())
+            }
         }
     }
 
@@ -355,6 +410,8 @@ impl Acceptor {
         let result = match self {
             Self::Tcp(listener) => registry.deregister(listener),
             Self::Unix(listener, _) => registry.deregister(listener),
+            #[cfg(feature = "sim")]
+            Self::Sim(_) => Ok(()),
         };
         if let Err(error) = result {
             log::debug!("deregister: {error}");
@@ -385,15 +442,11 @@ impl Accept for Acceptor {
                 let (stream, peer) = listener.accept()?;
                 Ok((Stream::Unix(stream), peer.as_pathname().map(|path| unix_addr(Some(path)))))
             }
-        }
-    }
-}
-
-impl AsFd for Acceptor {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        match self {
-            Self::Tcp(listener) => listener.as_fd(),
-            Self::Unix(listener, _) => listener.as_fd(),
+            #[cfg(feature = "sim")]
+            Self::Sim(listener) => {
+                let (stream, peer) = listener.accept()?;
+                Ok((Stream::Sim(Box::new(stream)), Some(Addr::Tcp(peer))))
+            }
         }
     }
 }
@@ -438,38 +491,47 @@ impl Drop for OwnedPath {
     }
 }
 
+/// A file descriptor that is held for its own sake.
+#[derive(Debug)]
+pub(crate) enum Held {
+    File(#[allow(dead_code)] File),
+    #[cfg(feature = "sim")]
+    Sim(#[allow(dead_code)] SimDescriptor),
+}
+
 /// A file descriptor held back, so that there is one left to turn clients away with when there
 /// are no others.
-#[derive(Debug)]
-pub(crate) struct Reserve(Option<File>);
+pub(crate) struct Reserve {
+    held: Option<Held>,
+    take: Box<dyn Fn() -> io::Result<Held> + Send>,
+}
 
 impl Reserve {
-    pub(crate) fn new() -> io::Result<Self> {
-        File::open("/dev/null").map(|file| Self(Some(file)))
+    pub(crate) fn new(take: Box<dyn Fn() -> io::Result<Held> + Send>) -> io::Result<Self> {
+        Ok(Self { held: Some(take()?), take })
     }
 
     /// Accepts one waiting client with the reserved descriptor and resets it. False when there
     /// was none to be shed, or the reserve is gone.
     pub(crate) fn shed_one(&mut self, acceptor: &mut impl Accept) -> bool {
-        if self.0.take().is_none() {
+        if self.held.take().is_none() {
             self.refill();
             return false;
         }
-        let accepted = acceptor.accept();
-        if let Ok((stream, _)) = &accepted {
-            if let Some(socket) = stream.socket() {
+        let shed = match acceptor.accept() {
+            Ok((mut stream, _)) => {
                 // Reset rather than closed: what it sent will not be read.
-                let _ = socket.set_linger(Some(Duration::ZERO));
+                stream.reset_on_close();
+                true
             }
-        }
-        let shed = accepted.is_ok();
-        drop(accepted);
+            Err(_) => false,
+        };
         self.refill();
         shed
     }
 
     fn refill(&mut self) {
-        self.0 = File::open("/dev/null").ok();
+        self.held = (self.take)().ok();
     }
 }
 

@@ -6,6 +6,18 @@
 
 use std::io::{self, IoSlice};
 
+/// What the kernel says of a socket, to be taken as a hint.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Hints {
+    pub(crate) readable: bool,
+    pub(crate) writable: bool,
+    /// An error is pending, or was.
+    pub(crate) error: bool,
+    /// The end of the peer's stream, or urgent data, stands behind what can be read: a short
+    /// read proves nothing.
+    pub(crate) more: bool,
+}
+
 /// A non-blocking byte stream with a write half that can be ended alone.
 pub(crate) trait Transport {
     /// Reads what is there. `Ok(0)` is the end of the stream: `buf` is never empty.

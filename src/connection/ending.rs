@@ -237,6 +237,10 @@ impl Connection {
         if self.is_dead() {
             return;
         }
+        #[cfg(feature = "sim")]
+        {
+            self.occasion = Some(reason);
+        }
         let connecting = self.state == State::Connecting;
         self.drop_queue(cx);
         self.congested = false;

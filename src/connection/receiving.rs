@@ -24,7 +24,12 @@ pub(crate) enum Received {
 impl Connection {
     /// Whether a read is wanted and may bring something.
     pub(crate) fn may_read(&self, config: &Config) -> bool {
-        if !self.readable || self.saw_fin {
+        self.readable && self.wants_input(config)
+    }
+
+    /// Whether a read is wanted, whatever the kernel last said.
+    pub(crate) fn wants_input(&self, config: &Config) -> bool {
+        if self.saw_fin {
             return false;
         }
         match self.state {

@@ -52,6 +52,10 @@ impl Net {
 
     fn send_data(&mut self, id: ConnId, data: Data<'_>) -> Result<Sent, SendError> {
         self.try_reserve(id, data.len())?;
+        #[cfg(feature = "sim")]
+        if let Some(Entry { stream: crate::socket::Stream::Sim(stream), .. }) = self.conns.get(id) {
+            stream.promise(data.as_slice());
+        }
         let sent = self.touch(id, |conn, stream, cx| conn.push(data, stream, cx));
         self.mark_dirty(id);
         sent.ok_or(SendError::Closed)

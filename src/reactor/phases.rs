@@ -318,7 +318,7 @@ fn admit<H: Handler + ?Sized>(
         return net.kill(id, CloseReason::Refused);
     }
     let id = net.add(conn, Stream::None);
-    let registered = stream.register(&net.registry, id.token());
+    let registered = stream.register(&net.system.registry, id.token());
     if let Some(entry) = net.conns.get_mut(id) {
         entry.stream = stream;
     }

@@ -1,0 +1,314 @@
+//! The system calls of the engine under test: each takes a little time, in which the network goes
+//! on, and each may meet a fault.
+
+use std::io::{self, IoSlice};
+use std::net::SocketAddr;
+
+use super::socket::{Bits, Phase, Side, SockId};
+use super::world::{Knock, ListenerState, Ready, World, MICRO, MILLI};
+use crate::config::Config;
+
+fn error<T>(errno: i32) -> io::Result<T> {
+    Err(io::Error::from_raw_os_error(errno))
+}
+
+fn timeouts(config: &Config) -> (Option<u64>, Option<u64>) {
+    let nanos = |time: std::time::Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX / 4);
+    let keepalive = config.keepalive.map(|k| nanos(k.idle) + nanos(k.interval) * u64::from(k.count));
+    (keepalive, config.effective_user_timeout().map(nanos))
+}
+
+impl World {
+    /// A call costs from 1 to 5 µs, and the world does not stand still.
+    fn call(&mut self) {
+        self.work.calls += 1;
+        self.now += self.dice.between(1, 5) as u64 * MICRO;
+        self.settle();
+    }
+
+    /// A fault that the call meets before it does anything.
+    fn struck(&mut self, id: SockId) -> Option<i32> {
+        let faults = self.faults.clone();
+        if self.dice.chance(faults.interrupt) {
+            return Some(libc::EINTR);
+        }
+        if self.dice.chance(faults.reset) {
+            self.cut(id);
+        }
+        // A socket that was reset never says that there may be more to come.
+        let alive = self.socks.get(&id).is_some_and(|sock| sock.phase != Phase::Closed);
+        if alive && self.dice.chance(faults.would_block) {
+            // Whoever was told "nothing" wrongly is told otherwise later.
+            let at = self.now + self.dice.between(1, 3000) as u64 * MICRO;
+            self.schedule_event(Ready::Sock(id), at);
+            return Some(libc::EAGAIN);
+        }
+        None
+    }
+
+    pub(crate) fn sys_read(&mut self, id: SockId, buf: &mut [u8]) -> io::Result<usize> {
+        self.call();
+        if let Some(errno) = self.struck(id) {
+            return error(errno);
+        }
+        let most = match self.dice.chance(self.faults.short_read) {
+            true => self.dice.between(1, buf.len().min(64)),
+            false => buf.len(),
+        };
+        let Some(sock) = self.socks.get_mut(&id) else { return error(libc::EBADF) };
+        let result = sock.read(buf.get_mut(..most).unwrap_or_default());
+        if let Ok(count) = result {
+            self.work.bytes.entry(id).or_default().0 += count;
+            self.after_read(id);
+        }
+        self.note(|world| format!("{}: read {}", world.name(id), show(result)));
+        result.or_else(error)
+    }
+
+    pub(crate) fn sys_write(&mut self, id: SockId, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        self.call();
+        if let Some(errno) = self.struck(id) {
+            return error(errno);
+        }
+        let offered: usize = slices.iter().map(|slice| slice.len()).sum();
+        let most = match self.dice.chance(self.faults.short_write) {
+            true => self.dice.between(1, offered.clamp(1, 300)),
+            false => usize::MAX,
+        };
+        let Some(sock) = self.socks.get_mut(&id) else { return error(libc::EBADF) };
+        let before = sock.written as usize;
+        let bytes = slices.iter().flat_map(|slice| slice.iter());
+        let result = sock.write(bytes, offered, most);
+        if let Ok(taken) = result {
+            let right = sock.promised.get(before..before + taken);
+            let fresh = sock.output.len() - taken;
+            if !right.is_some_and(|right| right.iter().eq(sock.output.range(fresh..))) {
+                let name = self.name(id);
+                self.accuse(|| format!("{name}: the {taken} bytes written at offset {before} are not the ones that were sent"));
+            }
+            self.work.bytes.entry(id).or_default().1 += taken;
+            self.pump(id);
+            self.start_watch(id);
+        }
+        self.note(|world| format!("{}: write of {offered} {}", world.name(id), show(result)));
+        result.or_else(error)
+    }
+
+    pub(crate) fn sys_shutdown(&mut self, id: SockId) -> io::Result<()> {
+        self.call();
+        let Some(sock) = self.socks.get_mut(&id) else { return error(libc::EBADF) };
+        if sock.phase != Phase::Open {
+            return error(libc::ENOTCONN);
+        }
+        sock.shut = true;
+        self.note(|world| format!("{}: ends its stream", world.name(id)));
+        self.pump(id);
+        // As Linux does, for nothing.
+        self.list(Ready::Sock(id));
+        Ok(())
+    }
+
+    pub(crate) fn sys_take_error(&mut self, id: SockId) -> io::Result<Option<io::Error>> {
+        self.call();
+        let Some(sock) = self.socks.get_mut(&id) else { return error(libc::EBADF) };
+        Ok(sock.error.take().map(io::Error::from_raw_os_error))
+    }
+
+    pub(crate) fn sys_close(&mut self, id: SockId) {
+        self.call();
+        self.descriptors = self.descriptors.saturating_sub(1);
+        self.note(|world| format!("{}: close", world.name(id)));
+        if let Some(token) = self.socks.get_mut(&id).and_then(|sock| sock.token.take()) {
+            self.gone.push(token);
+        }
+        self.close(id);
+    }
+
+    /// Adds a socket to the poll: what is ready already is an event at once.
+    pub(crate) fn sys_register(&mut self, id: SockId, token: usize) {
+        self.call();
+        let Some(sock) = self.socks.get_mut(&id) else { return };
+        sock.token = Some(token);
+        if sock.level().any() {
+            self.list(Ready::Sock(id));
+        }
+    }
+
+    /// Whether another descriptor is to be had; now and then none is, for a while.
+    fn take_descriptor(&mut self) -> io::Result<()> {
+        // Not before anything is open: a server that cannot start shows nothing.
+        let serves = self.descriptors > 1 && self.descriptor_limit.is_none();
+        if serves && self.dice.chance(self.faults.exhaustion) {
+            self.descriptor_limit = Some(self.descriptors);
+            let at = self.now + self.dice.between(1, 500) as u64 * MILLI;
+            self.schedule_descriptor_limit(None, at);
+            self.note(|_| "file descriptors run out".to_owned());
+        }
+        if self.descriptor_limit.is_some_and(|limit| self.descriptors >= limit) {
+            return error(libc::EMFILE);
+        }
+        self.descriptors += 1;
+        Ok(())
+    }
+
+    pub(crate) fn sys_descriptor(&mut self) -> io::Result<()> {
+        self.call();
+        self.take_descriptor()
+    }
+
+    pub(crate) fn sys_listen(&mut self, mut addr: SocketAddr, config: &Config) -> io::Result<usize> {
+        self.call();
+        if addr.port() == 0 {
+            addr.set_port(49152 + self.listeners.len() as u16);
+        }
+        if self.listeners.values().any(|listener| listener.addr == addr) {
+            return error(libc::EADDRINUSE);
+        }
+        self.take_descriptor()?;
+        let id = self.listeners.last_key_value().map_or(0, |(id, _)| id + 1);
+        let (keepalive, user_timeout) = timeouts(config);
+        let listener = ListenerState {
+            addr,
+            backlog: config.backlog as usize,
+            queue: Default::default(),
+            token: None,
+            listed: false,
+            keepalive,
+            user_timeout,
+        };
+        self.listeners.insert(id, listener);
+        Ok(id)
+    }
+
+    pub(crate) fn sys_close_listener(&mut self, id: usize) {
+        self.call();
+        self.descriptors = self.descriptors.saturating_sub(1);
+        let Some(listener) = self.listeners.remove(&id) else { return };
+        self.note(|_| format!("listener closed, {} clients in its queue", listener.queue.len()));
+        for waiting in listener.queue {
+            self.reset_and_free(waiting);
+        }
+    }
+
+    pub(crate) fn sys_accept(&mut self, id: usize) -> io::Result<(SockId, SocketAddr)> {
+        self.call();
+        let faults = self.faults.clone();
+        if self.dice.chance(faults.interrupt) {
+            return error(libc::EINTR);
+        }
+        if self.listeners.get(&id).is_none_or(|listener| listener.queue.is_empty()) {
+            return error(libc::EAGAIN);
+        }
+        if self.dice.chance(faults.accept_error) {
+            let errors = [libc::ECONNABORTED, libc::EPROTO, libc::ENETDOWN, libc::ENOBUFS];
+            let errno = errors.get(self.dice.below(errors.len())).copied().unwrap_or(libc::EPROTO);
+            self.note(|_| format!("accept: errno {errno}"));
+            return error(errno);
+        }
+        self.take_descriptor()?;
+        let sock = self.listeners.get_mut(&id).and_then(|listener| listener.queue.pop_front());
+        let Some(sock) = sock else { return error(libc::EAGAIN) };
+        self.work.accepts += 1;
+        self.note(|world| format!("{}: accepted", world.name(sock)));
+        let other = self.socks.get(&sock).and_then(|sock| self.socks.get(&sock.other?)).map(|sock| sock.side);
+        let addr = match other {
+            Some(Side::Peer(peer)) => self.peers.get(peer).map(|peer| peer.addr),
+            _ => None,
+        };
+        // Somebody who reset in the queue left no other end: accept succeeds all the same.
+        Ok((sock, addr.unwrap_or(SocketAddr::from(([10, 9, 9, 9], 9)))))
+    }
+
+    pub(crate) fn sys_connect(&mut self, addr: SocketAddr, config: &Config) -> io::Result<SockId> {
+        self.call();
+        if self.dice.chance(self.faults.connect_error) {
+            let errno = if self.dice.chance(500) { libc::ENETUNREACH } else { libc::EADDRNOTAVAIL };
+            return error(errno);
+        }
+        self.take_descriptor()?;
+        let id = self.add_sock(Side::Engine, Phase::Connecting);
+        let (keepalive, user_timeout) = timeouts(config);
+        if let Some(sock) = self.socks.get_mut(&id) {
+            (sock.keepalive, sock.user_timeout) = (keepalive, user_timeout);
+        }
+        let at = self.now + self.latency();
+        self.schedule_knock(Knock::Engine(id, addr), at);
+        Ok(id)
+    }
+
+    /// What has become of a connect: whether it is established.
+    pub(crate) fn sys_is_connected(&mut self, id: SockId) -> bool {
+        self.call();
+        self.socks.get(&id).is_some_and(|sock| sock.phase == Phase::Open)
+    }
+
+    /// Takes events off the list, `most` at most.
+    pub(crate) fn sys_take_events(&mut self, most: usize, events: &mut Vec<(usize, Bits)>) {
+        let faults = self.faults.clone();
+        if self.dice.chance(faults.event_shuffle) && self.ready.len() > 1 {
+            for place in (1..self.ready.len()).rev() {
+                let other = self.dice.below(place + 1);
+                self.ready.swap(place, other);
+            }
+        }
+        for _ in 0..self.ready.len() {
+            if events.len() >= most {
+                break;
+            }
+            let Some(ready) = self.ready.pop_front() else { break };
+            let late = self.dice.chance(faults.event_delay);
+            if let Some(event) = self.event(ready) {
+                if late {
+                    let at = self.now + self.dice.between(1, 5000) as u64 * MICRO;
+                    self.schedule_event(ready, at);
+                } else {
+                    events.push(event);
+                }
+            }
+        }
+        if self.dice.chance(faults.event_spurious) {
+            self.spurious_event(events);
+        }
+    }
+
+    /// What the poll says of one that is on its list: epoll looks at it anew.
+    fn event(&mut self, ready: Ready) -> Option<(usize, Bits)> {
+        match ready {
+            Ready::Sock(id) => {
+                let sock = self.socks.get_mut(&id)?;
+                sock.listed = false;
+                let (token, bits) = (sock.token?, sock.level());
+                bits.any().then_some((token, bits))
+            }
+            Ready::Listener(id) => {
+                let listener = self.listeners.get_mut(&id)?;
+                listener.listed = false;
+                let waits = !listener.queue.is_empty();
+                waits.then_some((listener.token?, Bits { input: true, ..Bits::default() }))
+            }
+        }
+    }
+
+    /// An event that nothing called for: of somebody alive, or of somebody gone.
+    fn spurious_event(&mut self, events: &mut Vec<(usize, Bits)>) {
+        let all = Bits { input: true, output: true, ..Bits::default() };
+        if self.dice.chance(500) {
+            let place = self.dice.below(self.gone.len());
+            events.extend(self.gone.get(place).map(|token| (*token, all)));
+            return;
+        }
+        let alive: Vec<SockId> =
+            self.socks.iter().filter(|(_, sock)| sock.token.is_some()).map(|(id, _)| *id).collect();
+        let chosen = alive.get(self.dice.below(alive.len())).and_then(|id| self.socks.get_mut(id));
+        if let Some((token, bits)) = chosen.and_then(|sock| Some((sock.token?, sock.level()))) {
+            events.push((token, bits));
+        }
+    }
+}
+
+fn show(result: Result<usize, i32>) -> String {
+    match result {
+        Ok(count) => format!("gives {count}"),
+        Err(errno) => format!("fails with errno {errno}"),
+    }
+}

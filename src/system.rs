@@ -1,0 +1,176 @@
+//! Where sockets, events and time come from: the operating system, or a simulation of one.
+
+use std::fs::File;
+use std::io::{self, ErrorKind};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::time::{Duration, Instant};
+
+use mio::{Events, Poll, Registry, Token, Waker};
+
+use crate::addr::Addr;
+use crate::config::Config;
+use crate::id::WAKER_TOKEN;
+#[cfg(feature = "sim")]
+use crate::simnet::{Bits, Kernel};
+use crate::socket::{Acceptor, Connect, Held, Reserve, Stream};
+use crate::timers::Time;
+use crate::transport::Hints;
+
+/// What wakes a reactor from another thread.
+pub(crate) type Wake = Box<dyn Fn() -> io::Result<()> + Send + Sync>;
+
+/// Makes sockets and tells the time.
+#[derive(Debug)]
+pub(crate) struct System {
+    pub(crate) registry: Registry,
+    started: Instant,
+    #[cfg(feature = "sim")]
+    pub(crate) sim: Option<Kernel>,
+}
+
+/// Waits for events.
+#[derive(Debug)]
+pub(crate) struct Poller {
+    poll: Poll,
+    events: Events,
+    #[cfg(feature = "sim")]
+    sim: Option<(Kernel, Vec<(usize, Bits)>)>,
+}
+
+/// The operating system.
+pub(crate) fn operating_system(config: &Config) -> io::Result<(System, Poller, Wake)> {
+    let poll = Poll::new()?;
+    let waker = Waker::new(poll.registry(), Token(WAKER_TOKEN))?;
+    let system = System {
+        registry: poll.registry().try_clone()?,
+        started: Instant::now(),
+        #[cfg(feature = "sim")]
+        sim: None,
+    };
+    let poller = Poller {
+        events: Events::with_capacity(config.events_per_turn),
+        poll,
+        #[cfg(feature = "sim")]
+        sim: None,
+    };
+    Ok((system, poller, Box::new(move || waker.wake())))
+}
+
+/// A simulated one. (A poll of the real one stands by, for the file descriptor that a reactor has.)
+#[cfg(feature = "sim")]
+pub(crate) fn simulated(kernel: Kernel) -> io::Result<(System, Poller, Wake)> {
+    let poll = Poll::new()?;
+    let system =
+        System { registry: poll.registry().try_clone()?, started: Instant::now(), sim: Some(kernel.clone()) };
+    let poller = Poller { events: Events::with_capacity(1), poll, sim: Some((kernel.clone(), Vec::new())) };
+    let wake = move || {
+        kernel.wake();
+        Ok(())
+    };
+    Ok((system, poller, Box::new(wake)))
+}
+
+impl System {
+    /// The present moment.
+    pub(crate) fn clock(&self) -> Time {
+        #[cfg(feature = "sim")]
+        if let Some(kernel) = &self.sim {
+            return kernel.now();
+        }
+        Time::from_duration(self.started.elapsed())
+    }
+
+    pub(crate) fn bind(&self, addr: &Addr, config: &Config) -> io::Result<Acceptor> {
+        #[cfg(feature = "sim")]
+        if let Some(kernel) = &self.sim {
+            return kernel.listen(tcp_only(addr)?, config).map(Acceptor::Sim);
+        }
+        Acceptor::bind(addr, config)
+    }
+
+    pub(crate) fn connect(&self, addr: &Addr, config: &Config) -> io::Result<Connect> {
+        #[cfg(feature = "sim")]
+        if let Some(kernel) = &self.sim {
+            let stream = kernel.connect(tcp_only(addr)?, config)?;
+            return Ok(Connect::Started(Stream::Sim(Box::new(stream))));
+        }
+        Stream::connect(addr, config)
+    }
+
+    /// A file descriptor held back for when there are no others.
+    pub(crate) fn reserve(&self) -> io::Result<Reserve> {
+        #[cfg(feature = "sim")]
+        if let Some(kernel) = self.sim.clone() {
+            return Reserve::new(Box::new(move || kernel.descriptor().map(Held::Sim)));
+        }
+        Reserve::new(Box::new(|| File::open("/dev/null").map(Held::File)))
+    }
+}
+
+#[cfg(feature = "sim")]
+fn tcp_only(addr: &Addr) -> io::Result<std::net::SocketAddr> {
+    addr.as_tcp().ok_or_else(|| io::Error::new(ErrorKind::Unsupported, "only TCP is simulated"))
+}
+
+impl Poller {
+    /// Waits for events, for `timeout` at most. To be interrupted is no error.
+    pub(crate) fn poll(&mut self, config: &Config, timeout: Option<Duration>) -> io::Result<()> {
+        let result = self.poll_once(config, timeout);
+        match result {
+            Err(error) if error.kind() == ErrorKind::Interrupted => {
+                self.events.clear();
+                Ok(())
+            }
+            result => result,
+        }
+    }
+
+    #[cfg(feature = "sim")]
+    fn poll_once(&mut self, config: &Config, timeout: Option<Duration>) -> io::Result<()> {
+        match &mut self.sim {
+            Some((kernel, events)) => kernel.poll(events, config.events_per_turn, timeout),
+            None => self.poll.poll(&mut self.events, timeout),
+        }
+    }
+
+    #[cfg(not(feature = "sim"))]
+    fn poll_once(&mut self, _: &Config, timeout: Option<Duration>) -> io::Result<()> {
+        self.poll.poll(&mut self.events, timeout)
+    }
+
+    /// What came, by token.
+    pub(crate) fn events(&self) -> impl Iterator<Item = (usize, Hints)> + '_ {
+        let events = self.events.iter().map(|event| {
+            let hints = Hints {
+                readable: event.is_readable() || event.is_read_closed(),
+                writable: event.is_writable() || event.is_write_closed(),
+                error: event.is_error(),
+                more: event.is_read_closed() || event.is_priority(),
+            };
+            (event.token().0, hints)
+        });
+        #[cfg(feature = "sim")]
+        let events = events.chain(self.sim.iter().flat_map(|(_, events)| events).map(|(token, bits)| {
+            let hints = Hints {
+                readable: bits.input || bits.read_closed(),
+                writable: bits.output || bits.write_closed(),
+                error: bits.error,
+                more: bits.read_closed(),
+            };
+            (*token, hints)
+        }));
+        events
+    }
+}
+
+impl AsFd for Poller {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.poll.registry().as_fd()
+    }
+}
+
+impl AsRawFd for Poller {
+    fn as_raw_fd(&self) -> RawFd {
+        self.poll.as_raw_fd()
+    }
+}

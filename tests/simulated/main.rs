@@ -1,0 +1,108 @@
+//! Thousands of worlds, each drawn from a seed: whatever the peers, the kernel and the handler do,
+//! the engine keeps its promises.
+//!
+//! A failure prints its seed, the command that plays it again, and a trace of the smallest world
+//! that still shows it. `UNBROKEN_SEED=N` plays one seed, `UNBROKEN_SEEDS=N` so many.
+
+mod chaos;
+mod dice;
+mod scenario;
+
+use std::panic::AssertUnwindSafe;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::Once;
+use std::time::Instant;
+
+use scenario::{Outcome, Scenario};
+
+const SEEDS: u64 = 2_500;
+
+/// The handler's own panics are part of the game and need no message.
+fn quiet_panics() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let default = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            let text = info.payload_as_str().unwrap_or_default();
+            if text != chaos::PANIC {
+                default(info);
+            }
+        }));
+    });
+}
+
+fn number(name: &str) -> Option<u64> {
+    let text = std::env::var(name).ok()?;
+    Some(text.parse().unwrap_or_else(|_| panic!("{name}={text} is no number")))
+}
+
+/// Plays a seed. An error is the whole story, ready to be printed.
+fn play(seed: u64) -> Result<Outcome, String> {
+    quiet_panics();
+    let scenario = Scenario::new(seed);
+    let played = std::panic::catch_unwind(AssertUnwindSafe(|| scenario.play(false)));
+    let what = match played {
+        Ok(Ok(outcome)) => return Ok(outcome),
+        Ok(Err(violation)) => violation.to_string(),
+        Err(_) => format!("seed {seed}: a panic in the engine"),
+    };
+    let small = scenario.shrink();
+    let story = match std::panic::catch_unwind(AssertUnwindSafe(|| small.play(true))) {
+        Ok(Err(violation)) => format!("{violation:?}"),
+        _ => "(the engine panics: see above)".to_owned(),
+    };
+    Err(format!(
+        "{what}\nplay it again: UNBROKEN_SEED={seed} cargo test --test simulated\n\nthe smallest world that shows it: {}\n{story}",
+        small.describe()
+    ))
+}
+
+#[test]
+fn the_engine_keeps_its_promises_in_every_world() {
+    if let Some(seed) = number("UNBROKEN_SEED") {
+        let outcome = play(seed).unwrap_or_else(|story| panic!("{story}"));
+        return println!("seed {seed}: {outcome:?}");
+    }
+    let seeds = number("UNBROKEN_SEEDS").unwrap_or(SEEDS);
+    let (next, began) = (AtomicU64::new(0), Instant::now());
+    let totals: [AtomicUsize; 3] = Default::default();
+    std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..2)
+            .map(|_| {
+                scope.spawn(|| loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= seeds {
+                        return Ok(());
+                    }
+                    let outcome = play(seed)?;
+                    totals[0].fetch_add(outcome.connections, Ordering::Relaxed);
+                    totals[1].fetch_add(outcome.clean, Ordering::Relaxed);
+                    totals[2].fetch_add(outcome.lost, Ordering::Relaxed);
+                })
+            })
+            .collect();
+        for worker in workers {
+            worker.join().expect("no panic").unwrap_or_else(|story: String| panic!("{story}"));
+        }
+    });
+    let [connections, clean, lost] = totals.map(AtomicUsize::into_inner);
+    let took = began.elapsed().as_secs_f64();
+    println!(
+        "{seeds} seeds in {took:.1} s ({:.0}/s): {connections} connections, {clean} ended clean, {lost} lost bytes and said so",
+        seeds as f64 / took
+    );
+    // A simulation in which nothing happens proves nothing.
+    assert!(connections as u64 > seeds && clean as u64 > seeds / 4 && lost as u64 > seeds / 4);
+}
+
+#[test]
+fn the_same_seed_is_the_same_world() {
+    for seed in 0..20 {
+        let trace = || {
+            quiet_panics();
+            let outcome = Scenario::new(seed).play(true).expect("no violation");
+            format!("{outcome:?}")
+        };
+        assert_eq!(trace(), trace(), "seed {seed}");
+    }
+}

@@ -1,0 +1,179 @@
+//! A scenario: everything that follows from a seed, and how to make one smaller.
+
+use std::time::Duration;
+
+use unbroken::sim::{Faults, Remote, Script, Sim, Violation};
+use unbroken::{AtLimit, Config, Keepalive, Overflow, SoftLimit};
+
+use crate::chaos::{Chaos, HABITS};
+use crate::dice::Dice;
+
+pub const MOST_PEERS: usize = 12;
+
+#[derive(Clone)]
+pub struct Scenario {
+    pub seed: u64,
+    pub faults: Faults,
+    /// Which peers come.
+    pub peers: [bool; MOST_PEERS],
+    /// Which habits of the handler are switched off.
+    pub off: [bool; HABITS.len()],
+}
+
+/// What a scenario that went well came to.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Outcome {
+    pub connections: usize,
+    pub clean: usize,
+    pub lost: usize,
+    pub virtual_time: Duration,
+}
+
+impl Scenario {
+    pub fn new(seed: u64) -> Self {
+        let mut dice = Dice::new(seed);
+        let mut peers = [false; MOST_PEERS];
+        let count = dice.between(1, MOST_PEERS);
+        peers[..count].fill(true);
+        // Every fourth world is on its best behaviour.
+        let faults = if seed % 4 == 0 { Faults::none() } else { Faults::from_seed(seed) };
+        Self { seed, faults, peers, off: [false; HABITS.len()] }
+    }
+
+    fn config(&self) -> Config {
+        let mut dice = Dice::new(self.seed ^ 0xC0FF);
+        let mut config = Config::default();
+        let some_time = |dice: &mut Dice, most: usize| Duration::from_millis(dice.between(1, most) as u64);
+        config.high_water = dice.between(100, 20_000);
+        config.low_water = dice.below(config.high_water);
+        config.max_write_buffer = config.high_water + dice.below(200_000);
+        config.total_write_buffer = config.high_water + dice.below(400_000);
+        config.overflow = if dice.chance(500) { Overflow::Close } else { Overflow::Refuse };
+        config.read_while_congested = dice.chance(200);
+        config.max_read_buffer = dice.between(1, 5000);
+        config.read_size = dice.between(16, 8000);
+        config.read_budget = dice.between(16, 16_000);
+        config.write_budget = dice.between(16, 16_000);
+        config.accepts_per_turn = dice.between(1, 8);
+        config.events_per_turn = dice.between(1, 16);
+        config.backlog = dice.between(1, 8) as u32;
+        config.max_lingering = dice.between(1, 8);
+        config.linger_bytes = dice.between(100, 100_000) as u64;
+        config.linger_idle = some_time(&mut dice, 2000);
+        config.linger_total = some_time(&mut dice, 6000);
+        config.connect_timeout = some_time(&mut dice, 3000);
+        config.idle_timeout = dice.chance(300).then(|| some_time(&mut dice, 5000));
+        config.half_close_timeout = dice.chance(800).then(|| some_time(&mut dice, 8000));
+        config.write_stall = dice.chance(800).then(|| some_time(&mut dice, 4000));
+        if dice.chance(200) {
+            let bytes = dice.between(1, config.max_write_buffer);
+            config.soft_limit = Some(SoftLimit { bytes, duration: some_time(&mut dice, 2000) });
+        }
+        if dice.chance(200) {
+            config.max_connections = Some(dice.between(1, 6));
+            config.at_limit = if dice.chance(500) { AtLimit::Wait } else { AtLimit::Refuse };
+        }
+        config.shed_when_exhausted = dice.chance(300);
+        let seconds = |dice: &mut Dice| Duration::from_secs(dice.between(1, 3) as u64);
+        let keepalive = Keepalive {
+            idle: seconds(&mut dice),
+            interval: seconds(&mut dice),
+            count: dice.between(3, 5) as u32,
+        };
+        config.keepalive = dice.chance(700).then_some(keepalive);
+        config.catch_panics = true;
+        config
+    }
+
+    /// Plays it. With `record` a violation comes with its trace.
+    pub fn play(&self, record: bool) -> Result<Outcome, Violation> {
+        let mut dice = Dice::new(self.seed ^ 0x9E37);
+        let chaos = Chaos::new(self.seed, &self.off);
+        let sim = Sim::with_faults(self.seed, self.faults.clone(), self.config(), chaos);
+        let mut sim = sim.expect("a valid configuration");
+        if record {
+            sim.record();
+        }
+        let most = [300, 4_000, 60_000][dice.below(3)];
+        sim.buffers(dice.between(50, most), most);
+        sim.remote("10.0.1.1:1", Remote::Serves(Script::random(self.seed ^ 0x1111)));
+        sim.remote("10.0.1.1:2", Remote::Refuses);
+        sim.remote("10.0.1.1:3", Remote::Silent);
+        sim.remote("10.0.1.1:4", Remote::Serves(Script::random(self.seed ^ 0x4444)));
+        // A descriptor may be lacking right at the beginning.
+        while sim.net().listen("10.0.0.1:7").is_err() {
+            sim.run_for(Duration::from_millis(100))?;
+        }
+        for (place, comes) in self.peers.iter().enumerate() {
+            let wait = Duration::from_micros([0, 100, 30_000][dice.below(3)] * dice.below(20) as u64);
+            if *comes {
+                sim.client("10.0.0.1:7", Script::random(self.seed.wrapping_mul(31) + place as u64));
+            }
+            sim.run_for(wait)?;
+        }
+        match dice.below(3) {
+            0 => sim.run()?,
+            1 => sim.run_for(Duration::from_secs(20))?,
+            _ => sim.run_for(Duration::from_millis(50))?,
+        }
+        let virtual_time = sim.now();
+        let (_, reports) = sim.finish()?;
+        Ok(Outcome {
+            connections: reports.len(),
+            clean: reports.iter().filter(|(_, report)| report.reason.is_clean()).count(),
+            lost: reports.iter().filter(|(_, report)| report.lost_bytes()).count(),
+            virtual_time,
+        })
+    }
+
+    /// The same failure with fewer peers, faults and habits.
+    pub fn shrink(mut self) -> Self {
+        let fails =
+            |scenario: &Self| std::panic::catch_unwind(|| scenario.play(false).is_err()).unwrap_or(true);
+        for _ in 0..2 {
+            for place in 0..MOST_PEERS {
+                self.keep_if(|smaller| smaller.peers[place] = false, fails);
+            }
+            for place in 0..HABITS.len() {
+                self.keep_if(|smaller| smaller.off[place] = true, fails);
+            }
+            for fault in FAULTS {
+                self.keep_if(|smaller| *fault(&mut smaller.faults) = 0, fails);
+            }
+        }
+        self
+    }
+
+    fn keep_if(&mut self, change: impl Fn(&mut Self), fails: impl Fn(&Self) -> bool) {
+        let mut smaller = self.clone();
+        change(&mut smaller);
+        if fails(&smaller) {
+            *self = smaller;
+        }
+    }
+
+    /// What is left in it, in words.
+    pub fn describe(&self) -> String {
+        let peers = self.peers.iter().filter(|comes| **comes).count();
+        let habits: Vec<_> =
+            HABITS.iter().zip(self.off).filter(|(_, off)| !off).map(|(name, _)| *name).collect();
+        format!("{peers} peers; the handler may: {}; {:?}", habits.join(", "), self.faults)
+    }
+}
+
+type Fault = fn(&mut Faults) -> &mut u16;
+
+const FAULTS: [Fault; 12] = [
+    |faults| &mut faults.short_write,
+    |faults| &mut faults.short_read,
+    |faults| &mut faults.would_block,
+    |faults| &mut faults.interrupt,
+    |faults| &mut faults.reset,
+    |faults| &mut faults.accept_error,
+    |faults| &mut faults.connect_error,
+    |faults| &mut faults.event_delay,
+    |faults| &mut faults.event_shuffle,
+    |faults| &mut faults.event_spurious,
+    |faults| &mut faults.exhaustion,
+    |faults| &mut faults.pause,
+];
