@@ -221,6 +221,11 @@ impl Connection {
         self.congested
     }
 
+    #[cfg(feature = "sim")]
+    pub(crate) fn is_paused(&self) -> bool {
+        self.paused
+    }
+
     /// Closing, or ended.
     pub(crate) fn is_ending(&self) -> bool {
         self.is_closing() || self.is_dead()

@@ -39,6 +39,7 @@
 //! Only TCP is simulated. Threads are not: a [`Handle`](crate::Handle) works, from the one thread
 //! that the simulation runs on.
 
+mod ages;
 mod check;
 mod script;
 
@@ -56,6 +57,7 @@ use crate::net::Net;
 use crate::reactor::{Reactor, Turn};
 use crate::simnet::{Kernel, Knock, PeerState, MICRO};
 
+use ages::Ages;
 use check::Watch;
 
 pub use crate::simnet::{End, Faults, Reading, Remote, Script};
@@ -102,12 +104,18 @@ impl Error for Violation {}
 /// Virtual time that [`Sim::run`] lets pass at most.
 const LONGEST_RUN: Duration = Duration::from_secs(3600);
 
+/// A turn that took no longer did not wait for anything.
+const LONGEST_IDLE_TURN: u64 = 200 * MICRO;
+/// So many in a row in which nothing was done are no accident: only interrupted calls excuse one.
+const MOST_IDLE_TURNS: u32 = 12;
+
 /// A reactor with a handler under test, on a simulated kernel, among simulated peers.
 pub struct Sim<H> {
     seed: u64,
     kernel: Kernel,
     reactor: Reactor,
     watch: Watch<H>,
+    ages: Ages,
     clients: usize,
     /// Turns in a row in which nothing happened and no time passed.
     idle_turns: u32,
@@ -262,6 +270,7 @@ impl<H: Handler> Sim<H> {
             watch: Watch::new(handler, kernel.clone()),
             kernel,
             reactor,
+            ages: Ages::default(),
             clients: 0,
             idle_turns: 0,
         })
@@ -283,14 +292,17 @@ impl<H: Handler> Sim<H> {
         let turn = turn.map_err(|error| self.violation(format!("the poll failed: {error}")))?;
         let worked = {
             let world = self.kernel.world();
-            world.work.calls + world.work.events + self.watch.callbacks > 0 || world.now > before + MICRO
+            let work = &world.work;
+            let moved: usize = work.bytes.values().map(|(read, written)| read + written).sum();
+            let done = work.events + work.accepts + work.sockets + moved + self.watch.callbacks;
+            done > 0 || world.now > before + LONGEST_IDLE_TURN
         };
         self.idle_turns = if worked || timeout.is_zero() { 0 } else { self.idle_turns + 1 };
-        if self.idle_turns > 3 {
+        if self.idle_turns > MOST_IDLE_TURNS {
             let what = "the reactor spins: it turns again and again with nothing to do".to_owned();
             return Err(self.violation(what));
         }
-        let checked = check::after_turn(self.reactor.net(), &self.kernel);
+        let checked = check::after_turn(self.reactor.net(), &self.kernel, &mut self.ages);
         let accused = self.kernel.world().violation.take();
         match accused.map_or(checked, Err) {
             Ok(()) => Ok(turn),
@@ -366,7 +378,7 @@ impl<H: Handler> Sim<H> {
                 return Err(self.violation(what));
             }
         }
-        if let Err(what) = check::at_end(self.reactor.net(), &self.watch) {
+        if let Err(what) = check::at_end(self.reactor.net(), &self.watch, &self.kernel.world()) {
             return Err(self.violation(what));
         }
         // What the kernel still has to deliver arrives, or not.

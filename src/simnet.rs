@@ -26,7 +26,7 @@ pub use faults::Faults;
 pub(crate) use peer::PeerState;
 pub use peer::{End, Reading, Remote, Script};
 pub(crate) use rng::Rng;
-pub(crate) use socket::{Bits, Phase, SockId};
+pub(crate) use socket::{Bits, Phase, Sock, SockId};
 pub(crate) use world::{Knock, World, MICRO};
 
 /// A simulated kernel, shared by everything that lives in it.
@@ -74,6 +74,7 @@ impl Kernel {
             let pause = world.dice.between(1, usize::try_from(longest).unwrap_or(usize::MAX >> 1));
             world.note(|_| format!("the process sleeps for {pause} µs"));
             world.now += pause as u64 * MICRO;
+            world.work.slept = true;
         }
         if world.dice.chance(world.faults.interrupt) {
             world.work.events += 1;
@@ -147,6 +148,13 @@ impl SimStream {
     pub(crate) fn promise(&self, data: &[u8]) {
         if let Some(sock) = self.kernel.world().socks.get_mut(&self.sock) {
             sock.promised.extend_from_slice(data);
+        }
+    }
+
+    /// Notes that the queue passed high water.
+    pub(crate) fn crossed(&self) {
+        if let Some(sock) = self.kernel.world().socks.get_mut(&self.sock) {
+            sock.crossings += 1;
         }
     }
 }

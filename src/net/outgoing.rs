@@ -7,6 +7,8 @@ use crate::close::CloseReason;
 use crate::config::Overflow;
 use crate::id::ConnId;
 use crate::send::{Broadcast, Data, SendError, Sent};
+#[cfg(feature = "sim")]
+use crate::socket::Stream;
 
 impl Net {
     /// Queues a copy of `data`: all of it or, with an error, nothing. It never blocks.
@@ -53,10 +55,12 @@ impl Net {
     fn send_data(&mut self, id: ConnId, data: Data<'_>) -> Result<Sent, SendError> {
         self.try_reserve(id, data.len())?;
         #[cfg(feature = "sim")]
-        if let Some(Entry { stream: crate::socket::Stream::Sim(stream), .. }) = self.conns.get(id) {
-            stream.promise(data.as_slice());
-        }
+        let congested = self.note_sent(id, data.as_slice());
         let sent = self.touch(id, |conn, stream, cx| conn.push(data, stream, cx));
+        #[cfg(feature = "sim")]
+        if sent == Some(Sent::Congested) && !congested {
+            self.note_crossing(id);
+        }
         self.mark_dirty(id);
         sent.ok_or(SendError::Closed)
     }
@@ -113,5 +117,24 @@ impl Net {
             (entry.conn.queued().saturating_add(more), id == conn, id)
         });
         holdings.max().map_or(conn, |(_, _, id)| id)
+    }
+}
+
+/// What a simulation holds the engine to.
+#[cfg(feature = "sim")]
+impl Net {
+    /// Returns whether the connection is congested before the send.
+    fn note_sent(&self, id: ConnId, data: &[u8]) -> bool {
+        let Some(Entry { conn, stream }) = self.conns.get(id) else { return false };
+        if let Stream::Sim(stream) = stream {
+            stream.promise(data);
+        }
+        conn.is_congested()
+    }
+
+    fn note_crossing(&self, id: ConnId) {
+        if let Some(Entry { stream: Stream::Sim(stream), .. }) = self.conns.get(id) {
+            stream.crossed();
+        }
     }
 }

@@ -6,12 +6,13 @@ use std::io;
 
 use bytes::Bytes;
 
+use super::ages::Ages;
 use crate::close::{CloseReason, CloseReport, Timeout};
 use crate::connection::{State, Via};
 use crate::handler::Handler;
 use crate::id::{ConnId, ListenerId, TimerId};
 use crate::net::{Entry, Net, Stopping};
-use crate::simnet::{Kernel, Phase, SockId, World};
+use crate::simnet::{Faults, Kernel, Phase, SockId, World};
 use crate::socket::Stream;
 
 /// What is known of one connection.
@@ -25,6 +26,7 @@ struct Book {
     used: usize,
     /// How far into it the handler has been shown.
     shown: usize,
+    drains: u64,
     /// All that was sent, of a connection that ended in good order.
     promised: Option<Vec<u8>>,
 }
@@ -108,7 +110,11 @@ impl<H: Handler> Handler for Watch<H> {
                 format!("{conn}: the {len} bytes shown at offset {used} are not what the peer sent there")
             });
         }
-        if !book.opened || !net.conns.get(conn).is_some_and(|entry| entry.conn.is_delivering()) {
+        let state = net.conns.get(conn).map(|entry| &entry.conn);
+        if state.is_some_and(|state| state.is_paused()) {
+            world.accuse(|| format!("{conn}: on_data of a connection that is paused"));
+        }
+        if !book.opened || !state.is_some_and(|state| state.is_delivering()) {
             world.accuse(|| format!("{conn}: on_data of a connection that is not open"));
         }
         book.shown = book.shown.max(end);
@@ -137,7 +143,16 @@ impl<H: Handler> Handler for Watch<H> {
     }
 
     fn on_drain(&mut self, net: &mut Net, conn: ConnId) {
-        self.see(net, conn, "on_drain");
+        let kernel = self.kernel.clone();
+        let book = self.see(net, conn, "on_drain");
+        book.drains += 1;
+        let mut world = kernel.world();
+        let crossings = book.sock.and_then(|sock| world.socks.get(&sock)).map_or(0, |sock| sock.crossings);
+        let drains = book.drains;
+        if drains > crossings {
+            world.accuse(|| format!("{conn}: on_drain for the {drains}th time, after {crossings} crossings"));
+        }
+        drop(world);
         let (low, queued) = (net.config().low_water, net.queued(conn));
         if queued > low {
             self.kernel.world().accuse(|| format!("{conn}: on_drain with {queued} bytes queued"));
@@ -233,7 +248,7 @@ fn audit(
 }
 
 /// After every turn: caps and books.
-pub(super) fn after_turn(net: &Net, kernel: &Kernel) -> Result<(), String> {
+pub(super) fn after_turn(net: &Net, kernel: &Kernel, ages: &mut Ages) -> Result<(), String> {
     let config = net.config();
     let (mut queued, mut congested, mut closing) = (0, 0, 0);
     for (conn, Entry { conn: state, .. }) in net.conns.iter() {
@@ -250,6 +265,7 @@ pub(super) fn after_turn(net: &Net, kernel: &Kernel) -> Result<(), String> {
         ("congested", stats.congested, congested),
         ("closing", stats.closing, closing),
         ("connections", stats.connections, net.conns.len()),
+        ("closing above max_lingering", closing.saturating_sub(config.max_lingering), 0),
     ] {
         if told != counted {
             return Err(format!("stats.{what} is {told}, counted: {counted}"));
@@ -268,7 +284,7 @@ pub(super) fn after_turn(net: &Net, kernel: &Kernel) -> Result<(), String> {
     if net.stopping == Stopping::No && !config.shed_when_exhausted && world.work.accepts > most {
         return Err(format!("{} accepts in one turn", world.work.accepts));
     }
-    Ok(())
+    ages.check(net, &world)
 }
 
 /// When no packet is under way and nobody is about to do anything, whatever is still open must be
@@ -285,6 +301,9 @@ pub(super) fn at_rest(net: &Net, kernel: &Kernel) -> Result<(), String> {
                 return Err(format!("{conn}: stalls: the connect has an outcome, and nobody looks"));
             }
             continue;
+        }
+        if state.is_congested() && state.queued() <= net.config().low_water {
+            return Err(format!("{conn}: stalls: the queue has drained, and nobody was told"));
         }
         let level = sock.level();
         if level.input && state.wants_input(net.config()) {
@@ -309,7 +328,7 @@ pub(super) fn at_rest(net: &Net, kernel: &Kernel) -> Result<(), String> {
 }
 
 /// After a shutdown: everybody was told, and nothing is left over.
-pub(super) fn at_end<H>(net: &Net, watch: &Watch<H>) -> Result<(), String> {
+pub(super) fn at_end<H>(net: &Net, watch: &Watch<H>, world: &World) -> Result<(), String> {
     if let Some((conn, _)) = watch.books.iter().find(|(_, book)| !book.closed) {
         return Err(format!("{conn}: on_close never came"));
     }
@@ -321,10 +340,17 @@ pub(super) fn at_end<H>(net: &Net, watch: &Watch<H>) -> Result<(), String> {
             stats.accepted, stats.connects, stats.closed
         ));
     }
+    if world.abandoned > 0 && world.faults == Faults::none() && net.config().max_connections.is_none() {
+        return Err(format!("{} clients that waited were reset by the shutdown", world.abandoned));
+    }
     let left = [
         ("ready list", net.ready.len()),
         ("dirty list", net.dirty.len()),
         ("dead list", net.dead.len()),
+        (
+            "timers",
+            usize::from(net.user_timers.is_empty() && net.timers.next().is_some_and(|at| at <= net.now)),
+        ),
         ("inbox", net.inbox.len()),
         ("undelivered", net.undelivered.len()),
         ("queued bytes", stats.queued),

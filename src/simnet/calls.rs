@@ -18,10 +18,23 @@ fn timeouts(config: &Config) -> (Option<u64>, Option<u64>) {
     (keepalive, config.effective_user_timeout().map(nanos))
 }
 
+/// System calls of one turn after which it is taken to go on for ever.
+const MOST_CALLS: usize = 200_000;
+
+/// There is no other way out of a turn that does not end.
+#[allow(clippy::panic)]
+fn give_up() -> ! {
+    panic!("a turn that does not end");
+}
+
 impl World {
     /// A call costs from 1 to 5 µs, and the world does not stand still.
     fn call(&mut self) {
         self.work.calls += 1;
+        if self.work.calls > MOST_CALLS {
+            self.accuse(|| "the reactor spins: a turn that does not end".to_owned());
+            give_up();
+        }
         self.now += self.dice.between(1, 5) as u64 * MICRO;
         self.settle();
     }
@@ -117,7 +130,15 @@ impl World {
     pub(crate) fn sys_close(&mut self, id: SockId) {
         self.call();
         self.descriptors = self.descriptors.saturating_sub(1);
+        self.work.sockets += 1;
         self.note(|world| format!("{}: close", world.name(id)));
+        if let Some(sock) = self.socks.get(&id) {
+            let lost = sock.promised.len() as u64 > sock.acked;
+            if lost && sock.phase == Phase::Open && !sock.linger_zero {
+                let name = self.name(id);
+                self.accuse(|| format!("{name}: a stream that was cut ends without a reset"));
+            }
+        }
         if let Some(token) = self.socks.get_mut(&id).and_then(|sock| sock.token.take()) {
             self.gone.push(token);
         }
@@ -185,6 +206,7 @@ impl World {
         self.descriptors = self.descriptors.saturating_sub(1);
         let Some(listener) = self.listeners.remove(&id) else { return };
         self.note(|_| format!("listener closed, {} clients in its queue", listener.queue.len()));
+        self.abandoned += listener.queue.len();
         for waiting in listener.queue {
             self.reset_and_free(waiting);
         }

@@ -107,6 +107,8 @@ pub(crate) struct Sock {
     pub(crate) read: u64,
     /// What the program behind this end asked its engine to send: the oracle for `written`.
     pub(crate) promised: Vec<u8>,
+    /// How often that passed high water.
+    pub(crate) crossings: u64,
 }
 
 impl Sock {
@@ -142,6 +144,7 @@ impl Sock {
             acked: 0,
             read: 0,
             promised: Vec::new(),
+            crossings: 0,
         }
     }
 

@@ -94,6 +94,10 @@ pub(crate) struct Work {
     pub(crate) bytes: BTreeMap<SockId, (usize, usize)>,
     /// Events that the poll gave.
     pub(crate) events: usize,
+    /// Sockets made or closed.
+    pub(crate) sockets: usize,
+    /// The process was not scheduled for a while.
+    pub(crate) slept: bool,
 }
 
 pub(crate) const MICRO: u64 = 1_000;
@@ -128,6 +132,8 @@ pub(crate) struct World {
     pub(crate) gone: Vec<usize>,
 
     pub(crate) work: Work,
+    /// Clients that a closing listener left in its queue.
+    pub(crate) abandoned: usize,
     pub(crate) trace: Option<Vec<String>>,
     pub(crate) violation: Option<String>,
 }
@@ -154,6 +160,7 @@ impl World {
             descriptor_limit: None,
             gone: Vec::new(),
             work: Work::default(),
+            abandoned: 0,
             trace: None,
             violation: None,
         }

@@ -37,6 +37,7 @@ pub struct Chaos {
     /// How many connects it still makes.
     connects: usize,
     timers: Vec<TimerId>,
+    cancelled: Vec<TimerId>,
     /// How many timers it still sets.
     ticks: usize,
 }
@@ -64,6 +65,7 @@ impl Chaos {
             closed: Vec::new(),
             connects: 12,
             timers: Vec::new(),
+            cancelled: Vec::new(),
             ticks: 60,
         }
     }
@@ -118,6 +120,7 @@ impl Chaos {
             if self.dice.chance(200) {
                 let timer = self.timers[self.dice.below(self.timers.len())];
                 net.cancel_timer(timer);
+                self.cancelled.push(timer);
             }
         }
         if self.feels_like("connect") && self.connects > 0 {
@@ -156,7 +159,7 @@ impl Chaos {
             }
         }
         if self.feels_like("panic") {
-            panic!("{PANIC}");
+            std::panic::panic_any(PANIC);
         }
     }
 }
@@ -190,7 +193,8 @@ impl Handler for Chaos {
         self.meddle(net, conn);
     }
 
-    fn on_timer(&mut self, net: &mut Net, _: TimerId) {
+    fn on_timer(&mut self, net: &mut Net, timer: TimerId) {
+        assert!(!self.cancelled.contains(&timer), "{timer} was cancelled");
         if let Some(&conn) = self.known.last() {
             let whom = self.any(conn);
             net.resume_reading(whom);

@@ -26,7 +26,6 @@ pub struct Outcome {
     pub connections: usize,
     pub clean: usize,
     pub lost: usize,
-    pub virtual_time: Duration,
 }
 
 impl Scenario {
@@ -116,13 +115,11 @@ impl Scenario {
             1 => sim.run_for(Duration::from_secs(20))?,
             _ => sim.run_for(Duration::from_millis(50))?,
         }
-        let virtual_time = sim.now();
         let (_, reports) = sim.finish()?;
         Ok(Outcome {
             connections: reports.len(),
             clean: reports.iter().filter(|(_, report)| report.reason.is_clean()).count(),
             lost: reports.iter().filter(|(_, report)| report.lost_bytes()).count(),
-            virtual_time,
         })
     }
 
