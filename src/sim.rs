@@ -41,6 +41,8 @@
 
 mod ages;
 mod check;
+#[cfg(all(test, target_os = "linux"))]
+mod conformance;
 mod script;
 
 use std::error::Error;

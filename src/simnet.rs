@@ -27,6 +27,8 @@ pub(crate) use peer::PeerState;
 pub use peer::{End, Reading, Remote, Script};
 pub(crate) use rng::Rng;
 pub(crate) use socket::{Bits, Phase, Sock, SockId};
+#[cfg(test)]
+pub(crate) use world::MILLI;
 pub(crate) use world::{Knock, World, MICRO};
 
 /// A simulated kernel, shared by everything that lives in it.

@@ -307,12 +307,16 @@ pub(super) fn at_rest(net: &Net, kernel: &Kernel) -> Result<(), String> {
         }
         let level = sock.level();
         if level.input && state.wants_input(net.config()) {
-            return Err(format!("{conn}: stalls: input waits in the kernel and is not read ({state:?})"));
+            return Err(format!(
+                "{conn}: stalls: input waits in the kernel and is not read ({:?})",
+                state.state()
+            ));
         }
         if state.queued() > 0 && level.output {
             let queued = state.queued();
             return Err(format!(
-                "{conn}: stalls: {queued} bytes queued, and the kernel has room ({state:?})"
+                "{conn}: stalls: {queued} bytes queued, and the kernel has room ({:?})",
+                state.state()
             ));
         }
     }
