@@ -141,8 +141,7 @@ impl Lab {
 
     /// What the poll tells of our end, of all that came together.
     fn events(&mut self) {
-        let mut config = Config::default();
-        config.events_per_turn = 16;
+        let config = Config { events_per_turn: 16, ..Config::default() };
         self.poller.poll(&config, Some(Duration::ZERO)).unwrap();
         let mut told = String::new();
         for (token, hints) in self.poller.events() {
