@@ -42,6 +42,15 @@ pub(crate) struct Entry {
     pub(crate) stream: Stream,
 }
 
+#[cfg(feature = "sim")]
+impl Entry {
+    fn note_pause(&self, paused: bool) {
+        if let Stream::Sim(stream) = &self.stream {
+            stream.pause(paused);
+        }
+    }
+}
+
 /// Whose deadline an entry of the timers is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Deadline {
@@ -277,6 +286,8 @@ impl Net {
     pub fn pause_reading(&mut self, conn: ConnId) {
         if let Some(entry) = self.conns.get_mut(conn) {
             entry.conn.pause_reading();
+            #[cfg(feature = "sim")]
+            entry.note_pause(true);
         }
     }
 
@@ -285,6 +296,8 @@ impl Net {
     pub fn resume_reading(&mut self, conn: ConnId) {
         if let Some(entry) = self.conns.get_mut(conn) {
             entry.conn.resume_reading();
+            #[cfg(feature = "sim")]
+            entry.note_pause(false);
             self.mark_dirty(conn);
         }
     }

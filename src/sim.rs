@@ -278,6 +278,19 @@ impl<H: Handler> Sim<H> {
         })
     }
 
+    /// Has the reactor miss its turns for a while: the world goes on, and everything that happens
+    /// in it waits to be seen at once.
+    pub fn freeze(&mut self, time: Duration) {
+        let mut world = self.kernel.world();
+        let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        let until = world.now.saturating_add(nanos);
+        while let Some(at) = world.next_event().filter(|at| *at <= until) {
+            world.now = world.now.max(at);
+            world.settle();
+        }
+        world.now = until;
+    }
+
     /// One turn of the reactor, which waits for `timeout` of virtual time at most.
     ///
     /// # Errors
@@ -295,7 +308,7 @@ impl<H: Handler> Sim<H> {
         let worked = {
             let world = self.kernel.world();
             let work = &world.work;
-            let moved: usize = work.bytes.values().map(|(read, written)| read + written).sum();
+            let moved: usize = work.socks.values().map(|sock| sock.read + sock.written).sum();
             let done = work.events + work.accepts + work.sockets + moved + self.watch.callbacks;
             done > 0 || world.now > before + LONGEST_IDLE_TURN
         };
@@ -380,7 +393,8 @@ impl<H: Handler> Sim<H> {
                 return Err(self.violation(what));
             }
         }
-        if let Err(what) = check::at_end(self.reactor.net(), &self.watch, &self.kernel.world()) {
+        let ended = check::at_end(self.reactor.net(), &self.watch, &self.kernel.world());
+        if let Err(what) = ended {
             return Err(self.violation(what));
         }
         // What the kernel still has to deliver arrives, or not.

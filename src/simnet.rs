@@ -153,6 +153,14 @@ impl SimStream {
         }
     }
 
+    /// Notes that the program asked for no input, or for input again.
+    pub(crate) fn pause(&self, paused: bool) {
+        if let Some(sock) = self.kernel.world().socks.get_mut(&self.sock) {
+            sock.resumed = sock.paused && !paused;
+            sock.paused = paused;
+        }
+    }
+
     /// Notes that the queue passed high water.
     pub(crate) fn crossed(&self) {
         if let Some(sock) = self.kernel.world().socks.get_mut(&self.sock) {

@@ -1,7 +1,7 @@
 //! What must hold whatever happens: checked in every callback, after every turn, when the world is
 //! quiet, and at the end.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 
 use bytes::Bytes;
@@ -118,6 +118,9 @@ impl<H: Handler> Handler for Watch<H> {
             world.accuse(|| format!("{conn}: on_data of a connection that is not open"));
         }
         book.shown = book.shown.max(end);
+        if let Some(sock) = book.sock.and_then(|sock| world.socks.get_mut(&sock)) {
+            sock.resumed = false;
+        }
         drop(world);
         let used = self.inner.on_data(net, conn, data);
         if let Some(book) = self.books.get_mut(&conn) {
@@ -247,6 +250,9 @@ fn audit(
     Ok(())
 }
 
+/// A read, a flush before it and one behind it, a large send or two of the handler's.
+const MOST_FRUITLESS: usize = 12;
+
 /// After every turn: caps and books.
 pub(super) fn after_turn(net: &Net, kernel: &Kernel, ages: &mut Ages) -> Result<(), String> {
     let config = net.config();
@@ -276,8 +282,17 @@ pub(super) fn after_turn(net: &Net, kernel: &Kernel, ages: &mut Ages) -> Result<
     }
     let world = kernel.world();
     let most_read = config.read_budget + config.read_size;
-    if let Some((sock, (read, _))) = world.work.bytes.iter().find(|(_, (read, _))| *read > most_read) {
-        return Err(format!("{}: {read} bytes read in one turn", world.name(*sock)));
+    for (id, work) in &world.work.socks {
+        let (read, fruitless) = (work.read, work.would_block);
+        if read > most_read {
+            return Err(format!("{}: {read} bytes read in one turn", world.name(*id)));
+        }
+        if fruitless > MOST_FRUITLESS {
+            return Err(format!(
+                "{}: {fruitless} calls in one turn that found nothing to do",
+                world.name(*id)
+            ));
+        }
     }
     let most = 2 * config.accepts_per_turn * (net.listeners.len() + 1);
     // Clients that are turned away with the reserved descriptor are accepted beyond the budget.
@@ -304,6 +319,12 @@ pub(super) fn at_rest(net: &Net, kernel: &Kernel) -> Result<(), String> {
         }
         if state.is_congested() && state.queued() <= net.config().low_water {
             return Err(format!("{conn}: stalls: the queue has drained, and nobody was told"));
+        }
+        if state.is_delivering() && state.is_paused() != sock.paused {
+            return Err(format!("{conn}: stalls: paused: {}, asked for: {}", state.is_paused(), sock.paused));
+        }
+        if sock.resumed && state.is_delivering() && !state.is_paused() && state.has_unused_input() {
+            return Err(format!("{conn}: stalls: unused input is not shown again after a resume"));
         }
         let level = sock.level();
         if level.input && state.wants_input(net.config()) {
@@ -347,14 +368,13 @@ pub(super) fn at_end<H>(net: &Net, watch: &Watch<H>, world: &World) -> Result<()
     if world.abandoned > 0 && world.faults == Faults::none() && net.config().max_connections.is_none() {
         return Err(format!("{} clients that waited were reset by the shutdown", world.abandoned));
     }
+    // Of somebody who is gone an entry may stand in a list: it means nothing.
+    let live = |ids: &VecDeque<ConnId>| ids.iter().filter(|id| net.conns.get(**id).is_some()).count();
     let left = [
-        ("ready list", net.ready.len()),
-        ("dirty list", net.dirty.len()),
+        ("connections", net.conns.len()),
+        ("ready list", live(&net.ready)),
+        ("dirty list", live(&net.dirty)),
         ("dead list", net.dead.len()),
-        (
-            "timers",
-            usize::from(net.user_timers.is_empty() && net.timers.next().is_some_and(|at| at <= net.now)),
-        ),
         ("inbox", net.inbox.len()),
         ("undelivered", net.undelivered.len()),
         ("queued bytes", stats.queued),

@@ -56,6 +56,7 @@ impl World {
             // Whoever was told "nothing" wrongly is told otherwise later.
             let at = self.now + self.dice.between(1, 3000) as u64 * MICRO;
             self.schedule_event(Ready::Sock(id), at);
+            self.work.socks.entry(id).or_default().would_block += 1;
             return Some(libc::EAGAIN);
         }
         None
@@ -72,8 +73,11 @@ impl World {
         };
         let Some(sock) = self.socks.get_mut(&id) else { return error(libc::EBADF) };
         let result = sock.read(buf.get_mut(..most).unwrap_or_default());
+        if result == Err(libc::EAGAIN) {
+            self.work.socks.entry(id).or_default().would_block += 1;
+        }
         if let Ok(count) = result {
-            self.work.bytes.entry(id).or_default().0 += count;
+            self.work.socks.entry(id).or_default().read += count;
             self.after_read(id);
         }
         self.note(|world| format!("{}: read {}", world.name(id), show(result)));
@@ -101,9 +105,12 @@ impl World {
                 let name = self.name(id);
                 self.accuse(|| format!("{name}: the {taken} bytes written at offset {before} are not the ones that were sent"));
             }
-            self.work.bytes.entry(id).or_default().1 += taken;
+            self.work.socks.entry(id).or_default().written += taken;
             self.pump(id);
             self.start_watch(id);
+        }
+        if result == Err(libc::EAGAIN) {
+            self.work.socks.entry(id).or_default().would_block += 1;
         }
         self.note(|world| format!("{}: write of {offered} {}", world.name(id), show(result)));
         result.or_else(error)

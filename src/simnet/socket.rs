@@ -109,6 +109,10 @@ pub(crate) struct Sock {
     pub(crate) promised: Vec<u8>,
     /// How often that passed high water.
     pub(crate) crossings: u64,
+    /// That program asked for no input.
+    pub(crate) paused: bool,
+    /// It asked for input again, and has not been shown any since.
+    pub(crate) resumed: bool,
 }
 
 impl Sock {
@@ -145,6 +149,8 @@ impl Sock {
             read: 0,
             promised: Vec::new(),
             crossings: 0,
+            paused: false,
+            resumed: false,
         }
     }
 

@@ -84,14 +84,23 @@ pub(crate) enum Ready {
     Listener(usize),
 }
 
+/// What the calls for one socket came to.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct SockWork {
+    pub(crate) read: usize,
+    pub(crate) written: usize,
+    /// Calls that found nothing to do.
+    pub(crate) would_block: usize,
+}
+
 /// What the calls of one turn came to.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Work {
     /// System calls other than the poll.
     pub(crate) calls: usize,
     pub(crate) accepts: usize,
-    /// Bytes read and written of each socket.
-    pub(crate) bytes: BTreeMap<SockId, (usize, usize)>,
+    /// What each socket was used for.
+    pub(crate) socks: BTreeMap<SockId, SockWork>,
     /// Events that the poll gave.
     pub(crate) events: usize,
     /// Sockets made or closed.

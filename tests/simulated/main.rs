@@ -53,6 +53,8 @@ fn play(seed: u64) -> Result<Outcome, String> {
         Ok(Ok(outcome)) if !ASTRAY.take() => return Ok(outcome),
         _ => format!("seed {seed}: a panic in the engine, or an assertion of the handler"),
     };
+    // Before the search for a smaller world, which may not end: the engine is broken.
+    eprintln!("{what}");
     let small = scenario.shrink();
     let story = match std::panic::catch_unwind(AssertUnwindSafe(|| small.play(true))) {
         Ok(Err(violation)) => format!("{violation:?}"),

@@ -115,6 +115,13 @@ impl Scenario {
             1 => sim.run_for(Duration::from_secs(20))?,
             _ => sim.run_for(Duration::from_millis(50))?,
         }
+        if dice.chance(300) {
+            // They wait in the accept queue when the shutdown comes.
+            for place in 0..dice.between(1, 8) as u64 {
+                sim.client("10.0.0.1:7", Script::random(self.seed ^ (place << 40)));
+            }
+            sim.freeze(Duration::from_millis(3));
+        }
         let (_, reports) = sim.finish()?;
         Ok(Outcome {
             connections: reports.len(),
