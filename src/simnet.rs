@@ -156,7 +156,7 @@ impl SimStream {
     /// Notes that the program asked for no input, or for input again.
     pub(crate) fn pause(&self, paused: bool) {
         if let Some(sock) = self.kernel.world().socks.get_mut(&self.sock) {
-            sock.resumed = sock.paused && !paused;
+            sock.resumed = !paused && (sock.paused || sock.resumed);
             sock.paused = paused;
         }
     }
