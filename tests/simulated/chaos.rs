@@ -38,6 +38,8 @@ pub struct Chaos {
     connects: usize,
     timers: Vec<TimerId>,
     cancelled: Vec<TimerId>,
+    /// Timers that end a pause.
+    resumes: Vec<(TimerId, ConnId)>,
     /// How many timers it still sets.
     ticks: usize,
 }
@@ -66,6 +68,7 @@ impl Chaos {
             connects: 12,
             timers: Vec::new(),
             cancelled: Vec::new(),
+            resumes: Vec::new(),
             ticks: 60,
         }
     }
@@ -108,8 +111,12 @@ impl Chaos {
         }
         if self.feels_like("pause") {
             let whom = self.any(conn);
-            match self.dice.chance(400) {
-                true => net.pause_reading(whom),
+            match self.dice.chance(600) {
+                true => {
+                    net.pause_reading(whom);
+                    let after = Duration::from_millis(self.dice.below(500) as u64);
+                    self.resumes.push((net.set_timer(after), whom));
+                }
                 false => net.resume_reading(whom),
             }
         }
@@ -195,6 +202,10 @@ impl Handler for Chaos {
 
     fn on_timer(&mut self, net: &mut Net, timer: TimerId) {
         assert!(!self.cancelled.contains(&timer), "{timer} was cancelled");
+        if let Some(place) = self.resumes.iter().position(|(resume, _)| *resume == timer) {
+            let (_, conn) = self.resumes.swap_remove(place);
+            return net.resume_reading(conn);
+        }
         if let Some(&conn) = self.known.last() {
             let whom = self.any(conn);
             net.resume_reading(whom);
