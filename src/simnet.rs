@@ -9,6 +9,7 @@ mod faults;
 mod peer;
 mod rng;
 mod socket;
+mod tcp;
 mod world;
 
 use std::fmt;

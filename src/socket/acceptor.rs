@@ -1,0 +1,259 @@
+//! Listening sockets, and the file descriptor held in reserve for them.
+
+use std::fs::{self, File};
+use std::io::{self, ErrorKind};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use mio::net::{TcpListener, UnixListener};
+use mio::{Interest, Registry, Token};
+use socket2::{Domain, SockAddr, Socket, Type};
+
+use super::{apply_options, unix_addr, Stream};
+use crate::addr::Addr;
+use crate::config::Config;
+#[cfg(feature = "sim")]
+use crate::simnet::{SimDescriptor, SimListener};
+use crate::transport::Transport;
+
+/// A listening socket.
+#[derive(Debug)]
+pub(crate) enum Acceptor {
+    Tcp(TcpListener),
+    /// With the path it bound, which goes when it goes.
+    Unix(UnixListener, #[allow(dead_code)] Option<OwnedPath>),
+    #[cfg(feature = "sim")]
+    Sim(SimListener),
+}
+
+/// What can be accepted from: a listening socket, or a script in a test.
+pub(crate) trait Accept {
+    /// The next connection that waits, with its address when the system gave one.
+    fn accept(&mut self) -> io::Result<(Stream, Option<Addr>)>;
+}
+
+impl Acceptor {
+    pub(crate) fn bind(addr: &Addr, config: &Config) -> io::Result<Self> {
+        let backlog = i32::try_from(config.backlog).unwrap_or(i32::MAX);
+        match addr {
+            Addr::Tcp(addr) => {
+                let socket = Socket::new(Domain::for_address(*addr), Type::STREAM, None)?;
+                socket.set_nonblocking(true)?;
+                socket.set_reuse_address(true)?;
+                apply_options(&socket, config, true)?;
+                socket.bind(&SockAddr::from(*addr))?;
+                socket.listen(backlog)?;
+                Ok(Self::Tcp(TcpListener::from_std(socket.into())))
+            }
+            Addr::Unix(path) => {
+                let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+                socket.set_nonblocking(true)?;
+                apply_options(&socket, config, false)?;
+                let addr = SockAddr::unix(path)?;
+                match socket.bind(&addr) {
+                    Err(error) if error.kind() == ErrorKind::AddrInUse && is_stale(path, &addr) => {
+                        fs::remove_file(path)?;
+                        socket.bind(&addr)?;
+                    }
+                    bound => bound?,
+                }
+                let owned = OwnedPath::new(path);
+                socket.listen(backlog)?;
+                Ok(Self::Unix(UnixListener::from_std(socket.into()), owned))
+            }
+        }
+    }
+
+    /// Takes over a listening socket: inherited, or handed over by another process.
+    pub(crate) fn from_fd(fd: OwnedFd, config: &Config) -> io::Result<Self> {
+        let socket = Socket::from(fd);
+        let local = socket.local_addr()?;
+        #[cfg(any(target_os = "linux", target_os = "android", target_os = "freebsd"))]
+        if !socket.is_listener()? {
+            return Err(io::Error::new(ErrorKind::InvalidInput, "the socket is not listening"));
+        }
+        socket.set_nonblocking(true)?;
+        let tcp = !local.is_unix();
+        apply_options(&socket, config, tcp)?;
+        Ok(match tcp {
+            true => Self::Tcp(TcpListener::from_std(socket.into())),
+            false => Self::Unix(UnixListener::from_std(socket.into()), None),
+        })
+    }
+
+    /// The file descriptor, where there is one.
+    pub(crate) fn fd(&self) -> Option<BorrowedFd<'_>> {
+        match self {
+            Self::Tcp(listener) => Some(listener.as_fd()),
+            Self::Unix(listener, _) => Some(listener.as_fd()),
+            #[cfg(feature = "sim")]
+            Self::Sim(_) => None,
+        }
+    }
+
+    pub(crate) fn local_addr(&self) -> io::Result<Addr> {
+        match self {
+            Self::Tcp(listener) => listener.local_addr().map(Addr::Tcp),
+            Self::Unix(listener, _) => listener.local_addr().map(|addr| unix_addr(addr.as_pathname())),
+            #[cfg(feature = "sim")]
+            Self::Sim(listener) => listener.local_addr().map(Addr::Tcp),
+        }
+    }
+
+    pub(crate) fn register(&mut self, registry: &Registry, token: usize) -> io::Result<()> {
+        let token = Token(token);
+        match self {
+            Self::Tcp(listener) => registry.register(listener, token, Interest::READABLE),
+            Self::Unix(listener, _) => registry.register(listener, token, Interest::READABLE),
+            #[cfg(feature = "sim")]
+            Self::Sim(listener) => {
+                listener.register(token.0);
+                Ok(())
+            }
+        }
+    }
+
+    pub(crate) fn deregister(&mut self, registry: &Registry) {
+        let result = match self {
+            Self::Tcp(listener) => registry.deregister(listener),
+            Self::Unix(listener, _) => registry.deregister(listener),
+            #[cfg(feature = "sim")]
+            Self::Sim(_) => Ok(()),
+        };
+        if let Err(error) = result {
+            log::debug!("deregister: {error}");
+        }
+    }
+
+    /// Sets on an accepted socket what it did not inherit. A connection that was reset while it
+    /// waited may refuse options: its first read will tell.
+    pub(crate) fn finish_accept(&self, stream: &Stream, config: &Config) {
+        if cfg!(target_os = "linux") {
+            return;
+        }
+        let tcp = matches!(self, Self::Tcp(_));
+        if let Some(Err(error)) = stream.socket().map(|socket| apply_options(&socket, config, tcp)) {
+            log::debug!("options of an accepted socket: {error}");
+        }
+    }
+}
+
+impl Accept for Acceptor {
+    fn accept(&mut self) -> io::Result<(Stream, Option<Addr>)> {
+        match self {
+            Self::Tcp(listener) => {
+                let (stream, peer) = listener.accept()?;
+                Ok((Stream::Tcp(stream), Some(Addr::Tcp(peer))))
+            }
+            Self::Unix(listener, _) => {
+                let (stream, peer) = listener.accept()?;
+                Ok((Stream::Unix(stream), peer.as_pathname().map(|path| unix_addr(Some(path)))))
+            }
+            #[cfg(feature = "sim")]
+            Self::Sim(listener) => {
+                let (stream, peer) = listener.accept()?;
+                Ok((Stream::Sim(Box::new(stream)), Some(Addr::Tcp(peer))))
+            }
+        }
+    }
+}
+
+/// Whether `path` is a socket that nobody listens on any more.
+fn is_stale(path: &Path, addr: &SockAddr) -> bool {
+    let is_socket = fs::symlink_metadata(path).is_ok_and(|meta| meta.file_type().is_socket());
+    let refused = || {
+        let probe = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+        probe.set_nonblocking(true)?;
+        probe.connect(addr)
+    };
+    is_socket && refused().is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused)
+}
+
+/// The path of a Unix-domain listener, removed with it unless somebody else has taken it over.
+#[derive(Debug)]
+pub(crate) struct OwnedPath {
+    path: PathBuf,
+    device: u64,
+    inode: u64,
+}
+
+impl OwnedPath {
+    fn new(path: &Path) -> Option<Self> {
+        // An absolute path stays right when the process changes its directory.
+        let path = fs::canonicalize(path).ok()?;
+        let meta = fs::symlink_metadata(&path).ok()?;
+        Some(Self { path, device: meta.dev(), inode: meta.ino() })
+    }
+}
+
+impl Drop for OwnedPath {
+    fn drop(&mut self) {
+        let same = fs::symlink_metadata(&self.path)
+            .is_ok_and(|meta| meta.dev() == self.device && meta.ino() == self.inode);
+        if same {
+            if let Err(error) = fs::remove_file(&self.path) {
+                log::warn!("could not remove {}: {error}", self.path.display());
+            }
+        }
+    }
+}
+
+/// A file descriptor that is held for its own sake.
+#[derive(Debug)]
+pub(crate) enum Held {
+    File(#[allow(dead_code)] File),
+    #[cfg(feature = "sim")]
+    Sim(#[allow(dead_code)] SimDescriptor),
+}
+
+/// A file descriptor held back, so that there is one left to turn clients away with when there
+/// are no others.
+pub(crate) struct Reserve {
+    held: Option<Held>,
+    take: Box<dyn Fn() -> io::Result<Held> + Send>,
+}
+
+impl Reserve {
+    pub(crate) fn new(take: Box<dyn Fn() -> io::Result<Held> + Send>) -> io::Result<Self> {
+        Ok(Self { held: Some(take()?), take })
+    }
+
+    /// Accepts one waiting client with the reserved descriptor and resets it. False when there
+    /// was none to be shed, or the reserve is gone.
+    pub(crate) fn shed_one(&mut self, acceptor: &mut impl Accept) -> bool {
+        if self.held.take().is_none() {
+            self.refill();
+            return false;
+        }
+        let shed = match acceptor.accept() {
+            Ok((mut stream, _)) => {
+                // Reset rather than closed: what it sent will not be read.
+                stream.reset_on_close();
+                true
+            }
+            Err(_) => false,
+        };
+        self.refill();
+        shed
+    }
+
+    fn refill(&mut self) {
+        self.held = (self.take)().ok();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_that_is_no_socket_is_never_removed() {
+        let path = std::env::temp_dir().join(format!("unbroken-file-{}", std::process::id()));
+        fs::write(&path, "precious").unwrap();
+        let error = Acceptor::bind(&Addr::Unix(path.clone()), &Config::default()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::AddrInUse);
+        assert_eq!(fs::read(&path).unwrap(), b"precious");
+        fs::remove_file(&path).unwrap();
+    }
+}
