@@ -183,7 +183,7 @@ impl Net {
     ///
     /// `InvalidInput` when the socket is not listening; otherwise as [`listen`](Self::listen).
     pub fn listen_from(&mut self, fd: impl Into<OwnedFd>) -> io::Result<ListenerId> {
-        let acceptor = Acceptor::from_fd(fd.into(), &self.config)?;
+        let acceptor = self.system.adopt(fd.into(), &self.config)?;
         self.add_listener(acceptor)
     }
 

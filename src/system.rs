@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, ErrorKind};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::time::{Duration, Instant};
 
 use mio::{Events, Poll, Registry, Token, Waker};
@@ -86,6 +86,15 @@ impl System {
             return kernel.listen(tcp_only(addr)?, config).map(Acceptor::Sim);
         }
         Acceptor::bind(addr, config)
+    }
+
+    /// Takes over a socket that is listening already.
+    pub(crate) fn adopt(&self, fd: OwnedFd, config: &Config) -> io::Result<Acceptor> {
+        #[cfg(feature = "sim")]
+        if self.sim.is_some() {
+            return Err(io::Error::new(ErrorKind::Unsupported, "a real socket is of no use in a simulation"));
+        }
+        Acceptor::from_fd(fd, config)
     }
 
     pub(crate) fn connect(&self, addr: &Addr, config: &Config) -> io::Result<Connect> {
