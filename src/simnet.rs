@@ -23,6 +23,7 @@ use crate::id::WAKER_TOKEN;
 use crate::timers::Time;
 use crate::transport::Transport;
 
+pub(crate) use calls::NOBODY;
 pub use faults::Faults;
 pub(crate) use peer::PeerState;
 pub use peer::{End, Reading, Remote, Script};

@@ -12,7 +12,7 @@ use crate::connection::{State, Via};
 use crate::handler::Handler;
 use crate::id::{ConnId, ListenerId, TimerId};
 use crate::net::{Entry, Net, Stopping};
-use crate::simnet::{Faults, Kernel, Phase, SockId, World};
+use crate::simnet::{Faults, Kernel, Phase, SockId, World, NOBODY};
 use crate::socket::Stream;
 
 /// What is known of one connection.
@@ -69,6 +69,11 @@ impl<H> Watch<H> {
         }
         if book.closed {
             world.accuse(|| format!("{conn}: {callback} came after on_close"));
+        }
+        let addr = book.peer.and_then(|peer| world.peers.get(peer)).map(|peer| peer.addr);
+        let told = net.peer_addr(conn).and_then(|addr| addr.as_tcp());
+        if addr.is_some() && told != addr && told != Some(NOBODY) {
+            world.accuse(|| format!("{conn}: its peer is {addr:?}, peer_addr says {told:?}"));
         }
         world.note(|_| match book.peer {
             Some(peer) => format!("{callback} of {conn}, peer {peer}"),

@@ -200,6 +200,29 @@ fn an_edge_is_told_once_and_several_are_told_together() {
 }
 
 #[test]
+fn of_a_closed_socket_nothing_more_is_told() {
+    let seen = alike(true, |lab| {
+        lab.other_sends(10);
+        lab.close();
+        lab.events();
+    });
+    assert_eq!(seen[1..], ["events: "]);
+}
+
+#[test]
+fn the_end_of_ones_own_stream_is_an_event_for_nothing() {
+    let seen = alike(true, |lab| {
+        lab.shutdown();
+        lab.settle();
+        lab.events();
+        lab.other_sends(10);
+        lab.read(100);
+        lab.read(100);
+    });
+    assert_eq!(seen, ["shutdown: done", "events: W", "other sends: 10", "read: 10", "read: EAGAIN"]);
+}
+
+#[test]
 fn a_full_kernel_tells_when_there_is_room() {
     let seen = alike(true, |lab| {
         lab.fill();

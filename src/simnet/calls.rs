@@ -2,7 +2,7 @@
 //! on, and each may meet a fault.
 
 use std::io::{self, IoSlice};
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use super::socket::{Bits, Phase, Side, SockId};
 use super::world::{Knock, ListenerState, Ready, World, MICRO, MILLI};
@@ -17,6 +17,9 @@ fn timeouts(config: &Config) -> (Option<u64>, Option<u64>) {
     let keepalive = config.keepalive.map(|k| nanos(k.idle) + nanos(k.interval) * u64::from(k.count));
     (keepalive, config.effective_user_timeout().map(nanos))
 }
+
+/// The address of a client that was gone when it was accepted.
+pub(crate) const NOBODY: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 9, 9, 9)), 9);
 
 /// System calls of one turn after which it is taken to go on for ever.
 const MOST_CALLS: usize = 200_000;
@@ -247,7 +250,7 @@ impl World {
             _ => None,
         };
         // Somebody who reset in the queue left no other end: accept succeeds all the same.
-        Ok((sock, addr.unwrap_or(SocketAddr::from(([10, 9, 9, 9], 9)))))
+        Ok((sock, addr.unwrap_or(NOBODY)))
     }
 
     pub(crate) fn sys_connect(&mut self, addr: SocketAddr, config: &Config) -> io::Result<SockId> {

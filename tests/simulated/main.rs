@@ -18,6 +18,10 @@ use scenario::{Outcome, Scenario};
 
 const SEEDS: u64 = 2_500;
 
+/// Worlds beyond those that once showed something: a mistake of the simulation, or one of the bugs
+/// that `.ci/bugs` puts in and that few worlds show.
+const KEPT: [u64; 6] = [3_696, 3_847, 7_298, 11_457, 22_139, 29_191];
+
 thread_local! {
     /// Something panicked that should not have: an assertion of the handler, or the engine, which
     /// catches both.
@@ -79,10 +83,13 @@ fn the_engine_keeps_its_promises_in_every_world() {
         let workers: Vec<_> = (0..2)
             .map(|_| {
                 scope.spawn(|| loop {
-                    let seed = next.fetch_add(1, Ordering::Relaxed);
-                    if seed >= seeds {
-                        return Ok(());
-                    }
+                    let place = next.fetch_add(1, Ordering::Relaxed);
+                    let kept = place.checked_sub(seeds).map(|beyond| KEPT.get(beyond as usize));
+                    let seed = match kept {
+                        None => place,
+                        Some(Some(kept)) => *kept,
+                        Some(None) => return Ok(()),
+                    };
                     let outcome = play(seed)?;
                     totals[0].fetch_add(outcome.connections, Ordering::Relaxed);
                     totals[1].fetch_add(outcome.clean, Ordering::Relaxed);
