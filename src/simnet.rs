@@ -163,10 +163,15 @@ impl SimStream {
         }
     }
 
-    /// Notes that the queue passed high water.
-    pub(crate) fn crossed(&self) {
-        if let Some(sock) = self.kernel.world().socks.get_mut(&self.sock) {
+    /// Notes that the queue passed high water, and whether the connection says that it did.
+    pub(crate) fn crossed(&self, congested: bool) {
+        let mut world = self.kernel.world();
+        if let Some(sock) = world.socks.get_mut(&self.sock) {
             sock.crossings += 1;
+        }
+        if !congested {
+            let name = world.name(self.sock);
+            world.accuse(|| format!("{name}: a send said congested, the connection does not"));
         }
     }
 }

@@ -5,7 +5,6 @@ mod util;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::path::PathBuf;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -13,15 +12,6 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use util::{eventually, patient, pattern, read_all};
-
-/// The binary that `cargo test` builds along with the tests.
-fn program(name: &str) -> PathBuf {
-    let test = std::env::current_exe().expect("the path of this test");
-    let profile = test.parent().and_then(|deps| deps.parent()).expect("target/PROFILE/deps/TEST");
-    let example = profile.join("examples").join(name);
-    assert!(example.is_file(), "{} is missing: `cargo build --examples` first", example.display());
-    example
-}
 
 /// A running example. Dropping it kills it.
 struct Example {
@@ -33,7 +23,7 @@ struct Example {
 
 impl Example {
     fn start(name: &str, args: &[&str]) -> Self {
-        let mut command = Command::new(program(name));
+        let mut command = Command::new(util::example(name));
         command.args(args).env_remove("RUST_LOG");
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("the example starts");

@@ -133,8 +133,8 @@ impl Net {
     }
 
     fn note_crossing(&self, id: ConnId) {
-        if let Some(Entry { stream: Stream::Sim(stream), .. }) = self.conns.get(id) {
-            stream.crossed();
+        if let Some(Entry { conn, stream: Stream::Sim(stream) }) = self.conns.get(id) {
+            stream.crossed(conn.is_congested());
         }
     }
 }

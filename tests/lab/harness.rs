@@ -5,7 +5,6 @@ use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::ops::{Deref, DerefMut};
-use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
@@ -15,15 +14,6 @@ use rustix::process::{kill_process, Pid, Signal};
 use serde_json::Value;
 
 use crate::util::{narrow_client, patient, SOON};
-
-/// The binary that `cargo test` builds along with the tests.
-pub fn program() -> PathBuf {
-    let test = std::env::current_exe().expect("the path of this test");
-    let profile = test.parent().and_then(|deps| deps.parent()).expect("target/PROFILE/deps/TEST");
-    let lab = profile.join("examples").join("lab");
-    assert!(lab.is_file(), "{} is missing: run `cargo build --example lab` first", lab.display());
-    lab
-}
 
 /// One line of the lab, and when it came.
 #[derive(Clone, Debug)]
@@ -194,7 +184,7 @@ impl Who for Gone {
 impl Lab {
     /// Starts a lab and waits for its first lines.
     pub fn start(args: &[&str]) -> Self {
-        let mut command = Command::new(program());
+        let mut command = Command::new(crate::util::example("lab"));
         command.args(args);
         let listeners = args.iter().filter(|arg| arg.starts_with("--listen")).count().max(1);
         Self::run(command, listeners)

@@ -10,13 +10,13 @@ use std::time::Duration;
 use rustix::process::{pidfd_getfd, pidfd_open, Pid, PidfdFlags, PidfdGetfdFlags};
 use socket2::{SockRef, Socket};
 
-use crate::harness::{program, Lab, Who};
+use crate::harness::{Lab, Who};
 use crate::lines::path;
 use crate::util::{eventually, pattern, read_all, skip};
 
 /// Runs the lab with arguments that it must refuse. Gives its line.
 fn refused(args: &[&str]) -> String {
-    let output = Command::new(program()).args(args).stdin(Stdio::null()).output().unwrap();
+    let output = Command::new(crate::util::example("lab")).args(args).stdin(Stdio::null()).output().unwrap();
     let errors = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(2), "{args:?}: {errors}");
     assert!(output.stdout.is_empty(), "{args:?}: {:?}", output.stdout);
@@ -81,7 +81,7 @@ fn bad_usage_is_refused_with_one_line_that_names_it() {
 fn an_argument_that_is_no_text_is_refused() {
     use std::os::unix::ffi::OsStrExt;
     let bad = std::ffi::OsStr::from_bytes(b"--listen=\xff");
-    let output = Command::new(program()).arg(bad).output().unwrap();
+    let output = Command::new(crate::util::example("lab")).arg(bad).output().unwrap();
     assert_eq!(output.status.code(), Some(2));
     assert_eq!(String::from_utf8(output.stderr).unwrap().lines().count(), 1);
 }

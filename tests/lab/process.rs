@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
-use crate::harness::{exit_of, program, Lab};
+use crate::harness::{exit_of, Lab};
 use crate::lines::path;
 use crate::util::{eventually, have, pattern, SOON};
 
@@ -78,7 +78,7 @@ fn a_second_signal_ends_the_drain_at_once() {
 
 /// Starts it with a pipe that the caller may close.
 fn piped(args: &[&str]) -> (std::process::Child, BufReader<std::process::ChildStdout>) {
-    let mut command = Command::new(program());
+    let mut command = Command::new(crate::util::example("lab"));
     command.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
     let stdout = child.stdout.take().unwrap();
@@ -114,7 +114,7 @@ fn a_standard_output_that_was_never_open_is_no_reason_to_panic() {
     for (args, status) in [(&[][..], 0), (&["--help"], 0), (&["--nonsense"], 2)] {
         let (reader, writer) = UnixStream::pair().unwrap();
         drop(reader);
-        let mut child = Command::new(program())
+        let mut child = Command::new(crate::util::example("lab"))
             .args(args)
             .stdin(Stdio::null())
             .stdout(std::os::fd::OwnedFd::from(writer.try_clone().unwrap()))
@@ -123,7 +123,7 @@ fn a_standard_output_that_was_never_open_is_no_reason_to_panic() {
             .unwrap();
         assert_eq!(exit_of(&mut child).code(), Some(status), "{args:?}");
     }
-    let help = Command::new(program()).arg("--help").output().unwrap();
+    let help = Command::new(crate::util::example("lab")).arg("--help").output().unwrap();
     assert!(help.status.success());
     let help = String::from_utf8(help.stdout).unwrap();
     for option in ["--listen", "--keepalive", "--user-timeout", "--overflow", "--max-connections", "--drain"]
@@ -167,7 +167,14 @@ fn no_byte_leaves_through_a_socket_without_msg_nosignal() {
     // -D: the lab itself is our child, and gets our signals.
     command.args(["-D", "-f", "-y", "-qq", "-o"]).arg(&trace).args(["-e", "signal=none", "-e"]);
     command.arg("trace=write,writev,pwritev,pwritev2,sendto,sendmsg,sendmmsg,sendfile,splice,exit_group");
-    command.arg(program()).args(["--listen", "127.0.0.1:0", "--drain", "100ms", "--sndbuf", "4096"]);
+    command.arg(crate::util::example("lab")).args([
+        "--listen",
+        "127.0.0.1:0",
+        "--drain",
+        "100ms",
+        "--sndbuf",
+        "4096",
+    ]);
     command.args(["--listen", &format!("unix:{}", unix.display())]);
     let mut lab = Lab::run(command, 2);
     lab.may_panic();

@@ -6,6 +6,7 @@
 
 use std::io::{self, BufRead, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::path::PathBuf;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -475,4 +476,13 @@ impl Drop for ServingChild {
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
+}
+
+/// An example's binary, which `cargo test` builds along with the tests.
+pub fn example(name: &str) -> PathBuf {
+    let test = std::env::current_exe().expect("the path of this test");
+    let profile = test.parent().and_then(|deps| deps.parent()).expect("target/PROFILE/deps/TEST");
+    let example = profile.join("examples").join(name);
+    assert!(example.is_file(), "{} is missing: run `cargo build --examples` first", example.display());
+    example
 }
