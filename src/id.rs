@@ -165,6 +165,13 @@ mod tests {
     }
 
     #[test]
+    #[cfg(target_pointer_width = "64")]
+    fn a_token_has_room_for_every_slot_and_for_generations_enough() {
+        assert_eq!((SLOT_BITS, KIND_BITS, GENERATION_BITS), (32, 2, 30));
+        assert_eq!((SLOT_MASK, KIND_MASK, GENERATION_MASK), (0xFFFF_FFFF, 3, 0x3FFF_FFFF));
+    }
+
+    #[test]
     fn a_token_of_an_earlier_tenant_does_not_match() {
         let token = ConnId(key(5, 8)).token();
         let Some(Source::Connection { slot, generation }) = Source::from_token(token) else {

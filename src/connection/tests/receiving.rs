@@ -77,6 +77,19 @@ fn a_reset_that_the_read_tells_outranks_the_broken_pipe_of_the_write() {
 }
 
 #[test]
+fn of_two_other_errors_the_first_is_kept() {
+    let pairs = [(libc::ETIMEDOUT, libc::ECONNRESET), (libc::EPIPE, libc::ETIMEDOUT)];
+    for (first, second) in pairs {
+        let mut world = world();
+        let _ = world.send(5);
+        world.socket.reads.extend([Answer::Error(second)]);
+        world.writable([Answer::Error(first)]);
+        world.turn();
+        assert_eq!(world.report().errno, Some(first));
+    }
+}
+
+#[test]
 fn who_is_not_written_to_is_not_read_from_except_once_after_each_drain() {
     let mut world = world();
     world.config.high_water = 100;
