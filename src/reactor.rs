@@ -157,27 +157,24 @@ impl Reactor {
     /// Adds what the kernel says to what is known of each connection. No callback comes from
     /// here, so that whatever a handler does or fails to do, no event is lost.
     fn take_events(&mut self) {
-        let net = &mut self.net;
-        for (token, hints) in self.poller.events() {
-            match Source::from_token(token) {
-                Some(Source::Waker) => self.woken = true,
-                Some(Source::Listener { slot, generation }) => match net.listeners.find(slot, generation) {
-                    Some((_, listener)) => listener.on_readable(),
-                    None => net.stats.stale_events += 1,
-                },
-                Some(Source::Connection { slot, generation }) => {
-                    let Some((id, entry)) = net.conns.find(slot, generation) else {
-                        net.stats.stale_events += 1;
-                        continue;
-                    };
+        let (net, woken) = (&mut self.net, &mut self.woken);
+        self.poller.for_each_event(|token, hints| match Source::from_token(token) {
+            Some(Source::Connection { slot, generation }) => match net.conns.find(slot, generation) {
+                Some((id, entry)) => {
                     entry.conn.on_readiness(hints);
                     if !std::mem::replace(&mut entry.conn.listed.ready, true) {
                         net.ready.push_back(id);
                     }
                 }
                 None => net.stats.stale_events += 1,
-            }
-        }
+            },
+            Some(Source::Listener { slot, generation }) => match net.listeners.find(slot, generation) {
+                Some((_, listener)) => listener.on_readable(),
+                None => net.stats.stale_events += 1,
+            },
+            Some(Source::Waker) => *woken = true,
+            None => net.stats.stale_events += 1,
+        });
     }
 
     /// A callback panicked. Its connection is in an unknown state and ends; everything else stands

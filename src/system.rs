@@ -147,28 +147,29 @@ impl Poller {
         self.poll.poll(&mut self.events, timeout)
     }
 
-    /// What came, by token.
-    pub(crate) fn events(&self) -> impl Iterator<Item = (usize, Hints)> + '_ {
-        let events = self.events.iter().map(|event| {
+    /// Passes on what came, by token.
+    #[inline]
+    pub(crate) fn for_each_event(&self, mut tell: impl FnMut(usize, Hints)) {
+        for event in &self.events {
+            let read_closed = event.is_read_closed();
             let hints = Hints {
-                readable: event.is_readable() || event.is_read_closed(),
+                readable: event.is_readable() || read_closed,
                 writable: event.is_writable() || event.is_write_closed(),
                 error: event.is_error(),
-                more: event.is_read_closed() || event.is_priority(),
+                more: read_closed || event.is_priority(),
             };
-            (event.token().0, hints)
-        });
+            tell(event.token().0, hints);
+        }
         #[cfg(feature = "sim")]
-        let events = events.chain(self.sim.iter().flat_map(|(_, events)| events).map(|(token, bits)| {
+        for (token, bits) in self.sim.iter().flat_map(|(_, events)| events) {
             let hints = Hints {
                 readable: bits.input || bits.read_closed(),
                 writable: bits.output || bits.write_closed(),
                 error: bits.error,
                 more: bits.read_closed(),
             };
-            (*token, hints)
-        }));
-        events
+            tell(*token, hints);
+        }
     }
 }
 

@@ -140,7 +140,7 @@ impl Lab {
         let config = Config { events_per_turn: 16, ..Config::default() };
         self.poller.poll(&config, Some(Duration::ZERO)).unwrap();
         let mut told = String::new();
-        for (token, hints) in self.poller.events() {
+        self.poller.for_each_event(|token, hints| {
             let Hints { readable, writable, error, more } = hints;
             let flags = [('R', readable), ('W', writable), ('E', error), ('M', more)];
             let flags = flags.iter().filter(|(_, set)| *set).map(|(flag, _)| *flag);
@@ -148,7 +148,7 @@ impl Lab {
                 LISTENER => told.push_str("listener "),
                 _ => told.extend(flags),
             }
-        }
+        });
         self.say("events", told);
     }
 
