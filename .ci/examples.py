@@ -69,6 +69,11 @@ try:
     member.close()
     check("embed ends with status 0", embed.wait(10) == 0)
 
+    resp = start("resp", "127.0.0.1:0", stderr=subprocess.DEVNULL)
+    asking = connect(address(resp.stdout.readline().decode()))
+    asking.sendall(b"SET a 41\r\nINCR a\r\nQUIT\r\n")
+    check("resp answers", read_all(asking) == b"+OK\r\n:42\r\n+OK\r\n")
+
     lab = start("lab", "--listen", "127.0.0.1:0")
     listening = json.loads(lab.stdout.readline())
     victim = connect(address(listening["addr"]))
