@@ -183,6 +183,51 @@ mod tests {
     }
 
     #[test]
+    fn a_sweep_pays_from_so_many_on_and_when_more_than_half_is_stale() {
+        let mut timers = Timers::new();
+        for n in 0..SWEEP_FROM as u64 - 1 {
+            timers.arm(at(n), n);
+            timers.forget_one();
+        }
+        assert!(!timers.wants_sweep(), "too few");
+        timers.arm(at(99), 99);
+        assert!(timers.wants_sweep());
+        for _ in 0..SWEEP_FROM / 2 - 1 {
+            timers.stale_popped();
+        }
+        assert!(!timers.wants_sweep(), "exactly half");
+        timers.forget_one();
+        assert!(timers.wants_sweep(), "one more than half");
+        timers.sweep(|_, key| key % 2 == 0);
+        assert!(!timers.wants_sweep());
+        assert_eq!(timers.heap.len(), SWEEP_FROM / 2);
+        for _ in 0..SWEEP_FROM {
+            timers.stale_popped();
+        }
+    }
+
+    #[test]
+    fn a_sweep_gives_back_memory_when_hardly_anything_is_left() {
+        let mut timers = Timers::new();
+        for n in 0..100_000 {
+            timers.arm(at(n), n);
+        }
+        timers.sweep(|_, key| key < 50_000);
+        assert!(timers.heap.capacity() >= 100_000, "half of it may be needed again");
+        timers.sweep(|_, key| key < 1_000);
+        let left = timers.heap.capacity();
+        assert!((2_000..3_000).contains(&left), "{left}");
+        timers.sweep(|_, key| key < 1);
+        assert!((2..2 * SWEEP_FROM).contains(&timers.heap.capacity()), "{}", timers.heap.capacity());
+    }
+
+    #[test]
+    fn a_time_too_far_away_is_later_than_all_others_but_never() {
+        let far = Time::from_duration(Duration::MAX);
+        assert!(far > at(1) && far < Time::NEVER);
+    }
+
+    #[test]
     fn the_grid_brings_neighbours_together() {
         let step = Duration::from_nanos(100);
         assert_eq!(at(101).next_on_grid(step), at(200));

@@ -243,6 +243,42 @@ mod tests {
     // P4: every queue of up to four chunks of up to four bytes, or one large enough to be shared,
     // taken with every short count at every point.
     #[test]
+    fn small_pieces_fill_a_chunk_before_the_next_is_begun() {
+        let mut out = WriteBuffer::default();
+        out.push_copy(&[1; 10]);
+        assert_eq!(out.only_slice(usize::MAX), Some(&[1; 10][..]));
+        assert_eq!(out.only_slice(4), Some(&[1; 4][..]));
+        out.push_copy(&vec![2; CHUNK - 10]);
+        assert_eq!(out.chunks.len(), 1, "it just fits");
+        out.push_copy(&[3]);
+        assert_eq!((out.chunks.len(), out.only_slice(usize::MAX)), (2, None));
+        out.push_copy(&vec![4; 3 * CHUNK]);
+        assert_eq!(out.chunks.len(), 3, "what is larger than a chunk gets one of its own size");
+    }
+
+    #[test]
+    fn one_emptied_chunk_is_used_again_and_outsized_ones_are_not() {
+        let mut out = WriteBuffer::default();
+        out.push_copy(&[1; 10]);
+        let first = out.chunks[0].as_slice().as_ptr();
+        out.advance(10);
+        assert_eq!(out.spare.capacity(), CHUNK);
+        out.push_copy(&[2; 10]);
+        assert_eq!(out.chunks[0].as_slice(), [2; 10], "nothing of its former life is left");
+        assert_eq!(out.chunks[0].as_slice().as_ptr(), first);
+        out.advance(10);
+        let mut out = WriteBuffer::default();
+        out.push_copy(&vec![3; 4 * CHUNK]);
+        out.advance(4 * CHUNK);
+        assert_eq!(out.spare.capacity(), 0);
+        out.push_copy(&vec![4; CHUNK]);
+        out.push_copy(&[5; 10]);
+        let first = out.chunks[0].as_slice().as_ptr();
+        out.clear();
+        assert_eq!(out.spare.as_ptr(), first, "one is enough");
+    }
+
+    #[test]
     fn no_short_count_skips_or_repeats_a_byte() {
         let lengths = [0, 1, 2, 3, BY_REFERENCE];
         let kinds = lengths.len() * 2;
