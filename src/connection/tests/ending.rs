@@ -83,6 +83,58 @@ fn a_close_ends_at_each_of_its_caps() {
 }
 
 #[test]
+fn the_end_of_our_stream_gives_a_close_a_new_span() {
+    let late = |ends: bool| {
+        let mut world = world();
+        let _ = world.send(10);
+        // Nothing is ever acknowledged, so nothing else counts as progress.
+        world.socket.unacknowledged = Some(10);
+        world.close();
+        if ends {
+            world.readable([Answer::Eof]);
+        }
+        world.pass(4 * SECOND);
+        world.writable([Answer::Bytes(10)]);
+        assert_eq!(world.socket.shutdowns, 1);
+        world.pass(2 * SECOND);
+        world
+    };
+    let mut waiting = late(false);
+    assert!(!waiting.conn.is_dead(), "five seconds from the end of our stream on");
+    waiting.pass(3 * SECOND);
+    assert_eq!(waiting.reason(), CloseReason::TimedOut(Timeout::Linger));
+    // With the peer's end seen only acknowledgements are waited for, from its end on.
+    assert_eq!(late(true).reason(), CloseReason::TimedOut(Timeout::Linger));
+}
+
+#[test]
+fn to_end_our_stream_after_the_peers_is_to_close() {
+    let mut world = world();
+    world.socket.reads.extend([Answer::Eof]);
+    world.hint(Hints { readable: true, ..Hints::default() });
+    let mut scratch = [0; 10];
+    assert_eq!(world.step(|conn, socket, cx| conn.receive(socket, &mut scratch, cx)), Received::Eof);
+    assert_eq!(world.conn.state(), State::HalfClosedRemote);
+    world.step(|conn, _, cx| conn.close_write(cx));
+    assert_eq!(world.conn.state(), State::Flushing);
+    world.turn();
+    assert_eq!((world.reason(), world.socket.shutdowns), (CloseReason::PeerClosed, 1));
+}
+
+#[test]
+fn our_stream_may_be_ended_while_connecting() {
+    let mut world = world();
+    world.conn = Connection::new(State::Connecting, Via::Connect, None, world.now);
+    let _ = world.send(10);
+    world.step(|conn, _, cx| conn.close_write(cx));
+    assert_eq!(world.conn.check_sendable(), Err(SendError::WriteClosed));
+    assert!(world.step(|conn, socket, cx| conn.opened(socket, None, cx)));
+    assert_eq!(world.conn.state(), State::HalfClosedLocal);
+    world.writable([Answer::Bytes(10)]);
+    assert_eq!((world.socket.written.len(), world.socket.shutdowns), (10, 1));
+}
+
+#[test]
 fn a_close_that_the_peer_does_not_take_is_cut_with_a_reset_and_an_account() {
     let mut world = world();
     let _ = world.send(100);
