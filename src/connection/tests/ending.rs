@@ -87,8 +87,8 @@ fn the_end_of_our_stream_gives_a_close_a_new_span() {
     let late = |ends: bool| {
         let mut world = world();
         let _ = world.send(10);
-        // Nothing is ever acknowledged, so nothing else counts as progress.
-        world.socket.unacknowledged = Some(10);
+        // Nothing is ever acknowledged, our end neither: nothing else counts as progress.
+        world.socket.unacknowledged = Some(11);
         world.close();
         if ends {
             world.readable([Answer::Eof]);
