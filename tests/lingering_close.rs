@@ -103,7 +103,7 @@ fn a_trickle_of_input_does_not_prolong_a_close_beyond_its_total() {
     let (_, report) = server.closed();
     assert_eq!(report.reason, CloseReason::TimedOut(Timeout::Linger));
     let lived = report.duration.as_millis();
-    assert!((1000..1500).contains(&lived), "{lived}");
+    assert!((1000..3000).contains(&lived), "{lived}");
 }
 
 // L5
@@ -115,7 +115,7 @@ fn a_silent_peer_holds_a_close_no_longer_than_the_idle_cap() {
     let (_, report) = server.closed();
     assert_eq!(report.reason, CloseReason::TimedOut(Timeout::Linger));
     let lived = report.duration.as_millis();
-    assert!((400..900).contains(&lived), "{lived}");
+    assert!((400..2400).contains(&lived), "{lived}");
     // It had got everything, and sees no reset.
     let (got, error) = read_all(&mut client);
     assert!(error.is_none() && got == pattern(10));
@@ -204,8 +204,9 @@ fn an_abort_is_a_reset_with_an_exact_account() {
 // L10
 #[test]
 fn closing_connections_are_bounded_and_the_oldest_goes_first() {
+    util::allow_descriptors(4096);
     let mut config = Config::default();
-    config.max_lingering = 50;
+    config.max_lingering = 1000;
     let data = |net: &mut Net, conn, data: &[u8]| {
         match data {
             b"close" => net.close(conn),
@@ -214,17 +215,17 @@ fn closing_connections_are_bounded_and_the_oldest_goes_first() {
         data.len()
     };
     let server = serve(config, Custom { data: Some(Box::new(data)), ..Custom::default() });
-    let mut clients: Vec<_> = (0..300).map(|_| server.client()).collect();
+    let mut clients: Vec<_> = (0..1050).map(|_| server.client()).collect();
     let conns: Vec<ConnId> = clients.iter().map(|_| server.opened()).collect();
     for client in &mut clients {
         client.write_all(b"close").unwrap();
         // One after the other: which is the oldest must not be left to chance.
         server.wait_for(util::SOON, |event| matches!(event, Event::Data(..) | Event::Close(..)));
     }
-    let stats = server.wait_stats(|stats| stats.closing == 50 && stats.closed == 250);
-    assert_eq!(stats.closed_by(CloseReason::TimedOut(Timeout::Linger)), 250);
+    let stats = server.wait_stats(|stats| stats.closing == 1000 && stats.closed == 50);
+    assert_eq!(stats.closed_by(CloseReason::TimedOut(Timeout::Linger)), 50);
     let alive: Vec<ConnId> = server.ask(|net| net.connections().collect());
-    assert_eq!(alive, conns[250..]);
+    assert_eq!(alive, conns[50..]);
     let mut fresh = server.client();
     fresh.write_all(b"served").unwrap();
     fresh.read_exact(&mut [0; 6]).unwrap();

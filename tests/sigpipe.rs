@@ -261,3 +261,29 @@ fn a_child_of_a_callback_has_its_sigpipe_and_none_of_our_sockets() {
     server.ask(move |net| net.close(conn));
     assert_eq!(client.read(&mut [0]).unwrap(), 0);
 }
+
+// S1
+#[test]
+fn a_c_program_with_sigpipe_at_its_default_survives() {
+    if !util::have("cc") {
+        return;
+    }
+    let library = util::example("libc_host.a");
+    let program = std::env::temp_dir().join(format!("unbroken-c-host-{}", std::process::id()));
+    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/c_host/main.c");
+    let compiled = Command::new("cc")
+        .args(["-Wall", "-Wextra", "-Werror", "-o"])
+        .arg(&program)
+        .arg(source)
+        .arg(&library)
+        .args(["-lpthread", "-ldl", "-lm", "-lgcc_s", "-lutil", "-lrt"])
+        .output()
+        .expect("cc runs");
+    assert!(compiled.status.success(), "{}", String::from_utf8_lossy(&compiled.stderr));
+    // std gives its children SIGPIPE at its default, although this process ignores it.
+    let output = Command::new(&program).output().expect("the program starts");
+    std::fs::remove_file(&program).expect("it is ours");
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{:?}: {text}", output.status);
+    assert_eq!(text, "alive after 20 broken pipes\n");
+}

@@ -478,6 +478,16 @@ impl Drop for ServingChild {
     }
 }
 
+/// Lets this process have so many file descriptors, if it had fewer. No test needs fewer.
+pub fn allow_descriptors(count: u64) {
+    use rustix::process::{getrlimit, setrlimit, Resource, Rlimit};
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current.is_some_and(|current| current < count) {
+        let wanted = Rlimit { current: Some(count), maximum: limit.maximum };
+        setrlimit(Resource::Nofile, wanted).expect("the hard limit allows it");
+    }
+}
+
 /// An example's binary, which `cargo test` builds along with the tests.
 pub fn example(name: &str) -> PathBuf {
     let test = std::env::current_exe().expect("the path of this test");
