@@ -96,9 +96,10 @@ pub struct Config {
 
     /// Time for an outbound connection to be established. 10 s.
     pub connect_timeout: Duration,
-    /// An open connection with no byte in either direction for this long is ended. Default: off.
+    /// An open connection with no byte in either direction for this long is ended. What the peer's
+    /// kernel takes out of ours counts. Default: off.
     pub idle_timeout: Option<Duration>,
-    /// The same, once either direction has ended: nobody may hold half a connection for ever. 5 min.
+    /// The same, from when either direction has ended: nobody may hold half a connection for ever. 5 min.
     pub half_close_timeout: Option<Duration>,
     /// Bytes are queued and the peer's kernel acknowledged none of ours for this long: the peer is
     /// taken to have stopped reading. Where the system cannot tell (Unix-domain sockets, and all
@@ -110,7 +111,8 @@ pub struct Config {
     pub linger_total: Duration,
     /// Input discarded at most while closing, before the connection is cut. 64 MiB.
     pub linger_bytes: u64,
-    /// Connections closing at one time; one more cuts the oldest. 10,000.
+    /// Connections closing at one time; one more cuts the oldest. A shutdown, which closes all at once
+    /// and has its own deadline, is not bound by it. 10,000.
     pub max_lingering: usize,
 
     /// Keepalive for TCP. Default: 60 s, 10 s, 6 probes: below the idle eviction of common
@@ -317,13 +319,11 @@ impl Config {
                 format!("keepalive.count ({}) must lie between 1 and {MAX_PROBES}", keepalive.count)
             })?;
         }
-        let UserTimeout::After(timeout) = self.user_timeout else {
-            return Ok(());
-        };
+        let Some(timeout) = self.effective_user_timeout() else { return Ok(()) };
         check(timeout >= Duration::from_millis(1) && timeout.as_millis() <= i32::MAX as u128, || {
             format!("user_timeout ({timeout:?}) must lie between 1 ms and {} ms", i32::MAX)
         })?;
-        let Some(keepalive) = self.keepalive else {
+        let (Some(keepalive), UserTimeout::After(_)) = (self.keepalive, self.user_timeout) else {
             return Ok(());
         };
         let least = keepalive.idle + keepalive.interval * 3;

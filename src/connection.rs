@@ -100,6 +100,8 @@ pub(crate) struct Connection {
     show_again: bool,
     /// The queue fell to low water and the handler has not been told.
     drain_due: bool,
+    /// The peer's end of stream was read and the handler has not been told.
+    eof_due: bool,
 
     saw_fin: bool,
     /// Our stream ended, or was asked to, before the peer's end was seen.
@@ -164,6 +166,7 @@ impl Connection {
             may_read_once: false,
             show_again: false,
             drain_due: false,
+            eof_due: false,
             saw_fin: false,
             ended_first: false,
             close_wanted: false,
@@ -259,6 +262,7 @@ impl Connection {
             || (self.show_again && self.may_show_again())
             || (self.drain_due && self.is_delivering())
             || self.error_is_due()
+            || self.eof_is_due()
     }
 
     /// Whether anything else is to be done before new input is read: a broken or waiting queue,
@@ -276,6 +280,10 @@ impl Connection {
     ) -> bool {
         self.peer = peer.into();
         self.state = if self.fin_wanted { State::HalfClosedLocal } else { State::Open };
+        self.ended_first |= self.fin_wanted;
+        if self.soft_since != Time::NEVER {
+            self.soft_since = cx.now;
+        }
         self.activity = cx.now;
         if self.close_wanted {
             self.begin_close(cx);
@@ -287,17 +295,35 @@ impl Connection {
 
     /// The connection could not be established, or its socket not be put to use.
     pub(crate) fn fail<T: Transport>(&mut self, error: &io::Error, socket: &mut T, cx: &mut Context<'_>) {
+        let connecting = self.state == State::Connecting;
         self.record(error);
-        self.die(CloseReason::Io, socket, cx);
+        self.die(if connecting { CloseReason::ConnectFailed } else { CloseReason::Io }, socket, cx);
     }
 
     /// Keeps the first error. One thing is told later and means more: a Unix-domain socket
     /// answers a write with EPIPE and keeps its ECONNRESET for the next read.
     fn record(&mut self, error: &io::Error) {
-        let errno = error.raw_os_error().unwrap_or(libc::EIO);
+        // Without an errno it is an error of our own making: the connection's address, for one.
+        let Some(errno) = error.raw_os_error() else { return };
         if self.errno == 0 || (self.errno == libc::EPIPE && errno == libc::ECONNRESET) {
             self.errno = errno;
         }
+    }
+
+    /// Moves what was stamped with one moment to another.
+    pub(crate) fn restamp(&mut self, from: Time, to: Time) {
+        for stamp in [&mut self.activity, &mut self.progress] {
+            if *stamp == from {
+                *stamp = to;
+            }
+        }
+    }
+
+    /// A reset that came after the connection was established and before anybody looked.
+    pub(crate) fn broken_at_birth(&mut self, error: &io::Error) {
+        self.record(error);
+        self.readable = true;
+        self.more_hint = true;
     }
 
     pub(crate) fn report(&self, now: Time) -> CloseReport {

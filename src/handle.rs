@@ -149,7 +149,7 @@ impl Net {
     pub fn handle(&mut self) -> Handle {
         if !self.tracked {
             self.tracked = true;
-            for id in self.conns.ids() {
+            for (id, _) in self.conns.iter().filter(|(_, entry)| !entry.conn.is_dead()) {
                 self.mailbox.set_live(id);
             }
         }

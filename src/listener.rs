@@ -92,6 +92,8 @@ pub(crate) struct Listener<A = Acceptor> {
     owed: bool,
     hold: Hold,
     pause: Duration,
+    /// The present episode of exhaustion has been logged.
+    logged: bool,
 }
 
 impl<A: Accept> Listener<A> {
@@ -102,6 +104,7 @@ impl<A: Accept> Listener<A> {
             owed: true,
             hold: Hold::Nothing,
             pause: FIRST_PAUSE,
+            logged: false,
         }
     }
 
@@ -155,6 +158,7 @@ impl<A: Accept> Listener<A> {
         match judge(&error) {
             Verdict::Empty => {
                 self.owed = false;
+                self.logged = false;
                 Step::Stop
             }
             Verdict::GoOn => {
@@ -172,8 +176,8 @@ impl<A: Accept> Listener<A> {
 
     fn pause(&mut self, error: &io::Error, now: Time, reserve: Option<&mut Reserve>, stats: &mut Stats) {
         stats.accept_pauses += 1;
-        // The pause grows from the first on: one line for each time it all begins.
-        if self.pause == FIRST_PAUSE {
+        // One line until nobody waits any more.
+        if !std::mem::replace(&mut self.logged, true) {
             log::warn!("accept: {error}; clients wait, trying again as file descriptors are freed");
         }
         self.hold = Hold::Exhausted(now.plus(self.pause));

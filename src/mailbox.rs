@@ -51,6 +51,15 @@ pub(crate) enum Refusal {
     Full,
 }
 
+/// What a look into the mailbox told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Collected {
+    /// `Handler::on_wake` was asked for.
+    pub(crate) wake: bool,
+    /// Commands are left: look again in the next turn.
+    pub(crate) more: bool,
+}
+
 #[derive(Debug)]
 struct Inner<T> {
     commands: VecDeque<Command<T>>,
@@ -147,24 +156,36 @@ impl<T> Mailbox<T> {
             return;
         }
         drop(inner);
-        self.nudge();
-    }
-
-    /// Wakes the reactor without asking it for anything.
-    pub(crate) fn nudge(&self) {
-        if let Err(error) = (self.wake)() {
-            log::error!("could not wake the reactor: {error}");
+        if !self.nudge() {
+            // The next command tries again.
+            self.lock().woken = false;
         }
     }
 
-    /// Moves all commands to `into`, which is empty; returns whether `on_wake` was asked for.
-    pub(crate) fn collect(&self, into: &mut VecDeque<Command<T>>) -> bool {
+    /// Wakes the reactor without asking it for anything. Returns whether that worked.
+    pub(crate) fn nudge(&self) -> bool {
+        let woken = (self.wake)();
+        if let Err(error) = &woken {
+            log::error!("could not wake the reactor: {error}");
+        }
+        woken.is_ok()
+    }
+
+    /// Moves commands to `into`, which is empty: `most` at most, so that what waits is all here.
+    pub(crate) fn collect(&self, into: &mut VecDeque<Command<T>>, most: usize) -> Collected {
         debug_assert!(into.is_empty(), "what was collected before comes first");
         let mut inner = self.lock();
-        inner.woken = false;
-        inner.bytes = 0;
-        std::mem::swap(&mut inner.commands, into);
-        std::mem::take(&mut inner.wake_asked)
+        if inner.commands.len() <= most {
+            inner.bytes = 0;
+            std::mem::swap(&mut inner.commands, into);
+        } else {
+            into.extend(inner.commands.drain(..most));
+            inner.bytes -= into.iter().map(Command::weight).sum::<usize>();
+        }
+        let more = !inner.commands.is_empty();
+        // With more to come the reactor looks again by itself.
+        inner.woken = more;
+        Collected { wake: std::mem::take(&mut inner.wake_asked), more }
     }
 
     /// From here on commands for this connection are taken.
@@ -258,10 +279,10 @@ mod tests {
         }
         assert_eq!(wakes.load(Ordering::Relaxed), 1);
         let mut commands = VecDeque::new();
-        assert!(mailbox.collect(&mut commands));
+        assert!(mailbox.collect(&mut commands, usize::MAX).wake);
         assert_eq!(commands.len(), 10);
         commands.clear();
-        assert!(!mailbox.collect(&mut commands));
+        assert!(!mailbox.collect(&mut commands, usize::MAX).wake);
         mailbox.post(Command::Run(())).unwrap();
         assert_eq!(wakes.load(Ordering::Relaxed), 2);
     }
@@ -279,7 +300,7 @@ mod tests {
         mailbox.set_gone([conn(0, 1)].into_iter(), &mut taken);
         assert_eq!(taken, [(conn(0, 1), Bytes::from_static(&[0]))]);
         let mut rest = VecDeque::new();
-        mailbox.collect(&mut rest);
+        mailbox.collect(&mut rest, usize::MAX);
         assert!(matches!(rest.make_contiguous(), [Command::Run(())]));
         assert!(mailbox.post(send(conn(0, 1), 1)).is_err());
         mailbox.set_live(conn(0, 2));
@@ -298,7 +319,7 @@ mod tests {
         mailbox.post(Command::Run(())).unwrap();
         assert!(matches!(mailbox.post(Command::Run(())), Err((Refusal::Full, _))));
         mailbox.post(Command::Shutdown(Duration::ZERO)).unwrap();
-        mailbox.collect(&mut VecDeque::new());
+        mailbox.collect(&mut VecDeque::new(), usize::MAX);
         mailbox.post(send(conn(0, 1), 11)).unwrap();
         assert!(mailbox.post(send(conn(0, 1), 1)).is_err());
     }

@@ -172,7 +172,9 @@ impl Net {
     /// Those of `socket`, `bind` and `listen`; `InvalidInput` for a text that is no address;
     /// `ConnectionAborted` during a shutdown.
     pub fn listen(&mut self, addr: impl IntoAddr) -> io::Result<ListenerId> {
-        let acceptor = self.system.bind(&addr.into_addr()?, &self.config)?;
+        let addr = addr.into_addr()?;
+        self.refuse_while_stopping()?;
+        let acceptor = self.system.bind(&addr, &self.config)?;
         self.add_listener(acceptor)
     }
 
@@ -214,12 +216,13 @@ impl Net {
         self.listeners.get(listener)?.acceptor.local_addr().ok()
     }
 
-    /// A listener's file descriptor, to be handed over to another process.
+    /// A listener's file descriptor, to be handed over to another process. The path of a Unix-domain
+    /// socket is not removed with the listener any more: it belongs to the other.
     ///
     /// Once the other process accepts from it, call [`close_listener`](Self::close_listener) here
     /// before [`shutdown`](Self::shutdown): a shutdown takes in the clients that still wait, which the other could serve.
     pub fn listener_fd(&self, listener: ListenerId) -> Option<BorrowedFd<'_>> {
-        self.listeners.get(listener)?.acceptor.fd()
+        self.listeners.get(listener)?.acceptor.share_fd()
     }
 
     /// Stops listening. Clients that still wait in the backlog are reset by the kernel, unless
@@ -393,7 +396,8 @@ impl Net {
         &self.config
     }
 
-    /// Shuts the reactor down, the last thing that is done with it: clients that wait in the backlog are taken in, the listeners close,
+    /// Shuts the reactor down, the last thing that is done with it: clients that wait in the backlog are taken in
+    /// (as far as `max_connections` and file descriptors allow), the listeners close,
     /// every connection is closed as by [`close`](Self::close), and what is not done after
     /// `deadline` is cut off as [`Shutdown`](CloseReason::Shutdown). Then
     /// [`run`](crate::Reactor::run) returns. A second call can only bring the deadline forward.

@@ -40,6 +40,9 @@ impl ReadBuffer {
         self.start += count.min(self.len());
         if self.is_empty() {
             *self = Self::default();
+        } else if self.bytes.capacity() > 4 * self.len().max(1024) {
+            self.bytes = self.view().to_vec();
+            self.start = 0;
         }
     }
 }

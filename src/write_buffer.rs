@@ -79,7 +79,9 @@ impl WriteBuffer {
         }
         let mut chunk = std::mem::take(&mut self.spare);
         if chunk.capacity() < rest.len() {
-            chunk = Vec::with_capacity(rest.len().max(CHUNK));
+            // A piece between two shared ones stays alone: a page would cost more than it counts.
+            let least = if matches!(self.chunks.back(), Some(Chunk::Shared(_))) { 64 } else { CHUNK };
+            chunk = Vec::with_capacity(rest.len().max(least));
         }
         chunk.extend_from_slice(rest);
         self.chunks.push_back(Chunk::Copied(chunk));

@@ -187,7 +187,8 @@ impl Connection {
 
     /// How long this connection may go without a byte in either direction.
     fn quiet_limit(&self, config: &Config) -> Option<Duration> {
-        let half = (self.state != State::Open).then_some(config.half_close_timeout).flatten();
+        let half =
+            (self.state != State::Open || self.is_broken()).then_some(config.half_close_timeout).flatten();
         match (config.idle_timeout, half) {
             (Some(idle), Some(half)) => Some(idle.min(half)),
             (idle, half) => idle.or(half),
@@ -223,6 +224,14 @@ impl Connection {
                 }
                 if cx.config.soft_limit.is_some_and(|soft| now >= self.soft_since.plus(soft.duration)) {
                     return self.die(CloseReason::SlowConsumer, socket, cx);
+                }
+                if now >= self.activity.plus_option(self.quiet_limit(cx.config)) && !self.is_broken() {
+                    // Bytes that leave the kernel's buffer are no silence either.
+                    let before = self.acknowledged;
+                    self.sample(socket, now);
+                    if self.acknowledged > before {
+                        self.activity = now;
+                    }
                 }
                 if now >= self.activity.plus_option(self.quiet_limit(cx.config)) {
                     self.die(CloseReason::TimedOut(Timeout::Idle), socket, cx);

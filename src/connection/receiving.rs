@@ -35,7 +35,9 @@ impl Connection {
         match self.state {
             State::Flushing | State::Lingering => true,
             State::Open | State::HalfClosedLocal => {
-                let held = self.congested && !config.read_while_congested && !self.may_read_once;
+                // What a handler leaves unused until there is room grows by one such read at most.
+                let granted = self.may_read_once && self.input.len() <= config.max_read_buffer;
+                let held = self.congested && !config.read_while_congested && !granted;
                 !self.paused && !held
             }
             State::Connecting | State::HalfClosedRemote | State::Dead => false,
@@ -101,6 +103,7 @@ impl Connection {
 
     fn received_eof<T: Transport>(&mut self, socket: &mut T, cx: &mut Context<'_>) -> Received {
         cx.stats.reads += 1;
+        self.activity = cx.now;
         self.readable = false;
         self.more_hint = false;
         // Behind an error that was told already the kernel says "end of stream" although none
@@ -138,6 +141,24 @@ impl Connection {
         if let Ok(Some(error)) = socket.take_error() {
             self.record(&error);
         }
+    }
+
+    /// The end of the peer's stream waits behind input that the handler left until there is room.
+    pub(crate) fn postpone_eof(&mut self) {
+        self.eof_due = true;
+    }
+
+    pub(super) fn eof_is_due(&self) -> bool {
+        self.eof_due
+            && self.is_delivering()
+            && (self.input.is_empty() || !(self.congested || self.paused))
+            && !self.show_again
+    }
+
+    pub(crate) fn take_eof(&mut self) -> bool {
+        let due = self.eof_is_due();
+        self.eof_due &= !due;
+        due
     }
 
     pub(crate) fn pause_reading(&mut self) {
@@ -184,7 +205,7 @@ impl Connection {
         if !self.is_delivering() {
             return;
         }
-        let waits = self.paused || self.congested;
+        let waits = self.paused || (self.congested && !cx.config.read_while_congested);
         if input.len() > cx.config.max_read_buffer && !waits {
             return self.die(CloseReason::InputOverflow, socket, cx);
         }

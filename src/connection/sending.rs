@@ -173,6 +173,7 @@ impl Connection {
             self.record(error);
         }
         self.write_failed = true;
+        self.activity = cx.now;
         self.congested = false;
         self.drain_due = false;
         self.drop_queue(cx);

@@ -1,6 +1,8 @@
 //! The books: what a step of one connection means for the counters, the lists and the deadlines
 //! that belong to all of them.
 
+use std::time::Duration;
+
 use super::{Deadline, Entry, Net, Stopping, REDIAL};
 use crate::close::{CloseReason, Timeout};
 use crate::connection::{Connection, Context};
@@ -63,7 +65,8 @@ impl Net {
         let is_closing = |conns: &Table<ConnId, Entry>, id| {
             conns.get(id).is_some_and(|entry: &Entry| entry.conn.is_closing())
         };
-        while self.stats.closing > self.config.max_lingering {
+        // A shutdown closes everybody at once, and has a deadline of its own.
+        while self.stats.closing > self.config.max_lingering && self.stopping != Stopping::Draining {
             let Some(oldest) = self.closing.pop_front() else { return };
             if is_closing(&self.conns, oldest) {
                 self.kill(oldest, CloseReason::TimedOut(Timeout::Linger));
@@ -71,6 +74,17 @@ impl Net {
         }
         if self.closing.len() > 2 * self.stats.closing + 64 {
             self.closing.retain(|id| is_closing(&self.conns, *id));
+        }
+    }
+
+    /// All that happened in a turn is stamped with the moment of its beginning. After one that took
+    /// long, because a callback did, the stamps are moved to its end: nobody has been idle meanwhile.
+    pub(crate) fn make_up_for(&mut self, length: Duration) {
+        let (begin, end) = (self.now, self.now.plus(length));
+        for id in self.conns.ids().collect::<Vec<_>>() {
+            if let Some(Entry { conn, .. }) = self.conns.get_mut(id) {
+                conn.restamp(begin, end);
+            }
         }
     }
 
@@ -90,12 +104,19 @@ impl Net {
     /// deadline. An entry among the timers is never later than the deadline, so that most steps
     /// need not touch them.
     pub(crate) fn settle(&mut self, id: ConnId) {
-        let Some(Entry { conn, stream }) = self.conns.get_mut(id) else { return };
+        let Some(Entry { conn, .. }) = self.conns.get_mut(id) else { return };
         if conn.has_work(&self.config) && !conn.listed.ready {
             conn.listed.ready = true;
             self.ready.push_back(id);
         }
         let mut deadline = conn.deadline(self.now, &self.config);
+        if deadline <= self.now {
+            // It came up while the connection had events waiting, and those came first.
+            self.touch(id, |conn, stream, cx| conn.expire(stream, cx));
+            let Some(entry) = self.conns.get(id) else { return };
+            deadline = entry.conn.deadline(self.now, &self.config);
+        }
+        let Some(Entry { conn, stream }) = self.conns.get_mut(id) else { return };
         if stream.is_dialing() {
             deadline = deadline.min(self.now.plus(REDIAL));
         }

@@ -30,16 +30,25 @@ fn call<R>(net: &mut Net, conn: ConnId, callback: impl FnOnce(&mut Net) -> R) ->
 }
 
 impl Reactor {
+    /// The phases of a turn from the next one on. One that panics is over.
     pub(super) fn phases<H: Handler + ?Sized>(&mut self, handler: &mut H) {
-        self.carry_out_commands(handler);
-        // Before the deadlines of single connections: at a tie it is the shutdown that cuts them off.
-        self.cut_off_if_due();
-        self.fire_timers(handler);
-        self.serve_ready(handler);
-        self.accept(handler);
-        self.shut_down(handler);
-        self.flush_dirty(handler);
-        self.reap(handler);
+        loop {
+            self.phase += 1;
+            match self.phase {
+                1 => self.carry_out_commands(handler),
+                2 => {
+                    // Before the deadlines of single connections: at a tie it is the shutdown that cuts them off.
+                    self.cut_off_if_due();
+                    self.fire_timers(handler);
+                }
+                3 => self.serve_ready(handler),
+                4 => self.accept(handler),
+                5 => self.shut_down(handler),
+                6 => self.flush_dirty(handler),
+                7 => self.reap(handler),
+                _ => return,
+            }
+        }
     }
 
     /// Commands from other threads, a bounded number.
@@ -47,13 +56,13 @@ impl Reactor {
         let net = &mut self.net;
         // Only when all that was taken before is done: what waits stays bounded by the mailbox.
         if self.woken && net.inbox.is_empty() {
-            self.woken = false;
-            if net.mailbox.collect(&mut net.inbox) {
+            let collected = net.mailbox.collect(&mut net.inbox, net.config.commands_per_turn);
+            self.woken = collected.more;
+            if collected.wake {
                 handler.on_wake(net);
             }
         }
-        for _ in 0..net.config.commands_per_turn {
-            let Some(command) = net.inbox.pop_front() else { break };
+        while let Some(command) = net.inbox.pop_front() {
             net.stats.commands += 1;
             match command {
                 Command::Send(conn, data) => {
@@ -114,7 +123,7 @@ impl Reactor {
         conn.listed.ready = false;
         if conn.state() == State::Connecting {
             if stream.is_dialing() {
-                return;
+                return net.settle(id);
             }
             finish_connect(net, handler, id);
         }
@@ -150,12 +159,17 @@ impl Reactor {
                     count
                 }
                 Some(Received::Eof) => {
-                    call(net, id, |net| handler.on_eof(net, id));
+                    if let Some(entry) = net.conns.get_mut(id) {
+                        entry.conn.postpone_eof();
+                    }
                     break;
                 }
                 Some(Received::Nothing(count)) => count,
             };
             budget = budget.saturating_sub(count.max(1));
+        }
+        if net.conns.get_mut(id).is_some_and(|entry| entry.conn.take_eof()) {
+            call(net, id, |net| handler.on_eof(net, id));
         }
     }
 
@@ -178,7 +192,8 @@ impl Reactor {
     fn accept_from<H: Handler + ?Sized>(&mut self, handler: &mut H, id: ListenerId, budget: usize) {
         let net = &mut self.net;
         for _ in 0..budget {
-            let full = net.config.max_connections.is_some_and(|most| net.conns.len() >= most);
+            let full =
+                net.config.max_connections.is_some_and(|most| net.conns.len() - net.dead.len() >= most);
             let Some(listener) = net.listeners.get_mut(id) else { return };
             if !listener.is_ready() {
                 return;
@@ -209,14 +224,20 @@ impl Reactor {
     /// resets them; then everybody is told to close; at the deadline whoever is left is cut off.
     fn shut_down<H: Handler + ?Sized>(&mut self, handler: &mut H) {
         if self.net.stopping == Stopping::Asked {
+            // Those who came since the poll have brought no event yet.
+            for id in self.net.listeners.ids().collect::<Vec<_>>() {
+                if let Some(listener) = self.net.listeners.get_mut(id) {
+                    listener.on_readable();
+                }
+            }
             self.accept_from_all(handler, LAST_ACCEPTS);
             for listener in self.net.listeners.ids().collect::<Vec<_>>() {
                 self.net.close_listener(listener);
             }
+            self.net.stopping = Stopping::Draining;
             for conn in self.net.conns.ids().collect::<Vec<_>>() {
                 self.net.close(conn);
             }
-            self.net.stopping = Stopping::Draining;
         }
         self.cut_off_if_due();
     }
@@ -249,11 +270,13 @@ impl Reactor {
         if self.net.dead.is_empty() {
             return;
         }
+        // Those that `on_refused` ends on the way have not been gathered for.
+        let count = self.net.dead.len();
         self.net.gather_undelivered();
         self.give_back(handler);
         // Those that a callback ends on the way are reported in the next turn: a handler that
         // connects anew in `on_close`, and fails at once, must not keep this one going.
-        for _ in 0..self.net.dead.len() {
+        for _ in 0..count {
             self.report_first(handler);
         }
         let mut owed = Vec::new();
@@ -289,6 +312,13 @@ impl Reactor {
 /// Looks whether a connection under way is established. Readiness is a hint here as well.
 fn finish_connect<H: Handler + ?Sized>(net: &mut Net, handler: &mut H, id: ConnId) {
     let told = net.touch(id, |conn, stream, cx| match stream.finish_connect() {
+        // Only an established connection is reset, a pending one is refused (tcp_reset in Linux).
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ECONNRESET | libc::EPIPE)) => {
+            let peer = conn.peer();
+            let told = conn.opened(stream, peer, cx);
+            conn.broken_at_birth(&error);
+            told
+        }
         Ok(Some(peer)) => conn.opened(stream, Some(peer), cx),
         Ok(None) => false,
         Err(error) => {
@@ -341,6 +371,10 @@ fn expire(net: &mut Net, id: ConnId, at: Time) {
         return net.timers.stale_popped();
     }
     conn.armed = Time::NEVER;
+    // What came meanwhile may make it untrue: it is served first, and settled after that.
+    if conn.listed.ready && !conn.is_dead() {
+        return;
+    }
     if stream.is_dialing() && !conn.is_dead() {
         let connect = std::mem::replace(stream, Stream::None).redial();
         net.connecting(id, connect);

@@ -8,7 +8,7 @@ use crate::config::Config;
 use crate::connection::{Connection, State};
 use crate::id::ConnId;
 use crate::net::{Entry, Net};
-use crate::simnet::{Sock, World};
+use crate::simnet::{Phase, Sock, World};
 use crate::socket::Stream;
 
 /// Since when something has been so, if it is.
@@ -36,7 +36,7 @@ struct Age {
     /// The queue stands at the soft limit.
     soft: Since,
     /// What the kernel had counted at the last look.
-    moved: (u64, u64, bool),
+    moved: (u64, u64, u64, Option<State>, bool),
     acked: u64,
     /// Turns in a row at whose end a deadline was overdue.
     overdue: u32,
@@ -61,7 +61,7 @@ impl Ages {
             let age = self.0.entry(conn).or_default();
             if world.work.slept {
                 // Nobody looked for acknowledgements meanwhile.
-                age.stalled = Since::default();
+                (age.stalled, age.silent, age.half_silent) = Default::default();
             }
             match age.check(state, sock, net.config(), world.now) {
                 Err(what) if age.overdue >= TURNS_OVERDUE => return Err(format!("{conn}: {what}")),
@@ -94,15 +94,22 @@ impl Age {
         within("closing", closing, Some(config.linger_total))?;
 
         let Some(sock) = sock else { return Ok(()) };
-        // The end of our stream is something that went.
-        let moved = (sock.read, sock.written, state == State::HalfClosedLocal);
+        // The end of a stream and an error are something that came or went.
+        let told = sock.phase == Phase::Closed && sock.error.is_none();
+        let moved = (sock.read, sock.written, sock.acked, Some(state), told);
         if std::mem::replace(&mut self.moved, moved) != moved {
             (self.silent, self.half_silent) = Default::default();
         }
         let silent = self.silent.update(conn.is_delivering(), now);
-        within("silent", silent, config.idle_timeout)?;
+        // Acknowledgements count as well, and are only asked for when the time is up.
+        let twice = |limit: Option<Duration>| limit.map(|limit| limit * 2);
+        within("silent", silent, twice(config.idle_timeout))?;
         let half = conn.is_delivering() && state != State::Open;
-        within("half closed and silent", self.half_silent.update(half, now), config.half_close_timeout)?;
+        within(
+            "half closed and silent",
+            self.half_silent.update(half, now),
+            twice(config.half_close_timeout),
+        )?;
 
         if std::mem::replace(&mut self.acked, sock.acked) != sock.acked {
             self.stalled = Since::default();

@@ -276,11 +276,13 @@ pub(super) fn after_turn(net: &Net, kernel: &Kernel, ages: &mut Ages) -> Result<
         ("congested", stats.congested, congested),
         ("closing", stats.closing, closing),
         ("connections", stats.connections, net.conns.len()),
-        ("closing above max_lingering", closing.saturating_sub(config.max_lingering), 0),
     ] {
         if told != counted {
             return Err(format!("stats.{what} is {told}, counted: {counted}"));
         }
+    }
+    if net.stopping != Stopping::Draining && closing > config.max_lingering {
+        return Err(format!("{closing} connections are closing, above max_lingering"));
     }
     if queued > config.total_write_buffer {
         return Err(format!("{queued} bytes queued in all, above the cap"));

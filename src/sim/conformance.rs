@@ -335,7 +335,7 @@ fn an_accept_that_found_no_descriptor_gets_no_second_edge() {
                 return setrlimit(Resource::Nofile, before).unwrap();
             }
             // The next descriptor to be had is one past the last.
-            let next = lab.acceptor.as_ref().unwrap().fd().unwrap().try_clone_to_owned().unwrap();
+            let next = lab.acceptor.as_ref().unwrap().share_fd().unwrap().try_clone_to_owned().unwrap();
             let lowest = std::os::fd::AsRawFd::as_raw_fd(&next.as_fd()) as u64;
             let limit = Rlimit { current: Some(lowest), maximum: before.maximum };
             drop(next);

@@ -5,6 +5,7 @@ use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use mio::net::{TcpListener, UnixListener};
 use mio::{Interest, Registry, Token};
@@ -22,7 +23,7 @@ use crate::transport::Transport;
 pub(crate) enum Acceptor {
     Tcp(TcpListener),
     /// With the path it bound, which goes when it goes.
-    Unix(UnixListener, #[allow(dead_code)] Option<OwnedPath>),
+    Unix(UnixListener, Option<OwnedPath>),
     #[cfg(feature = "sim")]
     Sim(SimListener),
 }
@@ -82,11 +83,17 @@ impl Acceptor {
         })
     }
 
-    /// The file descriptor, where there is one.
-    pub(crate) fn fd(&self) -> Option<BorrowedFd<'_>> {
+    /// The file descriptor, where there is one, to be shared with another process: the path of a
+    /// Unix-domain socket belongs to that one from here on.
+    pub(crate) fn share_fd(&self) -> Option<BorrowedFd<'_>> {
         match self {
             Self::Tcp(listener) => Some(listener.as_fd()),
-            Self::Unix(listener, _) => Some(listener.as_fd()),
+            Self::Unix(listener, path) => {
+                if let Some(path) = path {
+                    path.shared.store(true, Ordering::Relaxed);
+                }
+                Some(listener.as_fd())
+            }
             #[cfg(feature = "sim")]
             Self::Sim(_) => None,
         }
@@ -176,6 +183,8 @@ pub(crate) struct OwnedPath {
     path: PathBuf,
     device: u64,
     inode: u64,
+    /// Another process listens there too.
+    shared: AtomicBool,
 }
 
 impl OwnedPath {
@@ -183,12 +192,15 @@ impl OwnedPath {
         // An absolute path stays right when the process changes its directory.
         let path = fs::canonicalize(path).ok()?;
         let meta = fs::symlink_metadata(&path).ok()?;
-        Some(Self { path, device: meta.dev(), inode: meta.ino() })
+        Some(Self { path, device: meta.dev(), inode: meta.ino(), shared: AtomicBool::new(false) })
     }
 }
 
 impl Drop for OwnedPath {
     fn drop(&mut self) {
+        if *self.shared.get_mut() {
+            return;
+        }
         let same = fs::symlink_metadata(&self.path)
             .is_ok_and(|meta| meta.dev() == self.device && meta.ino() == self.inode);
         if same {
