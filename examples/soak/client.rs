@@ -36,7 +36,7 @@ pub struct Farewell {
     pub behaviour: Behaviour,
     pub ending: Ending,
     pub end: End,
-    /// Bytes that its kernel took, urgent ones not counted.
+    /// Bytes that its kernel took.
     pub sent: u64,
     pub got: u64,
     /// Every answer that it asked for has come.
@@ -67,7 +67,6 @@ pub struct Client {
     write_failed: bool,
     fin_sent: bool,
     close_asked: bool,
-    urgent_sent: bool,
 
     checker: Checker,
     /// The next frames whose answers are due: from the reactor, and from the other thread.
@@ -118,7 +117,6 @@ impl Client {
             write_failed: false,
             fin_sent: false,
             close_asked: false,
-            urgent_sent: false,
             checker: Checker::default(),
             due: [0, 0],
             unanswered: 0,
@@ -228,9 +226,6 @@ impl Client {
         while budget > 0 && !self.write_failed && !self.fin_sent {
             if self.frame.is_none() {
                 let Some(frame) = self.next_frame(now) else { break };
-                if self.script.urgent == Some(self.begun - 1) && !self.urgent_sent {
-                    self.urgent_sent = send(&self.stream, b"!", SendFlags::OOB | SendFlags::NOSIGNAL).is_ok();
-                }
                 self.frame = Some((frame, frame.header()));
                 self.written = 0;
             }
@@ -247,7 +242,15 @@ impl Client {
             let [head, payload] = frame.rest(&header, self.written);
             let head = &head[..head.len().min(limit)];
             let payload = &payload[..payload.len().min(limit - head.len())];
-            match self.stream.write_vectored(&[IoSlice::new(head), IoSlice::new(payload)]) {
+            let wrote = match self.script.urgent {
+                // The server takes urgent bytes in where they stand, so it must be one of the frame.
+                Some(index) if index + 1 == self.begun && self.written == 0 => {
+                    let flags = SendFlags::OOB | SendFlags::NOSIGNAL;
+                    send(&self.stream, &head[..1.min(head.len())], flags).map_err(io::Error::from)
+                }
+                _ => self.stream.write_vectored(&[IoSlice::new(head), IoSlice::new(payload)]),
+            };
+            match wrote {
                 Ok(count) => {
                     self.written += count;
                     self.sent += count as u64;

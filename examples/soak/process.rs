@@ -138,12 +138,12 @@ impl Server {
     /// Leaves the server no descriptor: those that it has stay, and no client gets in.
     pub fn exhaust_descriptors(&self) -> io::Result<()> {
         let less = (self.descriptors()? / 2) as u64;
-        prlimit(Some(self.pid), Resource::Nofile, Rlimit { current: Some(less), ..self.nofile.clone() })?;
+        prlimit(Some(self.pid), Resource::Nofile, Rlimit { current: Some(less), ..self.nofile })?;
         Ok(())
     }
 
     pub fn restore_descriptors(&self) -> io::Result<()> {
-        prlimit(Some(self.pid), Resource::Nofile, self.nofile.clone())?;
+        prlimit(Some(self.pid), Resource::Nofile, self.nofile)?;
         Ok(())
     }
 

@@ -35,7 +35,7 @@ pub enum Behaviour {
     ByteByByte,
     /// The smallest receive buffer there is.
     TinyWindow,
-    /// An urgent byte among the messages.
+    /// Sends a byte of a message as an urgent one.
     Urgent,
     /// Takes part in the broadcasts.
     Member,
@@ -122,7 +122,7 @@ pub struct Script {
     /// From when, counted from the start, and for how long nothing is done.
     pub freeze: Option<(Duration, Duration)>,
     pub recv_buffer: Option<usize>,
-    /// Before which frame an urgent byte goes out.
+    /// The frame whose first byte is sent as an urgent one.
     pub urgent: Option<u32>,
     pub ending: Ending,
 }

@@ -1,5 +1,6 @@
 //! The state machine against a scripted socket, in made-up time.
 
+mod books;
 mod ending;
 mod histories;
 mod receiving;
