@@ -83,6 +83,8 @@ mod addr;
 mod close;
 mod config;
 mod connection;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod handle;
 mod handler;
 mod id;

@@ -4,12 +4,19 @@
 //! are alive. So a command is either refused, and given back, or certain to be seen by the reactor
 //! before the connection it is for is reported closed.
 
+#[cfg(all(test, shuttle))]
+mod model;
+
 use std::collections::VecDeque;
 use std::io;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::PoisonError;
+#[cfg(not(all(test, shuttle)))]
+use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 use bytes::Bytes;
+#[cfg(all(test, shuttle))]
+use shuttle::sync::{Mutex, MutexGuard};
 
 use crate::id::ConnId;
 

@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 use rustix::net::{send, SendFlags};
 use socket2::{Domain, SockRef, Socket, Type};
 
-use crate::script::{Behaviour, Ending, Reading, Script};
+use crate::ledger::{End, Farewell};
+use crate::script::{Ending, Reading, Script};
 use crate::wire::{Checker, Frame, Kind, HEADER};
 
 /// What one call reads or writes at most, so that one client does not hold up the others.
@@ -17,35 +18,6 @@ const BUDGET: usize = 128 << 10;
 
 /// How long the server may take with a client. A good one that is not done by then was lost.
 const PATIENCE: Duration = Duration::from_secs(40);
-
-/// How the connection ended, as the client saw it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum End {
-    /// It read the end of the server's stream.
-    Eof,
-    /// It read to the error that ended the connection.
-    Broken,
-    /// It left without having read to the end.
-    Left,
-}
-
-/// What a client has to tell when it is gone.
-#[derive(Debug)]
-pub struct Farewell {
-    pub n: u64,
-    pub behaviour: Behaviour,
-    pub ending: Ending,
-    pub end: End,
-    /// Bytes that its kernel took.
-    pub sent: u64,
-    pub got: u64,
-    /// Every answer that it asked for has come.
-    pub answered: bool,
-    /// What it got ends with a whole frame.
-    pub whole: bool,
-    /// What was wrong with the answers, or with the time they took.
-    pub wrong: Option<String>,
-}
 
 pub struct Client {
     pub n: u64,

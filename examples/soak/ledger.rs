@@ -3,12 +3,40 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use crate::client::{End, Farewell};
 use crate::process::Report;
 use crate::script::{Behaviour, Ending};
 
 /// Complaints that are kept; the others are counted.
 const KEPT: usize = 20;
+
+/// How the connection ended, as the client saw it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// It read the end of the server's stream.
+    Eof,
+    /// It read to the error that ended the connection.
+    Broken,
+    /// It left without having read to the end.
+    Left,
+}
+
+/// What a client has to tell when it is gone.
+#[derive(Debug)]
+pub struct Farewell {
+    pub n: u64,
+    pub behaviour: Behaviour,
+    pub ending: Ending,
+    pub end: End,
+    /// Bytes that its kernel took.
+    pub sent: u64,
+    pub got: u64,
+    /// Every answer that it asked for has come.
+    pub answered: bool,
+    /// What it got ends with a whole frame.
+    pub whole: bool,
+    /// What was wrong with the answers, or with the time they took.
+    pub wrong: Option<String>,
+}
 
 #[derive(Default)]
 pub struct Ledger {
@@ -27,7 +55,7 @@ pub struct Ledger {
     pub behaviours: BTreeMap<Behaviour, u64>,
     received: u64,
     handed: u64,
-    unsent: u64,
+    pub unsent: u64,
     pub unacked: u64,
     reported: u64,
     /// Complaints: the first of them, and how many there were.

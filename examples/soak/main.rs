@@ -287,6 +287,11 @@ impl Soak {
             stat("queued_peak") >> 20,
         ));
         say(&format!(
+            "{} MiB reported as unsent and {} MiB as unacknowledged, all of them of clients that asked for it",
+            ledger.unsent >> 20,
+            ledger.unacked >> 20,
+        ));
+        say(&format!(
             "{} times out of descriptors, {} pauses of accepting; longest turn {} ms; {} MiB resident at the end, {} after the warm-up",
             self.exhaustions,
             stat("accept_pauses"),

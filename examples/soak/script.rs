@@ -174,12 +174,12 @@ impl Script {
             Behaviour::Member => self.think = millis(rng, 50, 400),
             Behaviour::SlowReader => {
                 (self.window, self.push.0) = (u32::MAX, 30);
-                self.reading = Reading::Slow(rng.between(500, 8000) as usize, millis(rng, 10, 100));
+                self.reading = Reading::Slow(rng.between(2000, 20_000) as usize, millis(rng, 10, 60));
                 self.recv_buffer = rng.chance(50).then_some(8 << 10);
             }
             Behaviour::NeverReader => {
                 let kind = if rng.chance(50) { Kind::Heedless } else { Kind::Push };
-                self.push = (60, rng.between(32, 128) << 10, kind);
+                self.push = (60, rng.between(32, 256) << 10, kind);
                 (self.window, self.think) = (u32::MAX, Duration::ZERO);
                 self.reading = Reading::Never;
                 self.ending = Ending::Stay;

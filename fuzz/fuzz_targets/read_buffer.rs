@@ -1,0 +1,4 @@
+//! The read buffer under any sequence of calls.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| unbroken::fuzzing::read_buffer(data));
