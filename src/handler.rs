@@ -37,7 +37,8 @@ pub trait Handler {
     fn on_data(&mut self, net: &mut Net, conn: ConnId, data: &[u8]) -> usize;
 
     /// The peer finished sending. It may well be waiting for an answer: the default closes, which
-    /// sends what is queued first. What `on_data` left unused will not be completed any more.
+    /// sends what is queued first. What `on_data` left unused will not be completed any more; while
+    /// it is held back by a pause or a full queue, the end waits behind it.
     fn on_eof(&mut self, net: &mut Net, conn: ConnId) {
         net.close(conn);
     }

@@ -270,6 +270,8 @@ impl Client {
             _ if self.over => {}
             Reading::Eager => {}
             Reading::Never => return,
+            Reading::Late(after) if now < self.born + after => return self.wake_at(self.born + after),
+            Reading::Late(_) => {}
             Reading::Slow(bytes, every) => {
                 if now < self.next_read {
                     return self.wake_at(self.next_read);
@@ -294,7 +296,7 @@ impl Client {
                 Err(_) => self.end = Some((End::Broken, now)),
             }
         }
-        if budget == 0 && (self.over || self.script.reading == Reading::Eager) {
+        if budget == 0 && (self.over || !matches!(self.script.reading, Reading::Slow(..))) {
             self.wake_at(now);
         }
     }

@@ -6,8 +6,8 @@ use std::time::Duration;
 use crate::wire::{Frame, Kind, Rng};
 
 /// The behaviours, and how many of a hundred clients show each.
-pub const BEHAVIOURS: [(Behaviour, u64); 17] = [
-    (Behaviour::Echo, 26),
+pub const BEHAVIOURS: [(Behaviour, u64); 18] = [
+    (Behaviour::Echo, 23),
     (Behaviour::HalfClose, 10),
     (Behaviour::ByteByByte, 4),
     (Behaviour::TinyWindow, 3),
@@ -15,6 +15,7 @@ pub const BEHAVIOURS: [(Behaviour, u64); 17] = [
     (Behaviour::Member, 6),
     (Behaviour::SlowReader, 4),
     (Behaviour::NeverReader, 4),
+    (Behaviour::LateReader, 3),
     (Behaviour::Freezer, 4),
     (Behaviour::ResetAtOnce, 8),
     (Behaviour::ResetMidFrame, 7),
@@ -42,6 +43,8 @@ pub enum Behaviour {
     SlowReader,
     /// Asks for much and reads nothing.
     NeverReader,
+    /// Asks for much, reads nothing for some seconds, and then all that there is.
+    LateReader,
     /// Neither reads nor writes for some seconds, then goes on.
     Freezer,
     ResetAtOnce,
@@ -74,6 +77,8 @@ pub enum Reading {
     Eager,
     /// So many bytes, so often.
     Slow(usize, Duration),
+    /// Nothing for so long.
+    Late(Duration),
     /// Only what is left when the server has ended the connection.
     Never,
 }
@@ -183,6 +188,12 @@ impl Script {
                 (self.window, self.think) = (u32::MAX, Duration::ZERO);
                 self.reading = Reading::Never;
                 self.ending = Ending::Stay;
+            }
+            Behaviour::LateReader => {
+                // Nothing of it is left unread when the server gives up, so the kernel resets nothing.
+                (self.remote, self.push) = (0, (100, 32 << 10, Kind::Heedless));
+                (self.window, self.think) = (u32::MAX, Duration::ZERO);
+                self.reading = Reading::Late(millis(rng, 3000, 9000));
             }
             Behaviour::Freezer => {
                 (self.window, self.push.0) = (u32::MAX, 20);
