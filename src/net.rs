@@ -332,7 +332,7 @@ impl Net {
 
     /// Ends a connection at once for a reason of the handler's own, as when one of its limits is
     /// passed: [`InputOverflow`](CloseReason::InputOverflow) for a frame too long,
-    /// [`TimedOut(Idle)`](Timeout::Idle) for a heartbeat missed. A connection that loses bytes of ours by it is
+    /// [`TimedOut(Idle)`](crate::Timeout::Idle) for a heartbeat missed. A connection that loses bytes of ours by it is
     /// reset, as every time. An error that was met before stays the reason; a clean reason, which
     /// only a close in good order can earn, counts as [`Aborted`](CloseReason::Aborted).
     pub fn abort_as(&mut self, conn: ConnId, reason: CloseReason) {

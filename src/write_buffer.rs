@@ -259,6 +259,22 @@ mod tests {
     }
 
     #[test]
+    fn the_pool_keeps_so_many_and_none_that_has_grown() {
+        let mut pool = BufferPool::default();
+        for _ in 0..2 * POOLED {
+            pool.give(Box::default());
+        }
+        assert_eq!(pool.free.len(), POOLED);
+        let mut pool = BufferPool::default();
+        let mut grown = Box::<WriteBuffer>::default();
+        for _ in 0..2 * POOLED_CHUNKS {
+            grown.push_shared(Bytes::from(vec![0; BY_REFERENCE]));
+        }
+        pool.give(grown);
+        assert_eq!(pool.free.len(), 0);
+    }
+
+    #[test]
     fn one_emptied_chunk_is_used_again_and_outsized_ones_are_not() {
         let mut out = WriteBuffer::default();
         out.push_copy(&[1; 10]);

@@ -14,7 +14,7 @@ use crate::client::Client;
 use crate::ledger::Ledger;
 use crate::script::Script;
 
-/// New clients in one pass at most.
+/// New clients in one pass at most, unless very many are missing.
 const ARRIVALS: usize = 32;
 
 /// The longest sleep: new clients and faults are due all the time.
@@ -65,12 +65,13 @@ impl Load {
     /// One pass: whoever has something to do does it, and new clients come until there are `wanted`.
     pub fn pass(&mut self, wanted: usize, ledger: &mut Ledger) -> io::Result<()> {
         let missing = wanted.saturating_sub(self.present());
-        for _ in 0..missing.min(ARRIVALS) {
+        let arrivals = ARRIVALS.max(missing / 64);
+        for _ in 0..missing.min(arrivals) {
             self.arrive(ledger)?;
         }
         let now = Instant::now();
         let due = self.wakes.peek().map_or(NAP, |Reverse((at, ..))| at.saturating_duration_since(now));
-        let nap = if missing > ARRIVALS { Duration::ZERO } else { due.min(NAP) };
+        let nap = if missing > arrivals { Duration::ZERO } else { due.min(NAP) };
         let timeout = Timespec { tv_sec: 0, tv_nsec: nap.subsec_nanos().into() };
         let mut events = std::mem::take(&mut self.events);
         match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), Some(&timeout)) {

@@ -135,6 +135,61 @@ fn our_stream_may_be_ended_while_connecting() {
 }
 
 #[test]
+fn the_end_asked_for_while_connecting_is_ours() {
+    let mut world = world();
+    world.conn = Connection::new(State::Connecting, Via::Connect, None, world.now);
+    world.step(|conn, _, cx| conn.close_write(cx));
+    world.step(|conn, socket, cx| conn.opened(socket, None, cx));
+    world.turn();
+    world.readable([Answer::Eof]);
+    assert_eq!(world.reason(), CloseReason::Finished);
+}
+
+#[test]
+fn the_time_of_connecting_does_not_count_for_the_soft_limit() {
+    let mut world = world();
+    world.config.soft_limit = Some(crate::config::SoftLimit { bytes: 100, duration: 4 * SECOND });
+    world.conn = Connection::new(State::Connecting, Via::Connect, None, world.now);
+    let _ = world.send(100);
+    world.pass(5 * SECOND);
+    assert!(world.step(|conn, socket, cx| conn.opened(socket, None, cx)));
+    world.pass(3 * SECOND);
+    assert!(!world.conn.is_dead());
+    world.pass(SECOND);
+    assert_eq!(world.reason(), CloseReason::SlowConsumer);
+
+    let mut quiet = self::world();
+    quiet.config.soft_limit = world.config.soft_limit;
+    quiet.conn = Connection::new(State::Connecting, Via::Connect, None, quiet.now);
+    assert!(quiet.step(|conn, socket, cx| conn.opened(socket, None, cx)));
+    quiet.pass(9 * SECOND);
+    assert!(!quiet.conn.is_dead(), "it never had anything queued");
+}
+
+#[test]
+fn an_error_without_an_errno_is_told_as_what_it_befell() {
+    let own = || io::Error::new(io::ErrorKind::InvalidInput, "no such address");
+    let mut connecting = world();
+    connecting.conn = Connection::new(State::Connecting, Via::Connect, None, connecting.now);
+    connecting.step(|conn, socket, cx| conn.fail(&own(), socket, cx));
+    assert_eq!((connecting.reason(), connecting.report().errno), (CloseReason::ConnectFailed, None));
+    let mut open = world();
+    open.step(|conn, socket, cx| conn.fail(&own(), socket, cx));
+    assert_eq!((open.reason(), open.report().errno), (CloseReason::Io, None));
+}
+
+#[test]
+fn what_was_stamped_in_a_long_turn_is_moved_to_its_end_and_nothing_else() {
+    let mut world = world();
+    world.config.idle_timeout = Some(4 * SECOND);
+    let begin = world.now;
+    world.conn.restamp(begin, begin.plus(2 * SECOND));
+    assert_eq!(world.conn.deadline(begin, &world.config), begin.plus(6 * SECOND));
+    world.conn.restamp(begin, begin.plus(9 * SECOND));
+    assert_eq!(world.conn.deadline(begin, &world.config), begin.plus(6 * SECOND));
+}
+
+#[test]
 fn a_close_that_the_peer_does_not_take_is_cut_with_a_reset_and_an_account() {
     let mut world = world();
     let _ = world.send(100);
