@@ -224,6 +224,12 @@ impl Connection {
         self.congested
     }
 
+    /// The peer's end of stream was read, and no error before it.
+    #[cfg(feature = "sim")]
+    pub(crate) fn saw_end(&self) -> bool {
+        self.saw_fin && !self.is_broken()
+    }
+
     #[cfg(feature = "sim")]
     pub(crate) fn is_paused(&self) -> bool {
         self.paused

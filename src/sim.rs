@@ -368,7 +368,7 @@ impl<H: Handler> Sim<H> {
         if !resting || due == Some(Duration::ZERO) {
             return Ok(false);
         }
-        if let Err(what) = check::at_rest(self.reactor.net(), &self.kernel) {
+        if let Err(what) = check::at_rest(self.reactor.net(), &self.kernel, &self.watch.told_eof) {
             return Err(self.violation(what));
         }
         Ok(match (due, time) {

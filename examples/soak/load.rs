@@ -65,7 +65,7 @@ impl Load {
     /// One pass: whoever has something to do does it, and new clients come until there are `wanted`.
     pub fn pass(&mut self, wanted: usize, ledger: &mut Ledger) -> io::Result<()> {
         let missing = wanted.saturating_sub(self.present());
-        let arrivals = ARRIVALS.max(missing / 64);
+        let arrivals = ARRIVALS.max(missing / 8);
         for _ in 0..missing.min(arrivals) {
             self.arrive(ledger)?;
         }

@@ -6,8 +6,9 @@ use std::time::Duration;
 use crate::wire::{Frame, Kind, Rng};
 
 /// The behaviours, and how many of a hundred clients show each.
-pub const BEHAVIOURS: [(Behaviour, u64); 18] = [
-    (Behaviour::Echo, 23),
+pub const BEHAVIOURS: [(Behaviour, u64); 19] = [
+    (Behaviour::Echo, 19),
+    (Behaviour::Regular, 4),
     (Behaviour::HalfClose, 10),
     (Behaviour::ByteByByte, 4),
     (Behaviour::TinyWindow, 3),
@@ -31,6 +32,8 @@ pub const BEHAVIOURS: [(Behaviour, u64); 18] = [
 pub enum Behaviour {
     /// Sends a few messages, reads the answers, and so on; then ends in good order.
     Echo,
+    /// The same, and stays long: it has much to live through.
+    Regular,
     /// Sends all it has and its end of stream without waiting for answers, then reads to the end.
     HalfClose,
     ByteByByte,
@@ -162,6 +165,10 @@ impl Script {
     fn misbehave(&mut self, rng: &mut Rng) {
         match self.behaviour {
             Behaviour::Echo => {}
+            Behaviour::Regular => {
+                (self.frames, self.think) = (rng.between(4, 8) as u32, millis(rng, 500, 3000));
+                self.window = 1;
+            }
             Behaviour::HalfClose => {
                 // An answer from the other thread may come when the connection is closing already.
                 (self.remote, self.window, self.think) = (0, u32::MAX, Duration::ZERO);

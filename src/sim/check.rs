@@ -1,7 +1,7 @@
 //! What must hold whatever happens: checked in every callback, after every turn, when the world is
 //! quiet, and at the end.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 
 use bytes::Bytes;
@@ -38,6 +38,8 @@ pub(super) struct Watch<H> {
     books: BTreeMap<ConnId, Book>,
     pub(super) reports: Vec<(ConnId, CloseReport)>,
     pub(super) callbacks: usize,
+    /// Who was told of the end of the peer's stream.
+    pub(super) told_eof: BTreeSet<ConnId>,
 }
 
 fn sock_of(net: &Net, conn: ConnId) -> Option<SockId> {
@@ -49,7 +51,14 @@ fn sock_of(net: &Net, conn: ConnId) -> Option<SockId> {
 
 impl<H> Watch<H> {
     pub(super) fn new(inner: H, kernel: Kernel) -> Self {
-        Self { inner, kernel, books: BTreeMap::new(), reports: Vec::new(), callbacks: 0 }
+        Self {
+            inner,
+            kernel,
+            books: BTreeMap::new(),
+            reports: Vec::new(),
+            callbacks: 0,
+            told_eof: BTreeSet::new(),
+        }
     }
 
     /// The connection with a peer.
@@ -147,6 +156,7 @@ impl<H: Handler> Handler for Watch<H> {
             }
         }
         drop(world);
+        self.told_eof.insert(conn);
         self.inner.on_eof(net, conn);
     }
 
@@ -312,7 +322,7 @@ pub(super) fn after_turn(net: &Net, kernel: &Kernel, ages: &mut Ages) -> Result<
 /// When no packet is under way and nobody is about to do anything, whatever is still open must be
 /// idle for a reason: nothing that could be read is left unread, nothing that could be written
 /// unwritten.
-pub(super) fn at_rest(net: &Net, kernel: &Kernel) -> Result<(), String> {
+pub(super) fn at_rest(net: &Net, kernel: &Kernel, told_eof: &BTreeSet<ConnId>) -> Result<(), String> {
     let mut world = kernel.world();
     let world = &mut *world;
     for (conn, Entry { conn: state, stream }) in net.conns.iter() {
@@ -332,6 +342,10 @@ pub(super) fn at_rest(net: &Net, kernel: &Kernel) -> Result<(), String> {
         }
         if sock.resumed && state.is_delivering() && !state.is_paused() && state.has_unused_input() {
             return Err(format!("{conn}: stalls: unused input is not shown again after a resume"));
+        }
+        let held_back = state.has_unused_input() && (state.is_paused() || state.is_congested());
+        if state.is_delivering() && state.saw_end() && !held_back && !told_eof.contains(&conn) {
+            return Err(format!("{conn}: stalls: the peer's stream has ended, and nobody was told"));
         }
         let level = sock.level();
         if level.input && state.wants_input(net.config()) {

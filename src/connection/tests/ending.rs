@@ -264,6 +264,22 @@ fn stalled_connections_share_their_wake_ups() {
 }
 
 #[test]
+fn what_the_peer_acknowledges_is_no_silence() {
+    let mut world = world();
+    world.config.idle_timeout = Some(4 * SECOND);
+    let _ = world.send(10);
+    world.socket.unacknowledged = Some(10);
+    world.writable([Answer::Bytes(10)]);
+    world.pass(4 * SECOND - Duration::from_millis(1));
+    world.socket.unacknowledged = Some(5);
+    world.pass(Duration::from_millis(1));
+    assert!(!world.conn.is_dead(), "five bytes went meanwhile");
+    world.pass(4 * SECOND);
+    assert_eq!(world.reason(), CloseReason::TimedOut(Timeout::Idle));
+    assert!(world.socket.reset, "five bytes were lost");
+}
+
+#[test]
 fn silence_ends_an_open_connection_only_when_so_configured() {
     let mut world = world();
     assert_eq!(world.conn.deadline(world.now, &world.config), Time::NEVER);
