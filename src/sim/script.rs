@@ -24,6 +24,13 @@ impl Script {
     /// Anything a peer may do, drawn from a seed: sends at once or in drips, reads fast, slowly or
     /// not at all, ends its stream, closes, resets, vanishes and comes back, in any order.
     pub fn random(seed: u64) -> Self {
+        let mut odd = Rng::new(seed, u64::from_be_bytes(*b".chatter"));
+        if odd.chance(80) {
+            // Says a little now and then, and never listens.
+            let (first, rest) = (text(&mut odd, 60_000), text(&mut odd, 3000));
+            let every = millis(&mut odd, 200);
+            return Self::new().read(Reading::Never).send(first).send_slowly(rest, 10, every);
+        }
         let mut rng = Rng::new(seed, u64::from_be_bytes(*b"..script"));
         let rng = &mut rng;
         let mut script = Self::new();
