@@ -78,5 +78,6 @@ fn a_slow_sink_holds_its_source_up_and_its_death_ends_it() {
     let (_, second) = server.closed();
     assert_eq!((first.reason, second.reason), (CloseReason::Reset, CloseReason::Aborted));
     assert!(first.lost_bytes());
-    assert!(second.received <= sent && first.handed + first.unsent == second.received);
+    // What came in the turn in which the sink died was refused, and is in neither account.
+    assert!(second.received <= sent && first.handed + first.unsent <= second.received);
 }
