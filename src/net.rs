@@ -286,7 +286,9 @@ impl Net {
 
     /// Stops reading from a connection: `on_data` and `on_eof` rest until
     /// [`resume_reading`](Self::resume_reading), and the peer is held up once the kernel's buffer
-    /// is full. A failed write is still noticed; the end of the peer's stream is not.
+    /// is full. Neither the end of the peer's stream nor a failed write is told of meanwhile, because what
+    /// came before it is still to be read: `on_close` follows once reading is resumed, or when
+    /// `half_close_timeout` (after a failed write) or another deadline has passed.
     pub fn pause_reading(&mut self, conn: ConnId) {
         if let Some(entry) = self.conns.get_mut(conn) {
             entry.conn.pause_reading();

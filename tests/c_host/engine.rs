@@ -1,53 +1,47 @@
-//! The engine as a C program would link it: a static library with four functions. `main.c` beside
+//! The engine as a C program would link it: a static library with six functions. `main.c` beside
 //! this file is that program, and leaves SIGPIPE as every C program finds it.
 
 use std::cell::RefCell;
 use std::time::Duration;
 
-use unbroken::{Bytes, CloseReport, Config, ConnId, Handler, Net, Reactor};
+use unbroken::{Bytes, CloseReason, CloseReport, Config, ConnId, Handler, Net, Reactor, TimerId, Via};
 
-/// Answers the first byte of a connection: `p` with small sends, `g` with pieces that are gathered,
-/// again and again until the pipe breaks.
+/// Reads nothing until it has written: so it is a write that finds the pipe broken.
 #[derive(Default)]
 struct Host {
     gathered: bool,
-    errno: i32,
-    reports: i32,
-}
-
-impl Host {
-    fn send(&self, net: &mut Net, conn: ConnId) {
-        for _ in 0..20 {
-            let _ = match self.gathered {
-                true => net.send_bytes(conn, Bytes::from(vec![b'x'; 4096])),
-                false => net.send(conn, b"a small answer"),
-            };
-        }
-    }
+    opened: i32,
+    last: Option<CloseReport>,
+    closed: i32,
 }
 
 impl Handler for Host {
-    fn on_data(&mut self, net: &mut Net, conn: ConnId, data: &[u8]) -> usize {
-        self.gathered = data.first() == Some(&b'g');
-        self.send(net, conn);
+    fn on_open(&mut self, net: &mut Net, conn: ConnId, _: Via) {
+        net.pause_reading(conn);
+        self.opened += 1;
+    }
+
+    fn on_data(&mut self, _: &mut Net, _: ConnId, data: &[u8]) -> usize {
         data.len()
     }
 
-    fn on_eof(&mut self, net: &mut Net, conn: ConnId) {
-        // The peer has closed, and we go on all the same: the first of these is reset, the next meet a broken pipe.
-        self.send(net, conn);
-        net.set_timer(Duration::from_millis(10));
-    }
-
-    fn on_timer(&mut self, net: &mut Net, _: unbroken::TimerId) {
+    fn on_timer(&mut self, net: &mut Net, _: TimerId) {
         for conn in net.connections().collect::<Vec<_>>() {
-            self.send(net, conn);
+            for _ in 0..20 {
+                // A refusal is as good an end as any; the report tells.
+                let _ = match self.gathered {
+                    // Large enough to be queued by reference, each a slice of its own.
+                    true => net.send_bytes(conn, Bytes::from(vec![b'x'; 1024])),
+                    // Small enough to be copied together into one.
+                    false => net.send(conn, b"a small answer"),
+                };
+            }
         }
     }
 
     fn on_close(&mut self, _: &mut Net, _: ConnId, report: &CloseReport) {
-        self.errno = report.errno.unwrap_or(0);
-        self.reports += 1;
+        self.last = Some(report.clone());
+        self.closed += 1;
     }
 }
 
@@ -68,6 +62,30 @@ pub extern "C" fn engine_start() -> i32 {
     start().unwrap_or(-1)
 }
 
+/// Has the handler send in the next turn: one slice, or many that are gathered.
+#[no_mangle]
+pub extern "C" fn engine_send(gathered: i32) {
+    ENGINE.with_borrow_mut(|engine| {
+        if let Some((reactor, host)) = engine {
+            host.gathered = gathered != 0;
+            reactor.net().set_timer(Duration::ZERO);
+        }
+    });
+}
+
+/// Reads on: a connection whose write has failed is reported once its input is at its end.
+#[no_mangle]
+pub extern "C" fn engine_read() {
+    ENGINE.with_borrow_mut(|engine| {
+        if let Some((reactor, _)) = engine {
+            let net = reactor.net();
+            for conn in net.connections().collect::<Vec<_>>() {
+                net.resume_reading(conn);
+            }
+        }
+    });
+}
+
 /// One turn, of so many milliseconds at most; 0, or -1 when it failed.
 #[no_mangle]
 pub extern "C" fn engine_turn(millis: u32) -> i32 {
@@ -80,14 +98,25 @@ pub extern "C" fn engine_turn(millis: u32) -> i32 {
     })
 }
 
-/// How many connections have ended so far.
+/// How many connections have opened so far; how many have ended, when asked for those.
 #[no_mangle]
-pub extern "C" fn engine_reports() -> i32 {
-    ENGINE.with_borrow(|engine| engine.as_ref().map_or(-1, |(_, host)| host.reports))
+pub extern "C" fn engine_count(ended: i32) -> i32 {
+    ENGINE.with_borrow(|engine| match engine {
+        Some((_, host)) if ended != 0 => host.closed,
+        Some((_, host)) => host.opened,
+        None => -1,
+    })
 }
 
-/// The errno of the last that ended.
+/// The errno of the connection that ended last, negative where the reason does not go with it.
 #[no_mangle]
 pub extern "C" fn engine_errno() -> i32 {
-    ENGINE.with_borrow(|engine| engine.as_ref().map_or(-1, |(_, host)| host.errno))
+    let last = ENGINE.with_borrow(|engine| engine.as_ref().and_then(|(_, host)| host.last.clone()));
+    match last.map(|report| (report.reason, report.errno, report.unsent)) {
+        // What was written last was not taken, not even in part: the write itself failed.
+        Some((CloseReason::BrokenPipe, Some(libc::EPIPE), 280 | 20_480)) => libc::EPIPE,
+        Some((CloseReason::Reset, Some(libc::ECONNRESET), 280 | 20_480)) => libc::ECONNRESET,
+        Some((_, errno, _)) => -errno.unwrap_or(1),
+        None => -1,
+    }
 }
