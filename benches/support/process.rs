@@ -57,9 +57,14 @@ pub fn descriptor_limit() -> usize {
     getrlimit(Resource::Nofile).current.map_or(usize::MAX, |limit| limit as usize)
 }
 
+/// Has this process killed when the one that started it ends.
+pub fn die_with_parent() -> io::Result<()> {
+    Ok(set_parent_process_death_signal(Some(Signal::KILL))?)
+}
+
 /// What a server does first: it goes to its processor, and dies with the program that measures it.
 pub fn begin_server() -> io::Result<()> {
-    set_parent_process_death_signal(Some(Signal::KILL))?;
+    die_with_parent()?;
     pin(Side::Server)
 }
 
@@ -75,11 +80,13 @@ pub struct Server {
 impl Server {
     /// Starts this program again as `role`.
     pub fn start(role: &str) -> io::Result<Self> {
-        let mut child = Command::new(std::env::current_exe()?)
-            .args(["--role", role])
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .spawn()?;
+        Self::launch(Command::new(std::env::current_exe()?).args(["--role", role]))
+    }
+
+    /// Starts `command`, a server that says on standard output where it listens. It inherits the
+    /// processor of the caller.
+    pub fn launch(command: &mut Command) -> io::Result<Self> {
+        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?;
         let mut line = String::new();
         if let Some(stdout) = child.stdout.as_mut() {
             BufReader::new(stdout).read_line(&mut line)?;
@@ -89,13 +96,18 @@ impl Server {
             None => {
                 let _ = child.kill();
                 let _ = child.wait();
-                Err(io::Error::other(format!("the server {role} did not start: {line:?}")))
+                Err(io::Error::other(format!("{command:?} did not start: {line:?}")))
             }
         }
     }
 
     pub fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Waits until it has ended, of its own will or by a signal.
+    pub fn wait(mut self) {
+        let _ = self.child.wait();
     }
 
     fn proc(&self, file: &str) -> io::Result<String> {
@@ -109,13 +121,21 @@ impl Server {
         while !self.is_asleep()? && Instant::now() < deadline {
             std::thread::yield_now();
         }
-        if let Ok(text) = self.proc("schedstat") {
-            if let Some(nanos) = text.split_whitespace().next().and_then(|n| n.parse().ok()) {
-                return Ok(Duration::from_nanos(nanos));
-            }
+        if let Some(nanos) = self.scheduled() {
+            return Ok(Duration::from_nanos(nanos));
         }
         let (user, system) = self.ticks()?;
         Ok(Duration::from_millis(10 * (user + system)))
+    }
+
+    /// Nanoseconds that all threads have run.
+    fn scheduled(&self) -> Option<u64> {
+        let mut total = 0;
+        for thread in fs::read_dir(format!("/proc/{}/task", self.pid())).ok()?.flatten() {
+            let Ok(text) = fs::read_to_string(thread.path().join("schedstat")) else { continue };
+            total += text.split_whitespace().next()?.parse::<u64>().ok()?;
+        }
+        Some(total)
     }
 
     /// The fields of `/proc/PID/stat` from the third on: the second, in parentheses, may hold blanks.
@@ -125,8 +145,15 @@ impl Server {
         Ok(fields.split_whitespace().map(str::to_owned).collect())
     }
 
+    /// Whether all threads are.
     fn is_asleep(&self) -> io::Result<bool> {
-        Ok(self.stat()?.first().is_some_and(|state| state == "S"))
+        for thread in fs::read_dir(format!("/proc/{}/task", self.pid()))?.flatten() {
+            let Ok(text) = fs::read_to_string(thread.path().join("stat")) else { continue };
+            if !text.rsplit_once(')').is_some_and(|(_, rest)| rest.trim_start().starts_with('S')) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// User and system time in ticks of 10 ms.

@@ -1,0 +1,102 @@
+//! The peers of the race that are written in Rust: one program, one server a run.
+//!
+//! race-peer PEER echo|fanout|proxy [UPSTREAM]
+//!
+//! Every server listens on a free port of 127.0.0.1 and says which. What it has to do stands at
+//! [`Role`]. Each is written as somebody would who knows its library well.
+
+#![cfg_attr(not(target_os = "linux"), allow(dead_code, unused_imports))]
+
+#[cfg(target_os = "linux")]
+mod epoll;
+mod frames;
+mod handwritten;
+mod message_io;
+mod mio;
+#[cfg(target_os = "linux")]
+mod monoio;
+mod smol;
+mod tokio_taught;
+mod tokio_tuned;
+mod unbroken;
+
+use std::io::{self, ErrorKind, Write};
+use std::net::{SocketAddr, TcpListener};
+use std::process::ExitCode;
+
+use socket2::{Domain, Socket, Type};
+
+/// What a server does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Sends back what comes.
+    Echo,
+    /// Takes frames of 64 bytes. One that begins with `S` makes the connection a subscriber and is
+    /// sent back to it; one that begins with `M` is sent to every subscriber.
+    Fanout,
+    /// Joins each client with a connection of its own to the address, both ways, half-closes too.
+    Proxy(SocketAddr),
+}
+
+/// A subscriber for which more than this waits is dropped, by the peers that look.
+pub const SUBSCRIBER_CAP: usize = 1 << 20;
+
+/// The listener of every peer that takes one ready-made: non-blocking, with a long backlog, and
+/// without Nagle's delay, which what it accepts inherits.
+pub fn listen() -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into())?;
+    socket.listen(4096)?;
+    socket.set_tcp_nodelay(true)?;
+    Ok(socket.into())
+}
+
+/// Tells the harness where to connect.
+pub fn announce(addr: SocketAddr) -> io::Result<()> {
+    let mut out = io::stdout();
+    writeln!(out, "listening on {addr}")?;
+    out.flush()
+}
+
+/// What a peer answers when it has no server of that kind.
+pub fn no_such_role() -> io::Error {
+    io::Error::new(ErrorKind::Unsupported, "this peer has no server of that kind")
+}
+
+fn run(args: &[String]) -> io::Result<()> {
+    let invalid = |what: String| io::Error::new(ErrorKind::InvalidInput, what);
+    let (peer, role) = match args {
+        [peer, role] if role == "echo" => (peer, Role::Echo),
+        [peer, role] if role == "fanout" => (peer, Role::Fanout),
+        [peer, role, upstream] if role == "proxy" => {
+            let upstream = upstream.parse().map_err(|_| invalid(format!("{upstream} is no address")))?;
+            (peer, Role::Proxy(upstream))
+        }
+        _ => return Err(invalid("usage: race-peer PEER echo|fanout|proxy [UPSTREAM]".to_owned())),
+    };
+    match peer.as_str() {
+        #[cfg(target_os = "linux")]
+        "epoll" => handwritten::serve::<epoll::Epoll>(role),
+        "mio" => handwritten::serve::<mio::Mio>(role),
+        "unbroken" => unbroken::serve(role),
+        "tokio-taught" => tokio_taught::serve(role),
+        "tokio-tuned" => tokio_tuned::serve(role),
+        "smol" => smol::serve(role),
+        "message-io" => message_io::serve(role),
+        #[cfg(target_os = "linux")]
+        "monoio" => monoio::serve(role),
+        _ => Err(invalid(format!("there is no peer {peer:?}"))),
+    }
+}
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    match run(&args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("race-peer {}: {error}", args.join(" "));
+            ExitCode::from(2)
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! All figures for other programs.
+
+use serde_json::{json, Map, Value};
+
+use crate::load::Latencies;
+use crate::measure::Data;
+use crate::stats::Rounds;
+use crate::{targets, Results, Special};
+
+fn rounds(values: &Rounds) -> Value {
+    let (low, high) = values.interval();
+    json!({
+        "median": values.median(), "min": values.min(), "max": values.max(), "rounds": values.len(),
+        "interval_95": [low, high],
+    })
+}
+
+fn percentiles(latencies: &Latencies) -> Value {
+    let at = |share| latencies.value_at_quantile(share) as f64 / 1000.0;
+    json!({ "p50": at(0.5), "p90": at(0.9), "p99": at(0.99), "p99_9": at(0.999), "count": latencies.len() })
+}
+
+fn cell(data: &Data) -> Value {
+    json!({
+        "units_per_second": rounds(&data.rate),
+        "cpu_us_per_unit": rounds(&data.cpu),
+        "cpu_ratio_to_raw_epoll": rounds(&data.ratio),
+        "user_share": data.user_share,
+        "latency_us": percentiles(&data.latencies),
+        "resident_bytes": data.resident,
+        "system_calls_per_unit": data.calls.as_ref().map(|calls| json!({
+            "total": calls.per_unit, "tool": calls.tool, "detail": calls.detail,
+        })),
+        "instructions_per_unit": data.instructions,
+    })
+}
+
+fn special<T>(results: &Special<T>, render: impl Fn(&T) -> Value) -> Value {
+    let each = results.iter().map(|(peer, outcome)| {
+        let value = match outcome {
+            Ok(figure) => render(figure),
+            Err(why) => json!({ "absent": why }),
+        };
+        ((*peer).to_owned(), value)
+    });
+    Value::Object(each.collect())
+}
+
+pub fn render(results: &Results) -> String {
+    let mut scenarios = Map::new();
+    for (scenario, cells) in &results.scenarios {
+        let mut peers = Map::new();
+        for entry in cells {
+            let value = match &entry.outcome {
+                Ok(data) => cell(data),
+                Err(why) => json!({ "absent": why }),
+            };
+            peers.insert(entry.peer.to_owned(), value);
+        }
+        let value = json!({ "title": scenario.title, "unit": scenario.unit, "peers": peers });
+        scenarios.insert(scenario.id.to_owned(), value);
+    }
+    let redis = match &results.redis {
+        None => Value::Null,
+        Some(Err(why)) => json!({ "absent": why }),
+        Some(Ok(rows)) => rows
+            .iter()
+            .map(|row| {
+                json!({
+                    "command": row.command, "pipeline": row.depth, "ours_per_second": rounds(&row.ours),
+                    "redis_per_second": rounds(&row.theirs), "ratio": rounds(&row.ratio),
+                })
+            })
+            .collect(),
+    };
+    let targets: Vec<Value> = targets::judge(results)
+        .into_iter()
+        .map(|target| {
+            json!({
+                "what": target.what, "measured": target.measured, "must": target.must, "met": target.met,
+            })
+        })
+        .collect();
+    let value = json!({
+        "machine": results.machine,
+        "quick": results.plan.quick,
+        "seconds": results.took.as_secs(),
+        "scenarios": scenarios,
+        "idle": special(&results.idle, |idle| json!({
+            "connections": results.plan.idle,
+            "bytes_fresh": idle.fresh,
+            "bytes_used": idle.used,
+            "echo_cpu_us": idle.cpu,
+            "echo_latency_us": percentiles(&idle.latencies),
+        })),
+        "greedy": special(&results.greedy, |greedy| json!({
+            "messages_per_second": rounds(&greedy.rate),
+            "ratio_to_without": rounds(&greedy.ratio),
+            "growth_bytes": greedy.growth,
+        })),
+        "emfile": special(&results.emfile, |famine| json!({
+            "busy": famine.busy,
+            "recovery_ms": famine.recovery.as_secs_f64() * 1e3,
+        })),
+        "redis": redis,
+        "targets": targets,
+    });
+    format!("{value:#}\n")
+}

@@ -1,0 +1,113 @@
+//! Clients that connect, have one message echoed, and close.
+
+use std::io::{self, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+use rustix::event::epoll::EventFlags;
+use rustix::io::Errno;
+
+use super::{client_socket, pattern, read_some, wrong, Game, Latencies, Poll, PERIOD};
+
+const MESSAGE: usize = 64;
+/// How many do so at a time.
+const AT_A_TIME: usize = 16;
+
+struct Client {
+    stream: TcpStream,
+    phase: usize,
+    sent: bool,
+    got: usize,
+    begun: Instant,
+}
+
+pub struct Churn {
+    addr: SocketAddr,
+    poll: Poll,
+    slots: Vec<Option<Client>>,
+    pattern: Vec<u8>,
+    ready: Vec<usize>,
+    connected: usize,
+}
+
+impl Churn {
+    pub fn open(addr: SocketAddr) -> io::Result<Self> {
+        let slots = (0..AT_A_TIME).map(|_| None).collect();
+        let pattern = pattern(MESSAGE + PERIOD);
+        Ok(Self { addr, poll: Poll::new()?, slots, pattern, ready: Vec::new(), connected: 0 })
+    }
+
+    fn connect(&mut self, slot: usize) -> io::Result<()> {
+        self.connected += 1;
+        let begun = Instant::now();
+        // Another source address each time: ports rest for a minute after they were used.
+        let socket = client_socket(self.connected * 1000)?;
+        socket.set_nonblocking(true)?;
+        match socket.connect(&self.addr.into()) {
+            Err(error) if error.raw_os_error() == Some(Errno::INPROGRESS.raw_os_error()) => {}
+            result => result?,
+        }
+        let stream = TcpStream::from(socket);
+        self.poll.add(&stream, slot, EventFlags::IN | EventFlags::OUT)?;
+        let phase = self.connected % PERIOD;
+        self.slots[slot] = Some(Client { stream, phase, sent: false, got: 0, begun });
+        Ok(())
+    }
+}
+
+impl Game for Churn {
+    fn play(&mut self, time: Duration, latencies: &mut Latencies) -> io::Result<u64> {
+        self.poll.begin();
+        let end = Instant::now() + time;
+        for slot in 0..self.slots.len() {
+            self.connect(slot)?;
+        }
+        let (mut outstanding, mut done) = (self.slots.len(), 0);
+        while outstanding > 0 {
+            let mut ready = std::mem::take(&mut self.ready);
+            self.poll.wait(Duration::from_millis(20), &mut ready)?;
+            for slot in &ready {
+                let Some(Some(client)) = self.slots.get_mut(*slot) else { continue };
+                if !client.advance(&self.pattern)? {
+                    continue;
+                }
+                latencies.saturating_record(client.begun.elapsed().as_nanos() as u64);
+                done += 1;
+                // Dropped, it is closed.
+                self.slots[*slot] = None;
+                if Instant::now() < end {
+                    self.connect(*slot)?;
+                } else {
+                    outstanding -= 1;
+                }
+            }
+            self.ready = ready;
+        }
+        Ok(done)
+    }
+}
+
+impl Client {
+    /// Returns whether the answer is complete.
+    fn advance(&mut self, pattern: &[u8]) -> io::Result<bool> {
+        if !self.sent {
+            if let Some(error) = self.stream.take_error()? {
+                return Err(error);
+            }
+            self.sent = true;
+            if self.stream.write(&pattern[self.phase..self.phase + MESSAGE])? < MESSAGE {
+                return Err(wrong("the kernel took part of a message"));
+            }
+            return Ok(false);
+        }
+        let mut answer = [0; MESSAGE + 1];
+        if let Some(count) = read_some(&self.stream, &mut answer)? {
+            let from = self.phase + self.got;
+            if self.got + count > MESSAGE || answer[..count] != pattern[from..from + count] {
+                return Err(wrong("an answer differs from what was sent"));
+            }
+            self.got += count;
+        }
+        Ok(self.got == MESSAGE)
+    }
+}

@@ -1,0 +1,205 @@
+//! Messages that come back: closed loop, where each client sends its next message when the answer
+//! to the last has come, and open loop, where messages become due at a fixed rate whatever the
+//! server does. There the latency counts from the moment a message was due, so that a server
+//! which stops is not let off the messages that nobody sent meanwhile (coordinated omission).
+
+use std::collections::VecDeque;
+use std::io::{self, ErrorKind, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+use rustix::event::epoll::EventFlags;
+
+use super::{connect, pattern, read_some, reset, wrong, Game, Latencies, Poll, BLOCK, PERIOD};
+
+/// When clients send.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Arrivals {
+    Closed,
+    /// So many messages in a second, from all clients together.
+    Open(u64),
+}
+
+/// What is sent.
+#[derive(Clone, Copy, Debug)]
+pub struct Shape {
+    pub connections: usize,
+    /// Bytes sent at once.
+    pub length: usize,
+    /// How many messages these are.
+    pub messages: u64,
+    pub arrivals: Arrivals,
+}
+
+struct Client {
+    stream: TcpStream,
+    /// Where in the pattern the present message begins.
+    phase: usize,
+    sent: usize,
+    /// Bytes of the answer that have come; all of them when the client is at rest.
+    got: usize,
+    begun: Instant,
+    /// Messages that became due while one was on its way.
+    due: VecDeque<Instant>,
+}
+
+pub struct Echo {
+    shape: Shape,
+    poll: Poll,
+    clients: Vec<Client>,
+    pattern: Vec<u8>,
+    scratch: Vec<u8>,
+    ready: Vec<usize>,
+}
+
+impl Echo {
+    pub fn open(addr: SocketAddr, shape: Shape) -> io::Result<Self> {
+        let poll = Poll::new()?;
+        let mut clients = Vec::new();
+        for n in 0..shape.connections {
+            let stream = connect(addr, n, None)?;
+            // A short message always fits: nobody has to be told that there is room again.
+            let flags = if shape.length > 4096 { EventFlags::IN | EventFlags::OUT } else { EventFlags::IN };
+            poll.add(&stream, n, flags)?;
+            clients.push(Client {
+                stream,
+                phase: n % PERIOD,
+                sent: shape.length,
+                got: shape.length,
+                begun: Instant::now(),
+                due: VecDeque::new(),
+            });
+        }
+        let pattern = pattern(shape.length + PERIOD);
+        Ok(Self { shape, poll, clients, pattern, scratch: vec![0; BLOCK], ready: Vec::new() })
+    }
+
+    /// Waits, and sends and receives what can be. Returns which clients have their answer.
+    fn turn(&mut self, timeout: Duration, done: &mut Vec<usize>) -> io::Result<()> {
+        done.clear();
+        self.poll.wait(timeout, &mut self.ready)?;
+        for slot in &self.ready {
+            let Some(client) = self.clients.get_mut(*slot) else { continue };
+            if client.got == self.shape.length {
+                // Told once more that there is room.
+                continue;
+            }
+            if client.sent < self.shape.length {
+                client.push(&self.pattern, self.shape.length)?;
+            }
+            if client.receive(&self.pattern, self.shape.length, &mut self.scratch)? {
+                done.push(*slot);
+            }
+        }
+        Ok(())
+    }
+
+    fn closed(&mut self, time: Duration, latencies: &mut Latencies) -> io::Result<u64> {
+        let end = Instant::now() + time;
+        for client in &mut self.clients {
+            client.send(&self.pattern, self.shape.length, Instant::now())?;
+        }
+        let (mut outstanding, mut answers, mut done) = (self.clients.len(), 0, Vec::new());
+        while outstanding > 0 {
+            self.turn(Duration::from_millis(20), &mut done)?;
+            let now = Instant::now();
+            for slot in &done {
+                let client = &mut self.clients[*slot];
+                latencies.saturating_record((now - client.begun).as_nanos() as u64);
+                answers += 1;
+                if now < end {
+                    client.send(&self.pattern, self.shape.length, now)?;
+                } else {
+                    outstanding -= 1;
+                }
+            }
+        }
+        Ok(answers * self.shape.messages)
+    }
+
+    fn open_loop(&mut self, rate: u64, time: Duration, latencies: &mut Latencies) -> io::Result<u64> {
+        let begun = Instant::now();
+        let total = (time.as_secs_f64() * rate as f64) as u64;
+        let (mut issued, mut answers, mut done) = (0, 0, Vec::new());
+        while answers < total {
+            // Whatever has become due, in turn for every client.
+            while issued < total {
+                let due = begun + Duration::from_nanos(issued * 1_000_000_000 / rate);
+                if due > Instant::now() {
+                    break;
+                }
+                let slot = (issued % self.clients.len() as u64) as usize;
+                let client = &mut self.clients[slot];
+                if client.got == self.shape.length && client.due.is_empty() {
+                    client.send(&self.pattern, self.shape.length, due)?;
+                } else {
+                    client.due.push_back(due);
+                }
+                issued += 1;
+            }
+            self.turn(Duration::ZERO, &mut done)?;
+            let now = Instant::now();
+            for slot in &done {
+                let client = &mut self.clients[*slot];
+                latencies.saturating_record((now - client.begun).as_nanos() as u64);
+                answers += 1;
+                if let Some(due) = client.due.pop_front() {
+                    client.send(&self.pattern, self.shape.length, due)?;
+                }
+            }
+        }
+        Ok(answers * self.shape.messages)
+    }
+}
+
+impl Game for Echo {
+    fn play(&mut self, time: Duration, latencies: &mut Latencies) -> io::Result<u64> {
+        self.poll.begin();
+        match self.shape.arrivals {
+            Arrivals::Closed => self.closed(time, latencies),
+            Arrivals::Open(rate) => self.open_loop(rate, time, latencies),
+        }
+    }
+}
+
+impl Drop for Echo {
+    fn drop(&mut self) {
+        self.clients.iter().for_each(|client| reset(&client.stream));
+    }
+}
+
+impl Client {
+    /// Begins the next message, which was due at `due`.
+    fn send(&mut self, pattern: &[u8], length: usize, due: Instant) -> io::Result<()> {
+        self.phase = (self.phase + length) % PERIOD;
+        (self.sent, self.got, self.begun) = (0, 0, due);
+        self.push(pattern, length)
+    }
+
+    fn push(&mut self, pattern: &[u8], length: usize) -> io::Result<()> {
+        while self.sent < length {
+            match self.stream.write(&pattern[self.phase + self.sent..self.phase + length]) {
+                Ok(count) => self.sent += count,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns whether the answer is complete.
+    fn receive(&mut self, pattern: &[u8], length: usize, scratch: &mut [u8]) -> io::Result<bool> {
+        while self.got < length {
+            let Some(count) = read_some(&self.stream, scratch)? else { break };
+            let expected = pattern[self.phase..self.phase + length].get(self.got..self.got + count);
+            if expected != Some(&scratch[..count]) {
+                return Err(wrong("an answer differs from what was sent"));
+            }
+            self.got += count;
+            if count < scratch.len() {
+                break;
+            }
+        }
+        Ok(self.got == length)
+    }
+}

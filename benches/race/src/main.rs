@@ -1,0 +1,203 @@
+//! The race: the engine beside its peers, in one run on this machine.
+//!
+//! cargo bench --bench race                   all of it, in under fifteen minutes
+//! cargo bench --bench race -- --quick        with less care, in under two
+//! cargo bench --bench race -- echo fanout    the scenarios whose names contain these words
+//! cargo bench --bench race -- --list         their names
+//!
+//! Writes `target/race/report.md`, `report.json` and plots. What is measured, and how, stands in
+//! `benches/NOTES.md`.
+
+#[cfg(not(target_os = "linux"))]
+compile_error!("the race is run on Linux: it reads /proc and pins its processes");
+
+mod callgrind;
+#[path = "../../support/count.rs"]
+#[allow(dead_code)]
+mod count;
+mod json;
+mod load;
+mod measure;
+mod peers;
+mod plots;
+#[path = "../../support/process.rs"]
+#[allow(dead_code)]
+mod process;
+mod redis;
+mod report;
+mod scenarios;
+mod special;
+mod stats;
+mod targets;
+
+use std::io;
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use self::measure::Cell;
+use self::peers::Peer;
+use self::process::Side;
+use self::scenarios::{Scenario, SCENARIOS};
+use self::special::{Famine, GreedyCost, IdleCost};
+
+/// How much care is taken.
+#[derive(Clone, Copy)]
+pub struct Plan {
+    pub quick: bool,
+    /// Rounds of each scenario, in each of which every peer has a slice of so long.
+    pub rounds: usize,
+    pub slice: Duration,
+    /// Idle connections.
+    pub idle: usize,
+    /// Requests of a run of redis-benchmark with one on its way, and how many runs.
+    pub requests: u64,
+    pub redis_rounds: usize,
+}
+
+const FULL: Plan = Plan {
+    quick: false,
+    rounds: 21,
+    slice: Duration::from_millis(75),
+    idle: 10_000,
+    requests: 100_000,
+    redis_rounds: 7,
+};
+
+const QUICK: Plan = Plan {
+    quick: true,
+    rounds: 5,
+    slice: Duration::from_millis(20),
+    idle: 2_000,
+    requests: 20_000,
+    redis_rounds: 3,
+};
+
+/// Everything that was found out.
+pub struct Results {
+    pub plan: Plan,
+    pub machine: String,
+    pub took: Duration,
+    pub peers: Vec<&'static str>,
+    pub scenarios: Vec<(&'static Scenario, Vec<Cell>)>,
+    pub idle: Special<IdleCost>,
+    pub greedy: Special<GreedyCost>,
+    pub emfile: Special<Famine>,
+    pub redis: Option<Result<Vec<redis::Row>, String>>,
+}
+
+/// One figure for each peer; empty when it was not asked for.
+pub type Special<T> = Vec<(&'static str, Result<T, String>)>;
+
+/// The figures beside the scenarios that can be asked for by name.
+const SPECIAL: [(&str, &str); 4] = [
+    ("idle", "memory of idle connections, and an echo beside them"),
+    ("greedy", "clients that send and never read beside healthy ones"),
+    ("emfile", "a server whose descriptors run out, and its recovery"),
+    ("redis", "redis-benchmark against the example resp and redis-server"),
+];
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    if args.iter().any(|arg| arg == "--list") {
+        let scenarios = SCENARIOS.iter().map(|scenario| (scenario.id, scenario.title));
+        scenarios.chain(SPECIAL).for_each(|(id, title)| println!("{id:18} {title}"));
+        return ExitCode::SUCCESS;
+    }
+    match run(&args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("race: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: &[String]) -> io::Result<()> {
+    let (flags, words): (Vec<&String>, Vec<&String>) = args.iter().partition(|arg| arg.starts_with("--"));
+    let known = |flag: &&&String| matches!(flag.as_str(), "--quick" | "--bench");
+    if let Some(flag) = flags.iter().find(|flag| !known(flag)) {
+        return Err(io::Error::other(format!("there is no option {flag}; there are --quick and --list")));
+    }
+    let plan = if flags.iter().any(|flag| *flag == "--quick") { QUICK } else { FULL };
+    let wanted = |id: &str| words.is_empty() || words.iter().any(|word| id.contains(word.as_str()));
+    let ids = SCENARIOS.iter().map(|scenario| scenario.id).chain(SPECIAL.map(|(id, _)| id));
+    let count = ids.filter(|id| wanted(id)).count();
+    if count == 0 {
+        return Err(io::Error::other("no scenario has such a name; --list tells them"));
+    }
+
+    let begun = Instant::now();
+    let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/race");
+    std::fs::create_dir_all(&target)?;
+    process::raise_descriptor_limit()?;
+    process::pin(Side::Load)?;
+    let peers = peers::prepare(&target)?;
+    for peer in &peers {
+        if let Some(why) = peer.absent() {
+            eprintln!("{} takes no part: {why}", peer.name);
+        }
+    }
+    let mut progress = Progress { begun, count, n: 0 };
+    let mut results = Results {
+        plan,
+        machine: process::machine(),
+        took: Duration::ZERO,
+        peers: peers.iter().map(|peer| peer.name).collect(),
+        scenarios: Vec::new(),
+        idle: Vec::new(),
+        greedy: Vec::new(),
+        emfile: Vec::new(),
+        redis: None,
+    };
+    for scenario in SCENARIOS.iter().filter(|scenario| wanted(scenario.id)) {
+        progress.step(scenario.title);
+        let cells = measure::run(scenario, &peers, plan);
+        eprintln!("      {}", report::summary(scenario, &cells));
+        results.scenarios.push((scenario, cells));
+    }
+    // The short run looks at those whom the issue is about.
+    let few = |name: &str| {
+        !plan.quick || [peers::REFERENCE, peers::ENGINE, "raw mio", "tokio, taught", "message-io", "libuv"].contains(&name)
+    };
+    for (id, title) in SPECIAL.into_iter().filter(|(id, _)| wanted(id)) {
+        progress.step(title);
+        let some = peers.iter().filter(|peer| few(peer.name));
+        match id {
+            "idle" => results.idle = each(some, |peer| special::idle(peer, plan)),
+            "greedy" => results.greedy = each(some, |peer| special::greedy(peer, plan)),
+            "emfile" => results.emfile = each(some, special::emfile),
+            _ => results.redis = Some(redis::race(plan)),
+        }
+    }
+    results.took = begun.elapsed();
+
+    plots::draw(&results, &target)?;
+    std::fs::write(target.join("report.json"), json::render(&results))?;
+    let text = report::render(&results);
+    std::fs::write(target.join("report.md"), &text)?;
+    print!("{text}");
+    eprintln!("\nwritten to {}", target.canonicalize()?.display());
+    Ok(())
+}
+
+fn each<'a, T>(
+    peers: impl Iterator<Item = &'a Peer>,
+    measure: impl Fn(&Peer) -> Result<T, String>,
+) -> Special<T> {
+    peers.map(|peer| (peer.name, measure(peer))).collect()
+}
+
+/// What is being done, on standard error.
+struct Progress {
+    begun: Instant,
+    count: usize,
+    n: usize,
+}
+
+impl Progress {
+    fn step(&mut self, title: &str) {
+        self.n += 1;
+        eprintln!("[{:2}/{} {:4.0} s] {title}", self.n, self.count, self.begun.elapsed().as_secs_f64());
+    }
+}

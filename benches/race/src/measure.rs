@@ -1,0 +1,162 @@
+//! One scenario: all peers take turns, and each round gives every one a ratio to the reference.
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use crate::count::{self, Counts, Tool};
+use crate::load::{latencies, Game, Latencies};
+use crate::peers::{Peer, ENGINE, REFERENCE};
+use crate::process::Server;
+use crate::scenarios::Scenario;
+use crate::stats::Rounds;
+use crate::Plan;
+
+/// What a peer did in a scenario, or why it did nothing.
+pub struct Cell {
+    pub peer: &'static str,
+    pub outcome: Result<Data, String>,
+}
+
+pub struct Data {
+    /// Units a second.
+    pub rate: Rounds,
+    /// The server's processor time per unit, in microseconds.
+    pub cpu: Rounds,
+    /// The same by the reference's of the same round.
+    pub ratio: Rounds,
+    /// The part of the processor time that was spent in user space.
+    pub user_share: f64,
+    pub latencies: Latencies,
+    /// The server's resident memory at the end, in bytes.
+    pub resident: u64,
+    /// System calls per unit, by which tool, and which calls.
+    pub calls: Option<Calls>,
+    /// Instructions in user space per unit.
+    pub instructions: Option<f64>,
+}
+
+pub struct Calls {
+    pub per_unit: f64,
+    pub tool: &'static str,
+    pub detail: String,
+}
+
+/// A peer's server, and the clients that play against it.
+struct Contender<'a> {
+    peer: &'a Peer,
+    server: Server,
+    game: Box<dyn Game>,
+    /// Units a second, and microseconds of processor time per unit, of each round.
+    slices: Vec<Option<(f64, f64)>>,
+    latencies: Latencies,
+    ticks: (u64, u64),
+}
+
+impl<'a> Contender<'a> {
+    fn start(peer: &'a Peer, scenario: &Scenario, plan: Plan) -> Result<Self, String> {
+        if let Some(why) = peer.absent() {
+            return Err(why.to_owned());
+        }
+        let (role, opening) = scenario.play.set_up().map_err(|error| error.to_string())?;
+        let server = peer.start(&role, &[])?;
+        let game = opening.open(server.addr).map_err(|error| error.to_string())?;
+        let mut contender =
+            Self { peer, server, game, slices: Vec::new(), latencies: latencies(), ticks: (0, 0) };
+        let warmed = contender.game.play(plan.slice, &mut latencies());
+        warmed.map_err(|error| error.to_string())?;
+        contender.ticks = contender.server.ticks().map_err(|error| error.to_string())?;
+        Ok(contender)
+    }
+
+    fn slice(&mut self, time: Duration) -> io::Result<()> {
+        let before = self.server.cpu()?;
+        let begun = Instant::now();
+        let units = self.game.play(time, &mut self.latencies)?;
+        let elapsed = begun.elapsed();
+        let cpu = self.server.cpu()? - before;
+        self.slices.push((units > 0).then(|| {
+            let units = units as f64;
+            (units / elapsed.as_secs_f64(), cpu.as_secs_f64() * 1e6 / units)
+        }));
+        Ok(())
+    }
+}
+
+/// Runs a scenario with all `peers`.
+pub fn run(scenario: &Scenario, peers: &[Peer], plan: Plan) -> Vec<Cell> {
+    let mut fates: Vec<Result<Contender<'_>, String>> =
+        peers.iter().map(|peer| Contender::start(peer, scenario, plan)).collect();
+    let time = scenario.play.slice(plan);
+    for round in 0..plan.rounds {
+        // There and back: who stands beside whom stays, who comes first changes.
+        let mut order: Vec<usize> = (0..fates.len()).collect();
+        if round % 2 == 1 {
+            order.reverse();
+        }
+        for n in order {
+            if let Ok(contender) = &mut fates[n] {
+                if let Err(error) = contender.slice(time) {
+                    fates[n] = Err(format!("failed: {error}"));
+                }
+            }
+        }
+    }
+    let reference: Vec<Option<f64>> = match fates.first() {
+        Some(Ok(contender)) => contender.slices.iter().map(|slice| slice.map(|(_, cpu)| cpu)).collect(),
+        _ => Vec::new(),
+    };
+    let mut cells = Vec::new();
+    for (peer, fate) in peers.iter().zip(fates) {
+        let outcome = fate.and_then(|contender| finish(contender, scenario, plan, &reference));
+        cells.push(Cell { peer: peer.name, outcome });
+    }
+    cells
+}
+
+fn finish(
+    mut contender: Contender<'_>,
+    scenario: &Scenario,
+    plan: Plan,
+    reference: &[Option<f64>],
+) -> Result<Data, String> {
+    let ticks = contender.server.ticks().map_err(|error| error.to_string())?;
+    let (user, system) = (ticks.0 - contender.ticks.0, ticks.1 - contender.ticks.1);
+    let resident = contender.server.resident().map_err(|error| error.to_string())?;
+    let matters = matches!(contender.peer.name, REFERENCE | ENGINE | "raw mio" | "tokio, taught");
+    let calls = match scenario.calls && (matters || !plan.quick) {
+        true => count_calls(&mut contender).map_err(|error| format!("failed: {error}"))?,
+        false => None,
+    };
+    let instructions = match scenario.instructions && contender.peer.is_compiled() && (matters || !plan.quick)
+    {
+        true => crate::callgrind::per_unit(contender.peer, scenario, plan),
+        false => None,
+    };
+    let slices = contender.slices.iter().flatten();
+    let ratios = contender.slices.iter().zip(reference).filter_map(|(slice, reference)| {
+        let ((_, cpu), reference) = ((*slice)?, (*reference)?);
+        Some(cpu / reference)
+    });
+    Ok(Data {
+        rate: Rounds::new(slices.clone().map(|(rate, _)| *rate)),
+        cpu: Rounds::new(slices.map(|(_, cpu)| *cpu)),
+        ratio: Rounds::new(ratios),
+        user_share: user as f64 / (user + system).max(1) as f64,
+        latencies: contender.latencies,
+        resident,
+        calls,
+        instructions,
+    })
+}
+
+/// System calls per unit over a slice of their own, with whatever tool can count them.
+fn count_calls(contender: &mut Contender<'_>) -> io::Result<Option<Calls>> {
+    let game = &mut contender.game;
+    let work = || game.play(Duration::from_millis(150), &mut latencies());
+    let counted = count::during(contender.server.pid(), &[Tool::Perf, Tool::Strace], work)?;
+    Ok(counted.map(|(units, counts): (u64, Counts)| Calls {
+        per_unit: counts.total as f64 / units.max(1) as f64,
+        tool: counts.tool.name(),
+        detail: counts.per(units.max(1)),
+    }))
+}

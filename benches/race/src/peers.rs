@@ -1,0 +1,145 @@
+//! Who takes part, and how each is started.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use crate::process::{self, Server, Side};
+
+/// The reference of every ratio.
+pub const REFERENCE: &str = "raw epoll";
+/// What the race is for.
+pub const ENGINE: &str = "unbroken";
+
+enum How {
+    /// A part of `race-peer`.
+    Rust(&'static str),
+    /// Compiled here when the library is installed.
+    C { library: &'static str },
+    Python { uvloop: bool, malloc: bool },
+}
+
+pub struct Peer {
+    pub name: &'static str,
+    how: How,
+    /// Set by [`prepare`]: how it is started, or why it cannot be.
+    command: Result<Vec<String>, String>,
+}
+
+/// All of them, the reference first, each with its way to be started.
+pub fn prepare(target: &Path) -> io::Result<Vec<Peer>> {
+    let rust = |name, role| (name, How::Rust(role));
+    let python = |name, uvloop, malloc| (name, How::Python { uvloop, malloc });
+    let list = [
+        rust(REFERENCE, "epoll"),
+        rust(ENGINE, "unbroken"),
+        rust("raw mio", "mio"),
+        rust("tokio, taught", "tokio-taught"),
+        rust("tokio, tuned", "tokio-tuned"),
+        rust("smol", "smol"),
+        rust("message-io", "message-io"),
+        rust("monoio", "monoio"),
+        ("libevent", How::C { library: "libevent" }),
+        ("libuv", How::C { library: "libuv" }),
+        python("asyncio", false, false),
+        python("asyncio, malloc set", false, true),
+        python("uvloop", true, false),
+    ];
+    let binaries = target.join("peers");
+    fs::create_dir_all(&binaries)?;
+    let mut peers = Vec::new();
+    for (name, how) in list {
+        let command = match &how {
+            How::Rust(role) => {
+                let program = std::env::current_exe()?.with_file_name("race-peer");
+                Ok(vec![program.display().to_string(), (*role).to_owned()])
+            }
+            How::C { library } => compile(library, &binaries.join(library)),
+            How::Python { uvloop, .. } => python_command(*uvloop),
+        };
+        peers.push(Peer { name, how, command });
+    }
+    Ok(peers)
+}
+
+fn source(file: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("peers").join(file)
+}
+
+fn output(command: &mut Command) -> Result<String, String> {
+    let name = command.get_program().to_string_lossy().into_owned();
+    let output = command.stdin(Stdio::null()).output().map_err(|error| format!("{name}: {error}"))?;
+    match output.status.success() {
+        true => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
+        false => Err(String::from_utf8_lossy(&output.stderr).trim().to_owned()),
+    }
+}
+
+fn compile(library: &str, binary: &Path) -> Result<Vec<String>, String> {
+    let flags = output(Command::new("pkg-config").args(["--cflags", "--libs", library]))
+        .map_err(|_| format!("{library} is not installed"))?;
+    let mut compiler = Command::new("cc");
+    compiler.args(["-O2", "-o"]).arg(binary).arg(source(&format!("{library}.c")));
+    output(compiler.args(flags.split_whitespace()))?;
+    Ok(vec![binary.display().to_string()])
+}
+
+fn python_command(uvloop: bool) -> Result<Vec<String>, String> {
+    let module = if uvloop { "uvloop" } else { "asyncio" };
+    output(Command::new("python3").args(["-c", &format!("import {module}")]))
+        .map_err(|_| format!("{module} is not installed"))?;
+    let mut command = vec!["python3".to_owned(), source("asyncio_server.py").display().to_string()];
+    if uvloop {
+        command.push("--uvloop".to_owned());
+    }
+    Ok(command)
+}
+
+impl Peer {
+    /// Why it cannot take part.
+    pub fn absent(&self) -> Option<&str> {
+        self.command.as_ref().err().map(String::as_str)
+    }
+
+    /// Whether its instructions can be counted in reasonable time.
+    pub fn is_compiled(&self) -> bool {
+        !matches!(self.how, How::Python { .. })
+    }
+
+    /// Starts its server for `role`, on the server's processor, run by `under` when there is one.
+    pub fn start(&self, role: &[String], under: &[String]) -> Result<Server, String> {
+        let own = self.command.as_ref().map_err(Clone::clone)?;
+        let mut words = under.iter().chain(own).chain(role);
+        let mut command = Command::new(words.next().ok_or("no program")?);
+        command.args(words);
+        if let How::Python { malloc: true, .. } = self.how {
+            command.env("MALLOC_MMAP_THRESHOLD_", "4194304");
+        }
+        if under.is_empty() {
+            command.stderr(Stdio::null());
+        }
+        launch(&mut command).map_err(|error| match error {
+            // It has said so itself, on standard error.
+            _ if under.is_empty() && self.lacks(role) => "has no server of that kind".to_owned(),
+            error => error.to_string(),
+        })
+    }
+
+    fn lacks(&self, role: &[String]) -> bool {
+        let role = role.first().map_or("", String::as_str);
+        matches!((self.name, role), ("message-io", "proxy") | ("monoio", "fanout"))
+    }
+}
+
+/// Starts a server on the server's processor, to end with us.
+pub fn launch(command: &mut Command) -> io::Result<Server> {
+    use std::os::unix::process::CommandExt;
+    // SAFETY: between fork and exec one system call is made, and nothing else.
+    unsafe { command.pre_exec(process::die_with_parent) };
+    // What is started inherits the processor.
+    process::pin(Side::Server)?;
+    let server = Server::launch(command);
+    process::pin(Side::Load)?;
+    server
+}

@@ -1,0 +1,118 @@
+//! Redis' own yardstick: `redis-benchmark` against the example `resp` and against `redis-server`.
+
+use std::io::{self, ErrorKind};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::peers::launch;
+use crate::process::{self, Server, Side};
+use crate::stats::Rounds;
+use crate::Plan;
+
+pub const COMMANDS: [&str; 3] = ["PING", "GET", "SET"];
+pub const DEPTHS: [u32; 2] = [1, 16];
+
+/// One command at one pipeline depth.
+pub struct Row {
+    pub command: &'static str,
+    pub depth: u32,
+    /// Requests a second.
+    pub ours: Rounds,
+    pub theirs: Rounds,
+    /// Ours by theirs, of the same round.
+    pub ratio: Rounds,
+}
+
+/// `redis-server`, which tells its readiness in its own way.
+struct Redis(Child, SocketAddr);
+
+impl Redis {
+    fn start() -> io::Result<Self> {
+        // It has to be told a port; this one was free a moment ago.
+        let addr = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+        let mut command = Command::new("redis-server");
+        command.args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--port"]);
+        command.arg(addr.port().to_string()).stdin(Stdio::null()).stdout(Stdio::null());
+        process::pin(Side::Server)?;
+        let child = command.spawn();
+        process::pin(Side::Load)?;
+        let redis = Self(child?, addr);
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while TcpStream::connect(addr).is_err() {
+            if Instant::now() > deadline {
+                return Err(io::Error::new(ErrorKind::TimedOut, "redis-server did not start"));
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Ok(redis)
+    }
+}
+
+impl Drop for Redis {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// One run of `redis-benchmark`: requests a second of each of [`COMMANDS`].
+fn benchmark(addr: SocketAddr, depth: u32, requests: u64) -> io::Result<Vec<f64>> {
+    let output = Command::new("redis-benchmark")
+        .args(["-h", "127.0.0.1", "-p", &addr.port().to_string(), "-t", "ping_mbulk,get,set", "-c", "50"])
+        .args(["-P", &depth.to_string(), "-n", &requests.to_string(), "--csv"])
+        .stdin(Stdio::null())
+        .stderr(Stdio::null())
+        .output()?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let rate = |command: &&str| {
+        let line = text.lines().find(|line| line.starts_with(&format!("\"{command}")))?;
+        line.split(',').nth(1)?.trim_matches('"').parse().ok()
+    };
+    COMMANDS
+        .iter()
+        .map(|command| {
+            rate(command).ok_or_else(|| io::Error::other(format!("redis-benchmark said nothing of {command}")))
+        })
+        .collect()
+}
+
+/// All rows, or why there are none.
+pub fn race(plan: Plan) -> Result<Vec<Row>, String> {
+    for program in ["redis-server", "redis-benchmark"] {
+        let found = Command::new(program).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
+        found.map_err(|_| format!("{program} is not installed"))?;
+    }
+    measure(plan).map_err(|error| format!("failed: {error}"))
+}
+
+fn measure(plan: Plan) -> io::Result<Vec<Row>> {
+    let program = std::env::current_exe()?.with_file_name("race-resp");
+    let ours = launch(Command::new(program).arg("127.0.0.1:0").stderr(Stdio::null()))?;
+    let theirs = Redis::start()?;
+    let mut rows = Vec::new();
+    for depth in DEPTHS {
+        let requests = plan.requests * if depth == 1 { 1 } else { 5 };
+        let mut pairs: Vec<(Vec<f64>, Vec<f64>)> = Vec::new();
+        for round in 0..plan.redis_rounds {
+            let run = |server: &Server| benchmark(server.addr, depth, requests);
+            pairs.push(match round % 2 {
+                0 => (run(&ours)?, benchmark(theirs.1, depth, requests)?),
+                _ => {
+                    let theirs = benchmark(theirs.1, depth, requests)?;
+                    (run(&ours)?, theirs)
+                }
+            });
+        }
+        for (n, command) in COMMANDS.into_iter().enumerate() {
+            rows.push(Row {
+                command,
+                depth,
+                ours: Rounds::new(pairs.iter().map(|(ours, _)| ours[n])),
+                theirs: Rounds::new(pairs.iter().map(|(_, theirs)| theirs[n])),
+                ratio: Rounds::new(pairs.iter().map(|(ours, theirs)| ours[n] / theirs[n])),
+            });
+        }
+    }
+    Ok(rows)
+}

@@ -1,0 +1,131 @@
+//! What is raced: each scenario is one table row, or two.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use crate::load::{Arrivals, Churn, Echo, Fanout, Game, Proxy, Shape};
+use crate::Plan;
+
+/// What the clients do.
+#[derive(Clone, Copy)]
+pub enum Play {
+    Echo(Shape),
+    Churn,
+    Fanout { subscribers: usize, silent: usize, in_flight: usize },
+    Proxy,
+}
+
+pub struct Scenario {
+    pub id: &'static str,
+    pub title: &'static str,
+    /// What is counted, in the singular.
+    pub unit: &'static str,
+    pub play: Play,
+    /// System calls are counted.
+    pub calls: bool,
+    /// Instructions are counted.
+    pub instructions: bool,
+}
+
+const fn echo(connections: usize, length: usize, messages: u64) -> Play {
+    Play::Echo(Shape { connections, length, messages, arrivals: Arrivals::Closed })
+}
+
+const fn fanout(subscribers: usize, silent: usize, in_flight: usize) -> Play {
+    Play::Fanout { subscribers, silent, in_flight }
+}
+
+const fn scenario(id: &'static str, title: &'static str, unit: &'static str, play: Play) -> Scenario {
+    Scenario { id, title, unit, play, calls: false, instructions: false }
+}
+
+impl Scenario {
+    const fn counted(self, instructions: bool) -> Self {
+        Self { calls: true, instructions, ..self }
+    }
+}
+
+/// Messages a second of the open loop: about a fifth of what the reference can do.
+pub const OPEN_RATE: u64 = 20_000;
+
+pub const SCENARIOS: &[Scenario] = &[
+    scenario("echo_1", "echo 64 B, 1 connection", "message", echo(1, 64, 1)).counted(false),
+    scenario("echo_50", "echo 64 B, 50 connections", "message", echo(50, 64, 1)).counted(true),
+    scenario("echo_1000", "echo 64 B, 1,000 connections", "message", echo(1000, 64, 1)).counted(false),
+    scenario("pipelined", "pipelined, 16 × 64 B, 50 connections", "message", echo(50, 1024, 16))
+        .counted(false),
+    scenario("echo_4k", "echo 4 KiB, 50 connections", "message", echo(50, 4096, 1)),
+    scenario("stream", "blocks of 1 MiB, 2 connections", "block", echo(2, 1 << 20, 1)),
+    scenario(
+        "echo_open",
+        "echo 64 B, 50 connections, open loop, 20,000/s",
+        "message",
+        Play::Echo(Shape {
+            connections: 50,
+            length: 64,
+            messages: 1,
+            arrivals: Arrivals::Open(OPEN_RATE),
+        }),
+    ),
+    scenario("churn", "connect, echo, close", "connection", Play::Churn).counted(false),
+    scenario("fanout_100_one", "fan-out to 100, one at a time", "delivery", fanout(100, 0, 1)),
+    scenario("fanout_100_many", "fan-out to 100, 16 in flight", "delivery", fanout(100, 0, 16)).counted(true),
+    scenario("fanout_1000_one", "fan-out to 1,000, one at a time", "delivery", fanout(1000, 0, 1)),
+    scenario("fanout_1000_many", "fan-out to 1,000, 16 in flight", "delivery", fanout(1000, 0, 16))
+        .counted(false),
+    scenario("fanout_silent", "fan-out to 100, 10 more never read", "delivery", fanout(100, 10, 16)),
+    scenario("proxy", "proxy, a fast sender to a slow reader", "megabyte", Play::Proxy),
+];
+
+impl Play {
+    /// What a server has to be started as, and the game against it; the latter begins once the
+    /// server's address is known.
+    pub fn set_up(self) -> io::Result<(Vec<String>, Opening)> {
+        Ok(match self {
+            Self::Echo(_) | Self::Churn => (vec!["echo".to_owned()], Opening { play: self, proxy: None }),
+            Self::Fanout { .. } => (vec!["fanout".to_owned()], Opening { play: self, proxy: None }),
+            Self::Proxy => {
+                let proxy = Proxy::listen()?;
+                let role = vec!["proxy".to_owned(), proxy.upstream()?.to_string()];
+                (role, Opening { play: self, proxy: Some(proxy) })
+            }
+        })
+    }
+
+    /// How long a slice is, when `plan` leaves it to the scenario.
+    pub fn slice(self, plan: Plan) -> Duration {
+        match self {
+            // Long enough for a good number of them.
+            Self::Proxy => plan.slice * 3,
+            _ => plan.slice,
+        }
+    }
+}
+
+/// A game that waits for its server.
+pub struct Opening {
+    play: Play,
+    proxy: Option<Proxy>,
+}
+
+impl Opening {
+    pub fn open(self, addr: SocketAddr) -> io::Result<Box<dyn Game>> {
+        Ok(match (self.play, self.proxy) {
+            (Play::Echo(shape), _) => Box::new(Echo::open(addr, shape)?),
+            (Play::Churn, _) => Box::new(Churn::open(addr)?),
+            (Play::Fanout { subscribers, silent, in_flight }, _) => {
+                let mut game = Fanout::open(addr, subscribers, silent, in_flight)?;
+                if silent > 0 {
+                    game.set_patience(Duration::from_secs(2));
+                }
+                Box::new(game)
+            }
+            (Play::Proxy, Some(mut proxy)) => {
+                proxy.open(addr)?;
+                Box::new(proxy)
+            }
+            (Play::Proxy, None) => return Err(io::Error::other("the proxy's far end is missing")),
+        })
+    }
+}

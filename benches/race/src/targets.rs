@@ -1,0 +1,149 @@
+//! What the engine must reach, and whether it did.
+
+use crate::measure::{Cell, Data};
+use crate::peers::{ENGINE, REFERENCE};
+use crate::scenarios::Scenario;
+use crate::Results;
+
+pub struct Target {
+    pub what: String,
+    pub measured: String,
+    pub must: String,
+    pub met: bool,
+}
+
+/// Peers that own their write buffers, as the engine does: it has to be ahead of them.
+const OWN_BUFFERS: [&str; 4] = ["tokio, tuned", "libevent", "libuv", "uvloop"];
+
+fn of<'a>(cells: &'a [Cell], peer: &str) -> Option<&'a Data> {
+    cells.iter().find(|cell| cell.peer == peer)?.outcome.as_ref().ok()
+}
+
+/// All targets of what was measured.
+pub fn judge(results: &Results) -> Vec<Target> {
+    let mut targets = Vec::new();
+    for (scenario, cells) in &results.scenarios {
+        let Some(engine) = of(cells, ENGINE) else { continue };
+        processor_time(scenario, engine, &mut targets);
+        if let Some(reference) = of(cells, REFERENCE) {
+            system_calls(scenario, engine, reference, &mut targets);
+        }
+        ahead(scenario, cells, engine, &mut targets);
+        if scenario.id == "echo_50" {
+            own_share(cells, engine, &mut targets);
+        }
+        if let (true, Some(taught)) = (scenario.id.ends_with("_many"), of(cells, "tokio, taught")) {
+            let times = taught.cpu.median() / engine.cpu.median();
+            targets.push(Target {
+                what: format!("{}: less processor time than tokio as taught", scenario.title),
+                measured: format!("{times:.1} ×"),
+                must: "≥ 12 ×".to_owned(),
+                met: times >= 12.0,
+            });
+        }
+    }
+    others(results, &mut targets);
+    targets
+}
+
+fn processor_time(scenario: &Scenario, engine: &Data, targets: &mut Vec<Target>) {
+    let limit = match scenario.id {
+        "echo_open" | "proxy" | "fanout_silent" => return,
+        "churn" => 1.15,
+        _ => 1.0,
+    };
+    let (low, high) = engine.ratio.interval();
+    targets.push(Target {
+        what: format!("{}: processor time ÷ raw epoll", scenario.title),
+        measured: format!("{:.3} [{low:.3}–{high:.3}]", engine.ratio.median()),
+        must: format!("interval touches ≤ {limit:.2}"),
+        met: low <= limit,
+    });
+}
+
+fn system_calls(scenario: &Scenario, engine: &Data, reference: &Data, targets: &mut Vec<Target>) {
+    let (Some(ours), Some(theirs)) = (&engine.calls, &reference.calls) else { return };
+    let (limit, must) = match scenario.id {
+        "echo_50" | "echo_1000" => (theirs.per_unit + 0.02, format!("≤ {:.3} + 0.02", theirs.per_unit)),
+        "pipelined" => (0.13, "≤ 0.13".to_owned()),
+        "fanout_100_many" | "fanout_1000_many" => (0.066, "≤ 0.066".to_owned()),
+        "churn" => (12.0, "≤ 12".to_owned()),
+        _ => return,
+    };
+    targets.push(Target {
+        what: format!("{}: system calls per {}", scenario.title, scenario.unit),
+        measured: format!("{:.3}", ours.per_unit),
+        must,
+        met: ours.per_unit <= limit + 0.0005,
+    });
+}
+
+fn ahead(scenario: &Scenario, cells: &[Cell], engine: &Data, targets: &mut Vec<Target>) {
+    if matches!(scenario.id, "echo_open" | "churn" | "proxy") {
+        return;
+    }
+    let best = OWN_BUFFERS.iter().filter_map(|peer| Some((*peer, of(cells, peer)?)));
+    let best = best.min_by(|a, b| a.1.ratio.median().total_cmp(&b.1.ratio.median()));
+    let Some((peer, data)) = best else { return };
+    targets.push(Target {
+        what: format!("{}: ahead of the best that owns its write buffers", scenario.title),
+        measured: format!("{:.2} to {:.2} ({peer})", engine.ratio.median(), data.ratio.median()),
+        must: "less".to_owned(),
+        met: engine.ratio.interval().0 <= data.ratio.median(),
+    });
+}
+
+/// The engine's own share of an echo.
+fn own_share(cells: &[Cell], engine: &Data, targets: &mut Vec<Target>) {
+    let user = engine.cpu.median() * engine.user_share;
+    targets.push(Target {
+        what: "user time of an echo".to_owned(),
+        measured: format!("{user:.2} µs"),
+        must: "≤ 0.35 µs".to_owned(),
+        met: user <= 0.35,
+    });
+    let Some(ours) = engine.instructions else { return };
+    for peer in ["tokio, taught", "tokio, tuned", "smol", "libevent", "libuv", "raw mio"] {
+        let Some(theirs) = of(cells, peer).and_then(|data| data.instructions) else { continue };
+        let (limit, must) = match peer {
+            "raw mio" => (2.0 * theirs, format!("≤ 2 × {theirs:.0} ({peer})")),
+            _ => (theirs, format!("< {theirs:.0} ({peer})")),
+        };
+        let (what, measured) = ("instructions of an echo".to_owned(), format!("{ours:.0}"));
+        targets.push(Target { what, measured, must, met: ours < limit });
+    }
+}
+
+fn others(results: &Results, targets: &mut Vec<Target>) {
+    let mut push = |what: &str, measured: String, must: &str, met: bool| {
+        targets.push(Target { what: what.to_owned(), measured, must: must.to_owned(), met });
+    };
+    if let Some((_, Ok(idle))) = results.idle.iter().find(|(peer, _)| *peer == ENGINE) {
+        let most = idle.fresh.max(idle.used);
+        push("memory of an idle connection, fresh or used", format!("{most:.0} B"), "≤ 256 B", most <= 256.0);
+    }
+    if let Some((_, Ok(greedy))) = results.greedy.iter().find(|(peer, _)| *peer == ENGINE) {
+        let ratio = greedy.ratio.median();
+        push("healthy throughput beside 10 that never read", format!("{ratio:.3}"), "≥ 0.98", ratio >= 0.98);
+        // High water and one read of 64 KiB each.
+        let allowed = 10 * ((64 << 10) + (64 << 10));
+        let growth = greedy.growth;
+        push(
+            "memory for them",
+            format!("{} KiB", growth >> 10),
+            "≤ 10 × (high water + one read) = 1,280 KiB",
+            growth <= allowed,
+        );
+    }
+    if let Some(Ok(rows)) = &results.redis {
+        for row in rows {
+            let (low, high) = row.ratio.interval();
+            push(
+                &format!("redis-benchmark {}, -P {}: requests a second ÷ redis-server", row.command, row.depth),
+                format!("{:.3} [{low:.3}–{high:.3}]", row.ratio.median()),
+                "≥ 1.0",
+                row.ratio.median() >= 1.0,
+            );
+        }
+    }
+}
