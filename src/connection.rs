@@ -198,6 +198,7 @@ impl Connection {
         }
     }
 
+    #[inline]
     pub(crate) fn state(&self) -> State {
         self.state
     }
@@ -216,10 +217,12 @@ impl Connection {
         self.out.as_ref().map_or(0, |out| out.len())
     }
 
+    #[inline]
     pub(crate) fn is_dead(&self) -> bool {
         self.state == State::Dead
     }
 
+    #[inline]
     pub(crate) fn is_congested(&self) -> bool {
         self.congested
     }
@@ -236,24 +239,29 @@ impl Connection {
     }
 
     /// Closing, or ended.
+    #[inline]
     pub(crate) fn is_ending(&self) -> bool {
         self.is_closing() || self.is_dead()
     }
 
+    #[inline]
     pub(crate) fn is_closing(&self) -> bool {
         matches!(self.state, State::Flushing | State::Lingering)
     }
 
     /// Established, and not closed by us: the handler hears of it.
+    #[inline]
     pub(crate) fn is_delivering(&self) -> bool {
         matches!(self.state, State::Open | State::HalfClosedRemote | State::HalfClosedLocal)
     }
 
     /// Whether an error has been met, so that only what the peer sent before it is still of use.
+    #[inline]
     fn is_broken(&self) -> bool {
         self.errno != 0 || self.write_failed
     }
 
+    #[inline]
     pub(crate) fn on_readiness(&mut self, hints: Hints) {
         self.readable |= hints.readable || hints.error;
         self.writable |= hints.writable || hints.error;
@@ -262,6 +270,7 @@ impl Connection {
     }
 
     /// Whether the next turn has something to do here without any new event.
+    #[inline]
     pub(crate) fn has_work(&self, config: &Config) -> bool {
         self.may_read(config)
             || self.may_flush()
@@ -271,8 +280,21 @@ impl Connection {
             || self.eof_is_due()
     }
 
+    /// Open, with nothing queued, unread or untold: there is no work in it, and no deadline but that
+    /// of the idle, which is not earlier than the one among the timers.
+    #[inline]
+    pub(crate) fn is_at_rest(&self, config: &Config) -> bool {
+        let busy = self.readable | self.error_hint | self.show_again | self.drain_due | self.eof_due;
+        self.state == State::Open
+            && !busy
+            && self.out.is_none()
+            && !self.is_broken()
+            && self.armed <= self.activity.plus_option(config.idle_timeout)
+    }
+
     /// Whether anything else is to be done before new input is read: a broken or waiting queue,
     /// an error to be asked for, input to be shown again.
+    #[inline]
     pub(crate) fn has_old_business(&self) -> bool {
         self.out.is_some() || self.show_again || self.error_hint
     }

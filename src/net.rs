@@ -89,6 +89,8 @@ pub struct Net {
     pub(crate) ready: VecDeque<ConnId>,
     /// Connections that were written to, closed, or otherwise meddled with since they were last seen to.
     pub(crate) dirty: VecDeque<ConnId>,
+    /// Connections that were read from and are about to be flushed.
+    pub(crate) served: VecDeque<ConnId>,
     /// Connections that have ended and wait for their report.
     pub(crate) dead: VecDeque<ConnId>,
     /// Connections closing, oldest first, among others that have ended since.
@@ -141,6 +143,7 @@ impl Net {
             timers: Timers::new(),
             ready: VecDeque::new(),
             dirty: VecDeque::new(),
+            served: VecDeque::new(),
             dead: VecDeque::new(),
             closing: VecDeque::new(),
             mailbox: Arc::new(mailbox),

@@ -187,6 +187,7 @@ fn not_connected<T>() -> io::Result<T> {
 }
 
 impl Transport for Stream {
+    #[inline]
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         match self {
             Self::Tcp(stream) => stream.read(buf),
@@ -197,6 +198,7 @@ impl Transport for Stream {
         }
     }
 
+    #[inline]
     fn write(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
         let send = |socket: SockRef<'_>| socket.send_vectored_with_flags(slices, SEND_FLAGS);
         match self {

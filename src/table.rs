@@ -7,11 +7,18 @@ use slab::Slab;
 
 use crate::id::{token_matches, Key};
 
+/// Who lives in a slot.
+#[derive(Debug)]
+struct Tenant<T> {
+    generation: NonZeroU32,
+    /// `None` when the slot has used up its generations and is retired for good.
+    thing: Option<T>,
+}
+
 /// Things of type `T`, each named by an identifier `I` that is never handed out again.
 #[derive(Debug)]
 pub(crate) struct Table<I, T> {
-    /// `None` marks a slot that has used up its generations and is retired for good.
-    slots: Slab<Option<T>>,
+    slots: Slab<Tenant<T>>,
     /// The generation of each slot's present or next tenant.
     generations: Vec<NonZeroU32>,
     retired: usize,
@@ -42,51 +49,53 @@ where
         if self.generations.len() <= slot {
             self.generations.resize(slot + 1, NonZeroU32::MIN);
         }
-        let generation = self.generations.get(slot).copied();
-        let id = I::from(Key { slot: slot as u32, generation: generation.unwrap_or(NonZeroU32::MIN) });
-        entry.insert(Some(make(id)));
+        let generation = self.generations.get(slot).copied().unwrap_or(NonZeroU32::MIN);
+        let id = I::from(Key { slot: slot as u32, generation });
+        entry.insert(Tenant { generation, thing: Some(make(id)) });
         id
     }
 
-    fn is_current(&self, key: Key) -> bool {
-        self.generations.get(key.slot as usize) == Some(&key.generation)
-    }
-
+    #[inline]
     pub(crate) fn get(&self, id: I) -> Option<&T> {
         let key = id.into();
-        if !self.is_current(key) {
+        let tenant = self.slots.get(key.slot as usize)?;
+        if tenant.generation != key.generation {
             return None;
         }
-        self.slots.get(key.slot as usize)?.as_ref()
+        tenant.thing.as_ref()
     }
 
+    #[inline]
     pub(crate) fn get_mut(&mut self, id: I) -> Option<&mut T> {
         let key = id.into();
-        if !self.is_current(key) {
+        let tenant = self.slots.get_mut(key.slot as usize)?;
+        if tenant.generation != key.generation {
             return None;
         }
-        self.slots.get_mut(key.slot as usize)?.as_mut()
+        tenant.thing.as_mut()
     }
 
     /// The thing that a token of the poll was made for, unless it is gone.
+    #[inline]
     pub(crate) fn find(&mut self, slot: u32, generation: usize) -> Option<(I, &mut T)> {
-        let key = Key { slot, generation: *self.generations.get(slot as usize)? };
+        let tenant = self.slots.get_mut(slot as usize)?;
+        let key = Key { slot, generation: tenant.generation };
         if !token_matches(key, slot, generation) {
             return None;
         }
-        let thing = self.slots.get_mut(slot as usize)?.as_mut()?;
-        Some((I::from(key), thing))
+        Some((I::from(key), tenant.thing.as_mut()?))
     }
 
     /// Frees the slot. Its next tenant gets the next generation; a slot whose generations are
     /// used up gets no next tenant, so that no identifier ever comes round again.
     pub(crate) fn remove(&mut self, id: I) -> Option<T> {
         let key = id.into();
-        if !self.is_current(key) {
+        let slot = key.slot as usize;
+        let tenant = self.slots.get_mut(slot)?;
+        if tenant.generation != key.generation {
             return None;
         }
-        let slot = key.slot as usize;
-        let thing = self.slots.get_mut(slot)?.take()?;
+        let thing = tenant.thing.take()?;
         match (self.generations.get_mut(slot), key.generation.checked_add(1)) {
             (Some(generation), Some(next)) => {
                 *generation = next;
@@ -102,9 +111,9 @@ where
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (I, &T)> + '_ {
-        self.slots.iter().filter_map(|(slot, thing)| {
-            let key = Key { slot: slot as u32, generation: *self.generations.get(slot)? };
-            Some((I::from(key), thing.as_ref()?))
+        self.slots.iter().filter_map(|(slot, tenant)| {
+            let key = Key { slot: slot as u32, generation: tenant.generation };
+            Some((I::from(key), tenant.thing.as_ref()?))
         })
     }
 }

@@ -8,9 +8,12 @@ use std::io::IoSlice;
 
 use bytes::Bytes;
 
-/// What a chunk that collects small pieces holds. One page: what a congested connection costs
+/// What a chunk that collects small pieces grows to. One page: what a congested connection costs
 /// beyond its queued bytes.
 const CHUNK: usize = 4096;
+
+/// What it begins with.
+const SMALLEST: usize = 64;
 
 /// From this length on, [`Bytes`] are queued by reference. Below it a copy is cheaper than the
 /// reference, and a queue of tiny slices cannot keep large buffers alive.
@@ -36,18 +39,21 @@ impl Chunk {
     }
 }
 
-/// A queue of chunks.
+/// A queue of chunks. Most queues are one tail, and no more is done for them.
 ///
-/// Invariants: no chunk is empty; `head` is less than the length of the first chunk, and 0 when
-/// there is none; `len` is the sum of the chunks' lengths less `head`.
+/// Invariants: no chunk is empty; `head` is less than the length of the front, which is the first
+/// chunk or, without one, the tail, and 0 when nothing is queued; `len` is the sum of all lengths
+/// less `head`.
 #[derive(Debug, Default)]
 pub(crate) struct WriteBuffer {
+    /// What stands before the tail: shared, or full.
     chunks: VecDeque<Chunk>,
-    /// Bytes of the first chunk that have been taken already.
+    /// The end of the queue: small pieces, copied together. Empty, it keeps its memory, so that
+    /// the steady state allocates nothing.
+    tail: Vec<u8>,
+    /// Bytes of the front that have been taken already.
     head: usize,
     len: usize,
-    /// An emptied chunk, kept so that the steady state allocates nothing.
-    spare: Vec<u8>,
 }
 
 impl WriteBuffer {
@@ -57,41 +63,56 @@ impl WriteBuffer {
         self.len
     }
 
+    #[inline]
     pub(crate) fn is_empty(&self) -> bool {
         self.len == 0
     }
 
     /// Queues a copy of `data`.
+    #[inline]
     pub(crate) fn push_copy(&mut self, data: &[u8]) {
-        if data.is_empty() {
-            return;
-        }
         self.len += data.len();
-        let mut rest = data;
-        if let Some(Chunk::Copied(tail)) = self.chunks.back_mut() {
-            let room = (tail.capacity() - tail.len()).min(data.len());
-            let (fits, spills) = data.split_at(room);
-            tail.extend_from_slice(fits);
-            rest = spills;
+        let room = self.tail.capacity() - self.tail.len();
+        let rest = if data.len() > room { self.make_room(data) } else { data };
+        self.tail.extend_from_slice(rest);
+    }
+
+    /// Has the tail grow or, when it is as large as it gets, fills it with the front of `data` and
+    /// begins another. Returns what is left, for which there is room.
+    #[cold]
+    fn make_room<'a>(&mut self, data: &'a [u8]) -> &'a [u8] {
+        let wanted = self.tail.len() + data.len();
+        if self.tail.is_empty() {
+            self.tail = Vec::with_capacity(wanted.next_power_of_two().clamp(SMALLEST, CHUNK).max(wanted));
+            return data;
         }
-        if rest.is_empty() {
-            return;
+        if wanted <= CHUNK {
+            self.tail.reserve_exact(wanted.next_power_of_two() - self.tail.len());
+            return data;
         }
-        let mut chunk = std::mem::take(&mut self.spare);
-        if chunk.capacity() < rest.len() {
-            // A piece between two shared ones stays alone: a page would cost more than it counts.
-            let least = if matches!(self.chunks.back(), Some(Chunk::Shared(_))) { 64 } else { CHUNK };
-            chunk = Vec::with_capacity(rest.len().max(least));
+        let room = self.tail.capacity().max(CHUNK) - self.tail.len();
+        let (fits, spills) = data.split_at(room.min(data.len()));
+        self.tail.reserve_exact(fits.len());
+        self.tail.extend_from_slice(fits);
+        self.end_tail();
+        self.tail = Vec::with_capacity(spills.len().max(CHUNK));
+        spills
+    }
+
+    /// Nothing more is copied behind what has been.
+    fn end_tail(&mut self) {
+        if !self.tail.is_empty() {
+            self.chunks.push_back(Chunk::Copied(std::mem::take(&mut self.tail)));
         }
-        chunk.extend_from_slice(rest);
-        self.chunks.push_back(Chunk::Copied(chunk));
     }
 
     /// Queues `data` by reference, or a copy of it when it is so small that the copy is cheaper.
+    #[inline]
     pub(crate) fn push_shared(&mut self, data: Bytes) {
         if data.len() < BY_REFERENCE {
             return self.push_copy(&data);
         }
+        self.end_tail();
         self.len += data.len();
         self.chunks.push_back(Chunk::Shared(data));
     }
@@ -102,8 +123,9 @@ impl WriteBuffer {
         let mut left = limit;
         let mut skip = self.head;
         let mut filled = 0;
-        for (slice, chunk) in slices.iter_mut().zip(&self.chunks) {
-            let bytes = chunk.as_slice().get(skip..).unwrap_or_default();
+        let all = self.chunks.iter().map(Chunk::as_slice).chain([self.tail.as_slice()]);
+        for (slice, bytes) in slices.iter_mut().zip(all) {
+            let bytes = bytes.get(skip..).unwrap_or_default();
             let bytes = bytes.get(..left).unwrap_or(bytes);
             if bytes.is_empty() {
                 break;
@@ -118,46 +140,69 @@ impl WriteBuffer {
 
     /// The front of the queue when it is all there is, at most `limit` bytes of it: the usual case,
     /// which needs no gathering.
+    #[inline]
     pub(crate) fn only_slice(&self, limit: usize) -> Option<&[u8]> {
-        if self.chunks.len() != 1 {
-            return None;
-        }
-        let bytes = self.chunks.front()?.as_slice().get(self.head..)?;
+        let bytes = match self.chunks.front() {
+            None => self.tail.get(self.head..)?,
+            Some(chunk) if self.chunks.len() == 1 && self.tail.is_empty() => {
+                chunk.as_slice().get(self.head..)?
+            }
+            Some(_) => return None,
+        };
         Some(bytes.get(..limit).unwrap_or(bytes))
     }
 
     /// Drops the first `count` bytes: the kernel took them.
+    #[inline]
     pub(crate) fn advance(&mut self, count: usize) {
         debug_assert!(count <= self.len, "the kernel took more than there was");
-        let mut count = count.min(self.len);
-        self.len -= count;
-        if self.len == 0 && self.chunks.len() == 1 {
-            self.head = 0;
-            if let Some(Chunk::Copied(chunk)) = self.chunks.pop_front() {
+        if count < self.len {
+            return self.advance_partly(count);
+        }
+        (self.len, self.head) = (0, 0);
+        if !self.chunks.is_empty() {
+            while let Some(chunk) = self.chunks.pop_front() {
                 self.keep(chunk);
             }
-            return;
         }
+        self.tail.clear();
+        if self.tail.capacity() > CHUNK {
+            self.tail = Vec::new();
+        }
+    }
+
+    fn advance_partly(&mut self, count: usize) {
+        self.len -= count;
+        let mut count = count;
         while let Some(first) = self.chunks.front() {
             let rest = first.as_slice().len() - self.head;
             if count < rest {
-                self.head += count;
                 break;
             }
             count -= rest;
             self.head = 0;
-            if let Some(Chunk::Copied(chunk)) = self.chunks.pop_front() {
+            if let Some(chunk) = self.chunks.pop_front() {
                 self.keep(chunk);
+            }
+        }
+        self.head += count;
+    }
+
+    /// Keeps an emptied chunk for the next piece, unless it is an outsized one.
+    #[inline]
+    fn keep(&mut self, chunk: Chunk) {
+        if let Chunk::Copied(mut chunk) = chunk {
+            if chunk.capacity() <= CHUNK && self.tail.capacity() == 0 {
+                chunk.clear();
+                self.tail = chunk;
             }
         }
     }
 
-    /// Keeps an emptied chunk for the next piece, unless it is an outsized one.
-    fn keep(&mut self, mut chunk: Vec<u8>) {
-        if chunk.capacity() == CHUNK && self.spare.capacity() == 0 {
-            chunk.clear();
-            self.spare = chunk;
-        }
+    /// What it weighs besides the bytes that are queued by reference.
+    #[inline]
+    fn weight(&self) -> usize {
+        size_of::<Self>() + self.chunks.capacity() * size_of::<Chunk>() + self.tail.capacity()
     }
 
     /// Drops everything and returns how many bytes that was.
@@ -175,25 +220,33 @@ pub(crate) struct BufferPool {
     // Boxed already: what moves in and out of a connection is the pointer.
     #[allow(clippy::vec_box)]
     free: Vec<Box<WriteBuffer>>,
+    weight: usize,
 }
 
-/// Buffers kept: more than this many connections are seldom mid-write at one moment, and 32 of
-/// them weigh little.
-const POOLED: usize = 32;
-
-/// A buffer whose queue once grew past this many chunks is not kept.
-const POOLED_CHUNKS: usize = 64;
+/// What all kept buffers together may weigh, in bytes: hundreds that sent short messages or shared
+/// ones, some dozens that grew.
+const POOLED: usize = 128 << 10;
 
 impl BufferPool {
+    #[inline]
     pub(crate) fn take(&mut self) -> Box<WriteBuffer> {
-        self.free.pop().unwrap_or_default()
+        match self.free.pop() {
+            Some(buffer) => {
+                self.weight -= buffer.weight();
+                buffer
+            }
+            None => Box::default(),
+        }
     }
 
+    #[inline]
     pub(crate) fn give(&mut self, mut buffer: Box<WriteBuffer>) {
         if !buffer.is_empty() {
             buffer.clear();
         }
-        if self.free.len() < POOLED && buffer.chunks.capacity() <= POOLED_CHUNKS {
+        let weight = buffer.weight();
+        if self.weight + weight <= POOLED {
+            self.weight += weight;
             self.free.push(buffer);
         }
     }
@@ -207,13 +260,16 @@ mod tests {
     impl WriteBuffer {
         fn check(&self) {
             let total: usize = self.chunks.iter().map(|c| c.as_slice().len()).sum();
-            assert_eq!(total - self.head, self.len);
+            assert_eq!(total + self.tail.len() - self.head, self.len);
             assert!(self.chunks.iter().all(|c| !c.as_slice().is_empty()));
-            match self.chunks.front() {
-                Some(first) => assert!(self.head < first.as_slice().len()),
-                None => assert_eq!(self.head, 0),
+            match self.chunks.front().map_or(self.tail.len(), |first| first.as_slice().len()) {
+                0 => assert_eq!(self.head, 0),
+                front => assert!(self.head < front),
             }
-            assert!(self.spare.is_empty());
+        }
+
+        fn pieces(&self) -> usize {
+            self.gather(&mut [IoSlice::new(&[]); GATHER], usize::MAX)
         }
 
         fn front(&self, limit: usize) -> Vec<u8> {
@@ -251,49 +307,87 @@ mod tests {
         assert_eq!(out.only_slice(usize::MAX), Some(&[1; 10][..]));
         assert_eq!(out.only_slice(4), Some(&[1; 4][..]));
         out.push_copy(&vec![2; CHUNK - 10]);
-        assert_eq!(out.chunks.len(), 1, "it just fits");
+        assert_eq!(out.pieces(), 1, "it just fits");
         out.push_copy(&[3]);
-        assert_eq!((out.chunks.len(), out.only_slice(usize::MAX)), (2, None));
+        assert_eq!((out.pieces(), out.only_slice(usize::MAX)), (2, None));
         out.push_copy(&vec![4; 3 * CHUNK]);
-        assert_eq!(out.chunks.len(), 3, "what is larger than a chunk gets one of its own size");
+        assert_eq!(out.pieces(), 3, "what is larger than a chunk gets one of its own size");
+        let chunks: Vec<usize> = out.chunks.iter().map(|chunk| chunk.as_slice().len()).collect();
+        assert_eq!((chunks, out.tail.len()), (vec![CHUNK, CHUNK], 2 * CHUNK + 1));
     }
 
     #[test]
-    fn the_pool_keeps_so_many_and_none_that_has_grown() {
-        let mut pool = BufferPool::default();
-        for _ in 0..2 * POOLED {
-            pool.give(Box::default());
+    fn a_chunk_grows_with_what_is_put_into_it() {
+        let mut out = WriteBuffer::default();
+        let mut capacities = Vec::new();
+        for _ in 0..CHUNK / 32 {
+            out.push_copy(&[1; 32]);
+            capacities.push(out.tail.capacity());
         }
-        assert_eq!(pool.free.len(), POOLED);
+        capacities.dedup();
+        assert_eq!(capacities, [64, 128, 256, 512, 1024, 2048, CHUNK]);
+        assert_eq!(out.pieces(), 1);
+    }
+
+    #[test]
+    fn the_pool_keeps_what_weighs_so_much_and_knows_how_much_it_keeps() {
+        let full = || {
+            let mut buffer = Box::<WriteBuffer>::default();
+            buffer.push_copy(&[1; CHUNK]);
+            buffer
+        };
         let mut pool = BufferPool::default();
+        for _ in 0..2 * POOLED / CHUNK {
+            pool.give(full());
+        }
+        let each = CHUNK + size_of::<WriteBuffer>();
+        assert_eq!(pool.free.len(), POOLED / each);
+        assert_eq!(pool.weight, POOLED / each * each);
+        while !pool.free.is_empty() {
+            assert!(pool.take().is_empty());
+        }
+        assert_eq!(pool.weight, 0);
         let mut grown = Box::<WriteBuffer>::default();
-        for _ in 0..2 * POOLED_CHUNKS {
+        for _ in 0..POOLED / size_of::<Chunk>() {
             grown.push_shared(Bytes::from(vec![0; BY_REFERENCE]));
         }
         pool.give(grown);
-        assert_eq!(pool.free.len(), 0);
+        assert_eq!((pool.free.len(), pool.weight), (0, 0), "one that has grown is not kept");
     }
 
     #[test]
     fn one_emptied_chunk_is_used_again_and_outsized_ones_are_not() {
         let mut out = WriteBuffer::default();
         out.push_copy(&[1; 10]);
-        let first = out.chunks[0].as_slice().as_ptr();
+        let first = out.tail.as_ptr();
         out.advance(10);
-        assert_eq!(out.spare.capacity(), CHUNK);
         out.push_copy(&[2; 10]);
-        assert_eq!(out.chunks[0].as_slice(), [2; 10], "nothing of its former life is left");
-        assert_eq!(out.chunks[0].as_slice().as_ptr(), first);
+        assert_eq!(out.tail, [2; 10], "nothing of its former life is left");
+        assert_eq!(out.tail.as_ptr(), first);
         out.advance(10);
         let mut out = WriteBuffer::default();
         out.push_copy(&vec![3; 4 * CHUNK]);
         out.advance(4 * CHUNK);
-        assert_eq!(out.spare.capacity(), 0);
+        assert_eq!(out.tail.capacity(), 0);
         out.push_copy(&vec![4; CHUNK]);
         out.push_copy(&[5; 10]);
-        let first = out.chunks[0].as_slice().as_ptr();
+        let last = out.tail.as_ptr();
         out.clear();
-        assert_eq!(out.spare.as_ptr(), first, "one is enough");
+        assert_eq!((out.tail.capacity(), out.tail.as_ptr()), (CHUNK, last), "one is enough");
+    }
+
+    #[test]
+    fn a_piece_between_two_shared_ones_costs_no_page() {
+        let mut out = WriteBuffer::default();
+        for _ in 0..8 {
+            out.push_copy(&[1; 10]);
+            out.push_shared(Bytes::from(vec![2; BY_REFERENCE]));
+        }
+        let copied = out.chunks.iter().map(|chunk| match chunk {
+            Chunk::Copied(bytes) => bytes.capacity(),
+            Chunk::Shared(_) => 0,
+        });
+        assert_eq!(copied.collect::<Vec<_>>(), [SMALLEST, 0].repeat(8));
     }
 
     #[test]
@@ -375,10 +469,10 @@ mod tests {
     fn the_steady_state_keeps_its_chunk() {
         let mut queue = WriteBuffer::default();
         queue.push_copy(b"one");
-        let at = queue.chunks[0].as_slice().as_ptr();
+        let at = queue.tail.as_ptr();
         queue.advance(3);
         queue.push_copy(b"two");
-        assert_eq!(queue.chunks[0].as_slice().as_ptr(), at);
+        assert_eq!(queue.tail.as_ptr(), at);
     }
 
     #[test]

@@ -66,7 +66,15 @@ impl Connection {
 
     /// Takes whatever step towards the end is due: the end of our stream behind the last byte,
     /// the end of everything once both streams have ended or an error has been read up to.
+    #[inline]
     pub(crate) fn advance<T: Transport>(&mut self, socket: &mut T, cx: &mut Context<'_>) {
+        // As most connections are most of the time: open, whole, and with no end in sight.
+        if self.state != State::Open || self.fin_wanted || self.is_broken() {
+            self.advance_to_end(socket, cx);
+        }
+    }
+
+    fn advance_to_end<T: Transport>(&mut self, socket: &mut T, cx: &mut Context<'_>) {
         if matches!(self.state, State::Connecting | State::Dead) {
             return;
         }
@@ -152,6 +160,7 @@ impl Connection {
     }
 
     /// When this connection wants to be looked at, if nothing happens before.
+    #[inline]
     pub(crate) fn deadline(&self, now: Time, config: &Config) -> Time {
         let sampled = |timeout: Duration| now.next_on_grid(timeout / SAMPLES);
         match self.state {
@@ -186,6 +195,7 @@ impl Connection {
     }
 
     /// How long this connection may go without a byte in either direction.
+    #[inline]
     fn quiet_limit(&self, config: &Config) -> Option<Duration> {
         let half =
             (self.state != State::Open || self.is_broken()).then_some(config.half_close_timeout).flatten();

@@ -22,12 +22,20 @@ pub(crate) enum Received {
 }
 
 impl Connection {
+    /// Whether the kernel may have more, as far as it told.
+    #[inline]
+    pub(crate) fn is_readable(&self) -> bool {
+        self.readable
+    }
+
     /// Whether a read is wanted and may bring something.
+    #[inline]
     pub(crate) fn may_read(&self, config: &Config) -> bool {
         self.readable && self.wants_input(config)
     }
 
     /// Whether a read is wanted, whatever the kernel last said.
+    #[inline]
     pub(crate) fn wants_input(&self, config: &Config) -> bool {
         if self.saw_fin {
             return false;
@@ -45,6 +53,7 @@ impl Connection {
     }
 
     /// One read into `scratch`.
+    #[inline]
     pub(crate) fn receive<T: Transport>(
         &mut self,
         socket: &mut T,
@@ -132,6 +141,7 @@ impl Connection {
     }
 
     /// After the peer's end of stream an error shows in no read: it has to be asked for.
+    #[inline]
     pub(super) fn error_is_due(&self) -> bool {
         self.error_hint && self.saw_fin && !self.is_dead()
     }
@@ -148,6 +158,7 @@ impl Connection {
         self.eof_due = true;
     }
 
+    #[inline]
     pub(super) fn eof_is_due(&self) -> bool {
         self.eof_due
             && self.is_delivering()
@@ -155,6 +166,7 @@ impl Connection {
             && !self.show_again
     }
 
+    #[inline]
     pub(crate) fn take_eof(&mut self) -> bool {
         let due = self.eof_is_due();
         self.eof_due &= !due;
@@ -172,6 +184,7 @@ impl Connection {
         }
     }
 
+    #[inline]
     pub(super) fn may_show_again(&self) -> bool {
         self.is_delivering() && !self.paused && !self.input.is_empty()
     }
@@ -183,6 +196,7 @@ impl Connection {
     }
 
     /// Whether the handler left input unused, before which new input must not be shown.
+    #[inline]
     pub(crate) fn has_unused_input(&self) -> bool {
         !self.input.is_empty()
     }

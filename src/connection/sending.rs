@@ -18,6 +18,7 @@ const WRITE_THROUGH: usize = 16 << 10;
 
 impl Connection {
     /// Whether bytes can still be sent.
+    #[inline]
     pub(crate) fn check_sendable(&self) -> Result<(), SendError> {
         if self.close_wanted || self.is_broken() || self.is_ending() {
             return Err(SendError::Closed);
@@ -29,11 +30,13 @@ impl Connection {
     }
 
     /// Whether bytes are queued that the kernel may take now.
+    #[inline]
     pub(crate) fn may_flush(&self) -> bool {
         self.writable && self.out.is_some() && !matches!(self.state, State::Connecting | State::Dead)
     }
 
     /// Queues bytes whose room has been checked.
+    #[inline(always)]
     pub(crate) fn push<T: Transport>(
         &mut self,
         data: Data<'_>,
@@ -85,7 +88,16 @@ impl Connection {
 
     /// Hands queued bytes to the kernel until none are left, it takes no more, or the budget of
     /// this turn is spent.
+    #[inline]
     pub(crate) fn flush<T: Transport>(&mut self, socket: &mut T, cx: &mut Context<'_>) {
+        if self.out.is_some() {
+            self.flush_queue(socket, cx);
+        }
+        self.after_flush(socket, cx);
+    }
+
+    #[inline]
+    fn flush_queue<T: Transport>(&mut self, socket: &mut T, cx: &mut Context<'_>) {
         let mut budget = cx.config.write_budget;
         while budget > 0 && self.may_flush() {
             let Some(mut out) = self.out.take() else { return };
@@ -110,9 +122,9 @@ impl Connection {
                 self.out = Some(out);
             }
         }
-        self.after_flush(socket, cx);
     }
 
+    #[inline]
     fn after_flush<T: Transport>(&mut self, socket: &T, cx: &mut Context<'_>) {
         if self.state == State::Connecting {
             return;
@@ -136,6 +148,7 @@ impl Connection {
 
     /// One system call, or none when it was interrupted and has to be made again. Returns how
     /// many bytes the kernel took.
+    #[inline]
     fn write_once<T: Transport>(
         &mut self,
         slices: &[IoSlice<'_>],
@@ -193,6 +206,7 @@ impl Connection {
 
     /// Whether the handler is to be told that the queue fell to low water. A drain grants the
     /// peer one read, whatever the handler then queues, and shows unused input again.
+    #[inline]
     pub(crate) fn take_drain(&mut self) -> bool {
         let due = std::mem::take(&mut self.drain_due) && self.is_delivering();
         if due {

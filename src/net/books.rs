@@ -15,6 +15,7 @@ use crate::timers::Time;
 impl Net {
     /// Runs one step of a connection's state machine and keeps the books that concern more than
     /// this connection.
+    #[inline(always)]
     pub(crate) fn touch<R>(
         &mut self,
         id: ConnId,
@@ -88,6 +89,15 @@ impl Net {
         }
     }
 
+    /// Has a connection that was read from flushed with the others of its batch.
+    #[inline]
+    pub(crate) fn mark_served(&mut self, id: ConnId) {
+        if let Some(entry) = self.conns.get_mut(id) {
+            entry.conn.listed.dirty = true;
+            self.served.push_back(id);
+        }
+    }
+
     /// Has the reactor see to a connection later in this turn, or in the next.
     pub(crate) fn mark_dirty(&mut self, id: ConnId) {
         if self.serving == Some(id) {
@@ -104,22 +114,27 @@ impl Net {
     /// deadline. An entry among the timers is never later than the deadline, so that most steps
     /// need not touch them.
     pub(crate) fn settle(&mut self, id: ConnId) {
-        let Some(Entry { conn, .. }) = self.conns.get_mut(id) else { return };
+        let Some(Entry { conn, stream }) = self.conns.get_mut(id) else { return };
         if conn.has_work(&self.config) && !conn.listed.ready {
             conn.listed.ready = true;
             self.ready.push_back(id);
         }
         let mut deadline = conn.deadline(self.now, &self.config);
+        if stream.is_dialing() {
+            deadline = deadline.min(self.now.plus(REDIAL));
+        }
         if deadline <= self.now {
             // It came up while the connection had events waiting, and those came first.
             self.touch(id, |conn, stream, cx| conn.expire(stream, cx));
             let Some(entry) = self.conns.get(id) else { return };
             deadline = entry.conn.deadline(self.now, &self.config);
         }
-        let Some(Entry { conn, stream }) = self.conns.get_mut(id) else { return };
-        if stream.is_dialing() {
-            deadline = deadline.min(self.now.plus(REDIAL));
-        }
+        self.arm(id, deadline);
+    }
+
+    #[inline]
+    fn arm(&mut self, id: ConnId, deadline: Time) {
+        let Some(Entry { conn, .. }) = self.conns.get_mut(id) else { return };
         if deadline < conn.armed {
             let rearmed = conn.armed != Time::NEVER;
             conn.armed = deadline;
@@ -158,6 +173,7 @@ impl Net {
     pub(crate) fn owes_work(&self) -> bool {
         !self.ready.is_empty()
             || !self.dirty.is_empty()
+            || !self.served.is_empty()
             || !self.dead.is_empty()
             || !self.inbox.is_empty()
             || !self.undelivered.is_empty()

@@ -52,17 +52,27 @@ impl Net {
         outcome
     }
 
+    /// Inlined, so that each of its callers has the code for its kind of data alone.
+    #[inline(always)]
     fn send_data(&mut self, id: ConnId, data: Data<'_>) -> Result<Sent, SendError> {
         self.try_reserve(id, data.len())?;
         #[cfg(feature = "sim")]
         let congested = self.note_sent(id, data.as_slice());
-        let sent = self.touch(id, |conn, stream, cx| conn.push(data, stream, cx));
+        // What is being served is flushed after its callbacks anyway.
+        let serving = self.serving == Some(id);
+        let pushed = self.touch(id, |conn, stream, cx| {
+            let sent = conn.push(data, stream, cx);
+            (sent, !serving && !std::mem::replace(&mut conn.listed.dirty, true))
+        });
+        let Some((sent, newly_dirty)) = pushed else { return Err(SendError::Closed) };
+        if newly_dirty {
+            self.dirty.push_back(id);
+        }
         #[cfg(feature = "sim")]
-        if sent == Some(Sent::Congested) && !congested {
+        if sent == Sent::Congested && !congested {
             self.note_crossing(id);
         }
-        self.mark_dirty(id);
-        sent.ok_or(SendError::Closed)
+        Ok(sent)
     }
 
     /// Asks whether a send of `len` bytes would be taken, before they are made. A refusal has the
@@ -71,16 +81,28 @@ impl Net {
     /// # Errors
     ///
     /// As [`send`](Self::send).
+    #[inline]
     pub fn try_reserve(&mut self, conn: ConnId, len: usize) -> Result<(), SendError> {
         let entry = self.conns.get(conn).ok_or(SendError::Closed);
         let sendable = entry.and_then(|Entry { conn, .. }| conn.check_sendable().map(|()| conn.queued()));
-        let queued = match sendable {
-            Ok(queued) => queued,
+        match sendable {
+            Ok(queued)
+                if queued.saturating_add(len) <= self.config.max_write_buffer
+                    && self.stats.queued.saturating_add(len) <= self.config.total_write_buffer =>
+            {
+                Ok(())
+            }
+            Ok(queued) => self.make_room(conn, queued, len),
             Err(error) => {
                 self.stats.stale_sends += 1;
-                return Err(error);
+                Err(error)
             }
-        };
+        }
+    }
+
+    /// A cap would be passed: somebody has to go, or the send is refused.
+    #[cold]
+    fn make_room(&mut self, conn: ConnId, queued: usize, len: usize) -> Result<(), SendError> {
         if len == 0 {
             return Ok(());
         }

@@ -21,6 +21,11 @@ use crate::timers::Time;
 /// under the usual limit of the system.
 const LAST_ACCEPTS: usize = 4096;
 
+/// Connections that are read from before they are all written to. Reading many and then writing
+/// many costs less processor time than turning from one to the other (`benches/NOTES.md`); more
+/// than there are pooled buffers would cost it again.
+const BATCH: usize = 32;
+
 /// Runs a callback of a connection, so that a panic can be laid at its door.
 fn call<R>(net: &mut Net, conn: ConnId, callback: impl FnOnce(&mut Net) -> R) -> R {
     net.calling = Some(conn);
@@ -114,6 +119,18 @@ impl Reactor {
         for _ in 0..self.net.ready.len() {
             let Some(id) = self.net.ready.pop_front() else { break };
             self.serve(handler, id);
+            if self.net.served.len() >= BATCH {
+                self.flush_served(handler);
+            }
+        }
+        self.flush_served(handler);
+    }
+
+    /// Those that were read from, in their order.
+    fn flush_served<H: Handler + ?Sized>(&mut self, handler: &mut H) {
+        for _ in 0..self.net.served.len() {
+            let Some(id) = self.net.served.pop_front() else { break };
+            finish(&mut self.net, handler, id);
         }
     }
 
@@ -121,13 +138,15 @@ impl Reactor {
         let net = &mut self.net;
         let Some(Entry { conn, stream }) = net.conns.get_mut(id) else { return };
         conn.listed.ready = false;
+        let mut old_business = conn.has_old_business();
         if conn.state() == State::Connecting {
             if stream.is_dialing() {
                 return net.settle(id);
             }
             finish_connect(net, handler, id);
+            old_business = net.conns.get(id).is_some_and(|entry| entry.conn.has_old_business());
         }
-        if net.conns.get(id).is_some_and(|entry| entry.conn.has_old_business()) {
+        if old_business {
             net.touch(id, |conn, stream, cx| conn.check_error(stream, cx));
             flush(net, handler, id);
             if let Some(input) = net.touch(id, |conn, _, _| conn.take_shown_again()).flatten() {
@@ -137,34 +156,34 @@ impl Reactor {
         self.net.serving = Some(id);
         self.read(handler, id);
         self.net.serving = None;
-        flush(&mut self.net, handler, id);
-        self.net.settle(id);
+        self.net.mark_served(id);
     }
 
     /// Reads until nothing is left or wanted, or the budget of this turn is spent.
     fn read<H: Handler + ?Sized>(&mut self, handler: &mut H, id: ConnId) {
         let (net, scratch) = (&mut self.net, &mut self.scratch);
         let mut budget = net.config.read_budget;
-        while budget > 0 {
-            // Most reads are the last of their turn: to ask first costs less than a step for nothing.
-            if !net.conns.get(id).is_some_and(|entry| entry.conn.may_read(&net.config)) {
-                break;
-            }
-            let received = net.touch(id, |conn, stream, cx| conn.receive(stream, scratch, cx));
+        let mut more = true;
+        while more && budget > 0 {
+            let step = net.touch(id, |conn, stream, cx| {
+                let wanted = conn.may_read(cx.config);
+                wanted.then(|| (conn.receive(stream, scratch, cx), conn.is_readable(), conn.has_unused_input()))
+            });
+            let Some((received, readable, unused)) = step.flatten() else { break };
+            more = readable;
             // Whatever a read brings, it costs: an interrupted one must not be tried for ever.
             let count = match received {
-                None => break,
-                Some(Received::Data(count)) => {
-                    deliver(net, handler, id, scratch.get(..count).unwrap_or_default());
+                Received::Data(count) => {
+                    deliver(net, handler, id, scratch.get(..count).unwrap_or_default(), unused);
                     count
                 }
-                Some(Received::Eof) => {
+                Received::Eof => {
                     if let Some(entry) = net.conns.get_mut(id) {
                         entry.conn.postpone_eof();
                     }
                     break;
                 }
-                Some(Received::Nothing(count)) => count,
+                Received::Nothing(count) => count,
             };
             budget = budget.saturating_sub(count.max(1));
         }
@@ -253,13 +272,13 @@ impl Reactor {
 
     /// Each connection that was written to or meddled with by other callbacks than its own, once.
     fn flush_dirty<H: Handler + ?Sized>(&mut self, handler: &mut H) {
+        self.flush_served(handler);
         for _ in 0..self.net.dirty.len() {
             // Those that are added on the way come behind, and in the next turn.
             let Some(id) = self.net.dirty.pop_front() else { break };
             let still = self.net.conns.get(id).is_some_and(|entry| entry.conn.listed.dirty);
             if still {
-                flush(&mut self.net, handler, id);
-                self.net.settle(id);
+                finish(&mut self.net, handler, id);
             }
         }
     }
@@ -384,9 +403,10 @@ fn expire(net: &mut Net, id: ConnId, at: Time) {
 }
 
 /// Hands new input to the handler: as it came when nothing older is unused, else behind that.
-fn deliver<H: Handler + ?Sized>(net: &mut Net, handler: &mut H, id: ConnId, data: &[u8]) {
-    let Some(Entry { conn, .. }) = net.conns.get_mut(id) else { return };
-    if conn.has_unused_input() {
+#[inline]
+fn deliver<H: Handler + ?Sized>(net: &mut Net, handler: &mut H, id: ConnId, data: &[u8], unused: bool) {
+    if unused {
+        let Some(Entry { conn, .. }) = net.conns.get_mut(id) else { return };
         let input = conn.take_input_with(data);
         return show(net, handler, id, input);
     }
@@ -407,15 +427,27 @@ fn show<H: Handler + ?Sized>(net: &mut Net, handler: &mut H, id: ConnId, mut inp
     }
 }
 
-/// Flushes a connection, takes whatever step towards its end is due, and tells of a drain.
-fn flush<H: Handler + ?Sized>(net: &mut Net, handler: &mut H, id: ConnId) {
-    let drained = net.touch(id, |conn, stream, cx| {
+/// Flushes a connection, and lists what is left to do.
+fn finish<H: Handler + ?Sized>(net: &mut Net, handler: &mut H, id: ConnId) {
+    if !flush(net, handler, id) {
+        net.settle(id);
+    }
+}
+
+/// Flushes a connection, takes whatever step towards its end is due, and tells of a drain. Returns
+/// whether it is at rest.
+#[inline]
+fn flush<H: Handler + ?Sized>(net: &mut Net, handler: &mut H, id: ConnId) -> bool {
+    let flushed = net.touch(id, |conn, stream, cx| {
         conn.listed.dirty = false;
         conn.flush(stream, cx);
         conn.advance(stream, cx);
-        conn.take_drain()
+        (conn.take_drain(), conn.is_at_rest(cx.config))
     });
-    if drained == Some(true) {
+    let Some((drained, at_rest)) = flushed else { return true };
+    if drained {
         call(net, id, |net| handler.on_drain(net, id));
+        return false;
     }
+    at_rest
 }

@@ -4,6 +4,8 @@
 //! cargo bench --bench race -- --quick        with less care, in under two
 //! cargo bench --bench race -- echo fanout    the scenarios whose names contain these words
 //! cargo bench --bench race -- --list         their names
+//! cargo bench --bench race -- --only='raw epoll,unbroken'              some of the peers
+//! cargo bench --bench race -- --with='before=/tmp/race-peer unbroken'  another build beside them
 //!
 //! Writes `target/race/report.md`, `report.json` and plots. What is measured, and how, stands in
 //! `benches/NOTES.md`.
@@ -45,8 +47,9 @@ use self::special::{Famine, GreedyCost, IdleCost};
 #[derive(Clone, Copy)]
 pub struct Plan {
     pub quick: bool,
-    /// Rounds of each scenario, in each of which every peer has a slice of so long.
+    /// Rounds of each scenario, turns of each round, and how long each peer's slice of a turn is.
     pub rounds: usize,
+    pub turns: usize,
     pub slice: Duration,
     /// Idle connections.
     pub idle: usize,
@@ -58,7 +61,8 @@ pub struct Plan {
 const FULL: Plan = Plan {
     quick: false,
     rounds: 21,
-    slice: Duration::from_millis(75),
+    turns: 5,
+    slice: Duration::from_millis(15),
     idle: 10_000,
     requests: 100_000,
     redis_rounds: 7,
@@ -67,7 +71,8 @@ const FULL: Plan = Plan {
 const QUICK: Plan = Plan {
     quick: true,
     rounds: 5,
-    slice: Duration::from_millis(20),
+    turns: 3,
+    slice: Duration::from_millis(10),
     idle: 2_000,
     requests: 20_000,
     redis_rounds: 3,
@@ -115,11 +120,20 @@ fn main() -> ExitCode {
 
 fn run(args: &[String]) -> io::Result<()> {
     let (flags, words): (Vec<&String>, Vec<&String>) = args.iter().partition(|arg| arg.starts_with("--"));
-    let known = |flag: &&&String| matches!(flag.as_str(), "--quick" | "--bench");
+    let known = |flag: &&&String| {
+        let name = flag.split('=').next().unwrap_or_default();
+        matches!(name, "--quick" | "--bench" | "--only" | "--with" | "--rounds")
+    };
     if let Some(flag) = flags.iter().find(|flag| !known(flag)) {
-        return Err(io::Error::other(format!("there is no option {flag}; there are --quick and --list")));
+        return Err(io::Error::other(format!(
+            "there is no option {flag}; there are --quick, --list, --rounds=N, --only=PEERS and --with=NAME=PROGRAM"
+        )));
     }
-    let plan = if flags.iter().any(|flag| *flag == "--quick") { QUICK } else { FULL };
+    let value = |name: &str| flags.iter().find_map(|flag| flag.strip_prefix(name)?.strip_prefix('='));
+    let mut plan = if flags.iter().any(|flag| *flag == "--quick") { QUICK } else { FULL };
+    if let Some(rounds) = value("--rounds") {
+        plan.rounds = rounds.parse().map_err(|_| io::Error::other("--rounds takes a number"))?;
+    }
     let wanted = |id: &str| words.is_empty() || words.iter().any(|word| id.contains(word.as_str()));
     let ids = SCENARIOS.iter().map(|scenario| scenario.id).chain(SPECIAL.map(|(id, _)| id));
     let count = ids.filter(|id| wanted(id)).count();
@@ -132,7 +146,15 @@ fn run(args: &[String]) -> io::Result<()> {
     std::fs::create_dir_all(&target)?;
     process::raise_descriptor_limit()?;
     process::pin(Side::Load)?;
-    let peers = peers::prepare(&target)?;
+    let mut peers = peers::prepare(&target)?;
+    if let Some(names) = value("--only") {
+        peers.retain(|peer| names.split(',').any(|name| name.trim() == peer.name));
+    }
+    for other in flags.iter().filter_map(|flag| flag.strip_prefix("--with=")) {
+        let other = peers::other(other).ok_or_else(|| io::Error::other("--with=NAME=PROGRAM ARGUMENTS"))?;
+        // Beside the engine: neighbours in the round are compared best.
+        peers.insert(peers.len().min(2), other);
+    }
     for peer in &peers {
         if let Some(why) = peer.absent() {
             eprintln!("{} takes no part: {why}", peer.name);
@@ -156,9 +178,11 @@ fn run(args: &[String]) -> io::Result<()> {
         eprintln!("      {}", report::summary(scenario, &cells));
         results.scenarios.push((scenario, cells));
     }
-    // The short run looks at those whom the issue is about.
+    // The short run looks at a few.
     let few = |name: &str| {
-        !plan.quick || [peers::REFERENCE, peers::ENGINE, "raw mio", "tokio, taught", "message-io", "libuv"].contains(&name)
+        !plan.quick
+            || [peers::REFERENCE, peers::ENGINE, "raw mio", "tokio, taught", "message-io", "libuv"]
+                .contains(&name)
     };
     for (id, title) in SPECIAL.into_iter().filter(|(id, _)| wanted(id)) {
         progress.step(title);

@@ -1,4 +1,7 @@
 //! One scenario: all peers take turns, and each round gives every one a ratio to the reference.
+//!
+//! The turns are short, so that whatever else the machine does hits all alike, and of the turns of
+//! a round the median counts.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -46,8 +49,10 @@ struct Contender<'a> {
     peer: &'a Peer,
     server: Server,
     game: Box<dyn Game>,
-    /// Units a second, and microseconds of processor time per unit, of each round.
-    slices: Vec<Option<(f64, f64)>>,
+    /// Units a second, and microseconds of processor time per unit, of each turn of this round.
+    turns: Vec<(f64, f64)>,
+    /// The medians of each round.
+    rounds: Vec<Option<(f64, f64)>>,
     latencies: Latencies,
     ticks: (u64, u64),
 }
@@ -60,8 +65,15 @@ impl<'a> Contender<'a> {
         let (role, opening) = scenario.play.set_up().map_err(|error| error.to_string())?;
         let server = peer.start(&role, &[])?;
         let game = opening.open(server.addr).map_err(|error| error.to_string())?;
-        let mut contender =
-            Self { peer, server, game, slices: Vec::new(), latencies: latencies(), ticks: (0, 0) };
+        let mut contender = Self {
+            peer,
+            server,
+            game,
+            turns: Vec::new(),
+            rounds: Vec::new(),
+            latencies: latencies(),
+            ticks: (0, 0),
+        };
         let warmed = contender.game.play(plan.slice, &mut latencies());
         warmed.map_err(|error| error.to_string())?;
         contender.ticks = contender.server.ticks().map_err(|error| error.to_string())?;
@@ -74,11 +86,18 @@ impl<'a> Contender<'a> {
         let units = self.game.play(time, &mut self.latencies)?;
         let elapsed = begun.elapsed();
         let cpu = self.server.cpu()? - before;
-        self.slices.push((units > 0).then(|| {
+        if units > 0 {
             let units = units as f64;
-            (units / elapsed.as_secs_f64(), cpu.as_secs_f64() * 1e6 / units)
-        }));
+            self.turns.push((units / elapsed.as_secs_f64(), cpu.as_secs_f64() * 1e6 / units));
+        }
         Ok(())
+    }
+
+    fn end_round(&mut self) {
+        let rate = Rounds::new(self.turns.iter().map(|(rate, _)| *rate)).median();
+        let cpu = Rounds::new(self.turns.iter().map(|(_, cpu)| *cpu)).median();
+        self.rounds.push((!self.turns.is_empty()).then_some((rate, cpu)));
+        self.turns.clear();
     }
 }
 
@@ -87,10 +106,10 @@ pub fn run(scenario: &Scenario, peers: &[Peer], plan: Plan) -> Vec<Cell> {
     let mut fates: Vec<Result<Contender<'_>, String>> =
         peers.iter().map(|peer| Contender::start(peer, scenario, plan)).collect();
     let time = scenario.play.slice(plan);
-    for round in 0..plan.rounds {
+    for turn in 0..plan.rounds * plan.turns {
         // There and back: who stands beside whom stays, who comes first changes.
         let mut order: Vec<usize> = (0..fates.len()).collect();
-        if round % 2 == 1 {
+        if turn % 2 == 1 {
             order.reverse();
         }
         for n in order {
@@ -100,9 +119,13 @@ pub fn run(scenario: &Scenario, peers: &[Peer], plan: Plan) -> Vec<Cell> {
                 }
             }
         }
+        if (turn + 1) % plan.turns == 0 {
+            fates.iter_mut().flatten().for_each(Contender::end_round);
+        }
     }
-    let reference: Vec<Option<f64>> = match fates.first() {
-        Some(Ok(contender)) => contender.slices.iter().map(|slice| slice.map(|(_, cpu)| cpu)).collect(),
+    let reference = peers.iter().position(|peer| peer.name == REFERENCE);
+    let reference: Vec<Option<f64>> = match reference.and_then(|n| fates.get(n)) {
+        Some(Ok(contender)) => contender.rounds.iter().map(|round| round.map(|(_, cpu)| cpu)).collect(),
         _ => Vec::new(),
     };
     let mut cells = Vec::new();
@@ -132,14 +155,14 @@ fn finish(
         true => crate::callgrind::per_unit(contender.peer, scenario, plan),
         false => None,
     };
-    let slices = contender.slices.iter().flatten();
-    let ratios = contender.slices.iter().zip(reference).filter_map(|(slice, reference)| {
-        let ((_, cpu), reference) = ((*slice)?, (*reference)?);
+    let rounds = contender.rounds.iter().flatten();
+    let ratios = contender.rounds.iter().zip(reference).filter_map(|(round, reference)| {
+        let ((_, cpu), reference) = ((*round)?, (*reference)?);
         Some(cpu / reference)
     });
     Ok(Data {
-        rate: Rounds::new(slices.clone().map(|(rate, _)| *rate)),
-        cpu: Rounds::new(slices.map(|(_, cpu)| *cpu)),
+        rate: Rounds::new(rounds.clone().map(|(rate, _)| *rate)),
+        cpu: Rounds::new(rounds.map(|(_, cpu)| *cpu)),
         ratio: Rounds::new(ratios),
         user_share: user as f64 / (user + system).max(1) as f64,
         latencies: contender.latencies,

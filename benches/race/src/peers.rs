@@ -16,8 +16,15 @@ enum How {
     /// A part of `race-peer`.
     Rust(&'static str),
     /// Compiled here when the library is installed.
-    C { library: &'static str },
-    Python { uvloop: bool, malloc: bool },
+    C {
+        library: &'static str,
+    },
+    Python {
+        uvloop: bool,
+        malloc: bool,
+    },
+    /// Given on the command line.
+    Other,
 }
 
 pub struct Peer {
@@ -57,10 +64,20 @@ pub fn prepare(target: &Path) -> io::Result<Vec<Peer>> {
             }
             How::C { library } => compile(library, &binaries.join(library)),
             How::Python { uvloop, .. } => python_command(*uvloop),
+            How::Other => continue,
         };
         peers.push(Peer { name, how, command });
     }
     Ok(peers)
+}
+
+/// A peer given as `NAME=PROGRAM ARGUMENTS`: another build of one, to be compared.
+pub fn other(text: &str) -> Option<Peer> {
+    let (name, command) = text.split_once('=')?;
+    let command: Vec<String> = command.split_whitespace().map(str::to_owned).collect();
+    // It is named for as long as the program runs.
+    let name: &'static str = Box::leak(name.to_owned().into_boxed_str());
+    (!command.is_empty()).then_some(Peer { name, how: How::Other, command: Ok(command) })
 }
 
 fn source(file: &str) -> PathBuf {

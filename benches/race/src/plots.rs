@@ -1,2 +1,4 @@
 use std::{io, path::Path};
-pub fn draw(_: &crate::Results, _: &Path) -> io::Result<()> { Ok(()) }
+pub fn draw(_: &crate::Results, _: &Path) -> io::Result<()> {
+    Ok(())
+}

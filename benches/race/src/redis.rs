@@ -72,7 +72,8 @@ fn benchmark(addr: SocketAddr, depth: u32, requests: u64) -> io::Result<Vec<f64>
     COMMANDS
         .iter()
         .map(|command| {
-            rate(command).ok_or_else(|| io::Error::other(format!("redis-benchmark said nothing of {command}")))
+            rate(command)
+                .ok_or_else(|| io::Error::other(format!("redis-benchmark said nothing of {command}")))
         })
         .collect()
 }
@@ -80,7 +81,8 @@ fn benchmark(addr: SocketAddr, depth: u32, requests: u64) -> io::Result<Vec<f64>
 /// All rows, or why there are none.
 pub fn race(plan: Plan) -> Result<Vec<Row>, String> {
     for program in ["redis-server", "redis-benchmark"] {
-        let found = Command::new(program).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
+        let found =
+            Command::new(program).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
         found.map_err(|_| format!("{program} is not installed"))?;
     }
     measure(plan).map_err(|error| format!("failed: {error}"))

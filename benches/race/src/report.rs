@@ -88,10 +88,12 @@ pub fn render(results: &Results) -> String {
     };
     let _ = writeln!(
         text,
-        "{care}Each cell is the median of {} rounds, with the least and the greatest; in a round every peer has \
-         a slice of {} ms, and ratios are taken within the round. The server has one processor, the load the \
-         other. Where the ranges of two cells overlap widely, neither is ahead. Took {:.0} s.\n",
+        "{care}Each cell is the median of {} rounds, with the least and the greatest. In a round the peers take \
+         {} turns of {} ms, the median of which counts, and ratios are taken within the round. The server has \
+         one processor, the load the other. Where the ranges of two cells overlap widely, neither is ahead. \
+         Took {:.0} s.\n",
         results.plan.rounds,
+        results.plan.turns,
         results.plan.slice.as_millis(),
         results.took.as_secs_f64(),
     );
@@ -157,11 +159,8 @@ fn calls(text: &mut String, results: &Results) {
     for (scenario, cells) in &results.scenarios {
         for cell in cells.iter().filter(|cell| matches!(cell.peer, REFERENCE | ENGINE)) {
             if let Some(calls) = cell.outcome.as_ref().ok().and_then(|data| data.calls.as_ref()) {
-                let _ = writeln!(
-                    lines,
-                    "- {}, {} ({}): {}",
-                    scenario.title, cell.peer, calls.tool, calls.detail
-                );
+                let _ =
+                    writeln!(lines, "- {}, {} ({}): {}", scenario.title, cell.peer, calls.tool, calls.detail);
             }
         }
     }
@@ -189,7 +188,9 @@ fn specials(text: &mut String, results: &Results) {
         let row = |head: &str, show: &dyn Fn(&crate::special::GreedyCost) -> String| {
             special_row(head, results, &results.greedy, show)
         };
-        rows.push(row("10 that never read: messages/s of 50 healthy", &|greedy| number(greedy.rate.median())));
+        rows.push(row("10 that never read: messages/s of 50 healthy", &|greedy| {
+            number(greedy.rate.median())
+        }));
         rows.push(row("… ÷ the same without them", &|greedy| ratio(&greedy.ratio)));
         rows.push(row("… growth of the server's memory, MiB", &|greedy| {
             format!("{:.1}", greedy.growth as f64 / f64::from(1 << 20))
@@ -216,7 +217,9 @@ fn redis(text: &mut String, results: &Results) {
             let _ = writeln!(text, "Not measured: {why}.\n");
         }
         Ok(rows) => {
-            text.push_str("| command | resp, requests/s | redis-server, requests/s | ratio |\n|---|---|---|---|\n");
+            text.push_str(
+                "| command | resp, requests/s | redis-server, requests/s | ratio |\n|---|---|---|---|\n",
+            );
             for row in rows {
                 let _ = writeln!(
                     text,
@@ -236,9 +239,9 @@ fn redis(text: &mut String, results: &Results) {
 /// Why a cell is empty, or an entry is missing.
 fn absent(text: &mut String, results: &Results) {
     let scenarios = results.scenarios.iter().flat_map(|(scenario, cells)| {
-        cells.iter().filter_map(|cell| {
-            Some((cell.peer, scenario.title, cell.outcome.as_ref().err()?.as_str()))
-        })
+        cells
+            .iter()
+            .filter_map(|cell| Some((cell.peer, scenario.title, cell.outcome.as_ref().err()?.as_str())))
     });
     fn failures<'a, T>(
         title: &'static str,

@@ -61,12 +61,7 @@ pub const SCENARIOS: &[Scenario] = &[
         "echo_open",
         "echo 64 B, 50 connections, open loop, 20,000/s",
         "message",
-        Play::Echo(Shape {
-            connections: 50,
-            length: 64,
-            messages: 1,
-            arrivals: Arrivals::Open(OPEN_RATE),
-        }),
+        Play::Echo(Shape { connections: 50, length: 64, messages: 1, arrivals: Arrivals::Open(OPEN_RATE) }),
     ),
     scenario("churn", "connect, echo, close", "connection", Play::Churn).counted(false),
     scenario("fanout_100_one", "fan-out to 100, one at a time", "delivery", fanout(100, 0, 1)),

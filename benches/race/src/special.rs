@@ -49,7 +49,7 @@ pub fn idle(peer: &Peer, plan: Plan) -> Result<IdleCost, String> {
         let used = server.resident()?;
         let each = |after: u64| after.saturating_sub(before) as f64 / plan.idle as f64;
         let (mut latencies, cpu) = (latencies(), server.cpu()?);
-        let messages = beside.play(plan.slice * 5, &mut latencies)?;
+        let messages = beside.play(plan.slice * 10, &mut latencies)?;
         let cpu = (server.cpu()? - cpu).as_secs_f64() * 1e6 / messages as f64;
         Ok(IdleCost { fresh: each(fresh), used: each(used), latencies, cpu })
     };
@@ -96,7 +96,7 @@ pub fn greedy(peer: &Peer, plan: Plan) -> Result<GreedyCost, String> {
         for _ in 0..plan.rounds {
             let rate = |game: &mut Echo| -> io::Result<f64> {
                 let begun = Instant::now();
-                let messages = game.play(plan.slice, &mut latencies())?;
+                let messages = game.play(plan.slice * 3, &mut latencies())?;
                 Ok(messages as f64 / begun.elapsed().as_secs_f64())
             };
             let (alone, beside) = (rate(&mut alone)?, rate(&mut beside)?);

@@ -139,7 +139,10 @@ fn others(results: &Results, targets: &mut Vec<Target>) {
         for row in rows {
             let (low, high) = row.ratio.interval();
             push(
-                &format!("redis-benchmark {}, -P {}: requests a second ÷ redis-server", row.command, row.depth),
+                &format!(
+                    "redis-benchmark {}, -P {}: requests a second ÷ redis-server",
+                    row.command, row.depth
+                ),
                 format!("{:.3} [{low:.3}–{high:.3}]", row.ratio.median()),
                 "≥ 1.0",
                 row.ratio.median() >= 1.0,
