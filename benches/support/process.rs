@@ -101,6 +101,11 @@ impl Server {
         }
     }
 
+    /// One that was started in another way.
+    pub fn running(addr: SocketAddr, child: Child) -> Self {
+        Self { addr, child }
+    }
+
     pub fn pid(&self) -> u32 {
         self.child.id()
     }

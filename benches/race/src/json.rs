@@ -63,15 +63,15 @@ pub fn render(results: &Results) -> String {
     let redis = match &results.redis {
         None => Value::Null,
         Some(Err(why)) => json!({ "absent": why }),
-        Some(Ok(rows)) => rows
-            .iter()
-            .map(|row| {
-                json!({
-                    "command": row.command, "pipeline": row.depth, "ours_per_second": rounds(&row.ours),
-                    "redis_per_second": rounds(&row.theirs), "ratio": rounds(&row.ratio),
-                })
-            })
-            .collect(),
+        Some(Ok(redis)) => json!({
+            "rows": redis.rows.iter().map(|row| json!({
+                "command": row.command, "pipeline": row.depth, "ours_per_second": rounds(&row.ours),
+                "redis_per_second": rounds(&row.theirs), "ratio": rounds(&row.ratio),
+            })).collect::<Vec<_>>(),
+            "cpu_us_per_request": redis.cpu.iter().map(|(depth, ours, theirs)| json!({
+                "pipeline": depth, "ours": rounds(ours), "redis": rounds(theirs),
+            })).collect::<Vec<_>>(),
+        }),
     };
     let targets: Vec<Value> = targets::judge(results)
         .into_iter()

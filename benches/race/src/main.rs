@@ -88,7 +88,7 @@ pub struct Results {
     pub idle: Special<IdleCost>,
     pub greedy: Special<GreedyCost>,
     pub emfile: Special<Famine>,
-    pub redis: Option<Result<Vec<redis::Row>, String>>,
+    pub redis: Option<Result<redis::Outcome, String>>,
 }
 
 /// One figure for each peer; empty when it was not asked for.
@@ -181,7 +181,7 @@ fn run(args: &[String]) -> io::Result<()> {
     // The short run looks at a few.
     let few = |name: &str| {
         !plan.quick
-            || [peers::REFERENCE, peers::ENGINE, "raw mio", "tokio, taught", "message-io", "libuv"]
+            || [peers::REFERENCE, peers::ENGINE, "raw mio", "tokio taught", "message-io", "libuv"]
                 .contains(&name)
     };
     for (id, title) in SPECIAL.into_iter().filter(|(id, _)| wanted(id)) {

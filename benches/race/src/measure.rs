@@ -145,8 +145,9 @@ fn finish(
     let ticks = contender.server.ticks().map_err(|error| error.to_string())?;
     let (user, system) = (ticks.0 - contender.ticks.0, ticks.1 - contender.ticks.1);
     let resident = contender.server.resident().map_err(|error| error.to_string())?;
-    let matters = matches!(contender.peer.name, REFERENCE | ENGINE | "raw mio" | "tokio, taught");
-    let calls = match scenario.calls && (matters || !plan.quick) {
+    let first = matches!(contender.peer.name, REFERENCE | ENGINE);
+    let matters = first || matches!(contender.peer.name, "raw mio" | "tokio taught");
+    let calls = match scenario.calls && (first || !plan.quick) {
         true => count_calls(&mut contender).map_err(|error| format!("failed: {error}"))?,
         false => None,
     };

@@ -42,15 +42,15 @@ pub fn prepare(target: &Path) -> io::Result<Vec<Peer>> {
         rust(REFERENCE, "epoll"),
         rust(ENGINE, "unbroken"),
         rust("raw mio", "mio"),
-        rust("tokio, taught", "tokio-taught"),
-        rust("tokio, tuned", "tokio-tuned"),
+        rust("tokio taught", "tokio-taught"),
+        rust("tokio tuned", "tokio-tuned"),
         rust("smol", "smol"),
         rust("message-io", "message-io"),
         rust("monoio", "monoio"),
         ("libevent", How::C { library: "libevent" }),
         ("libuv", How::C { library: "libuv" }),
         python("asyncio", false, false),
-        python("asyncio, malloc set", false, true),
+        python("asyncio + malloc", false, true),
         python("uvloop", true, false),
     ];
     let binaries = target.join("peers");
@@ -89,7 +89,11 @@ fn output(command: &mut Command) -> Result<String, String> {
     let output = command.stdin(Stdio::null()).output().map_err(|error| format!("{name}: {error}"))?;
     match output.status.success() {
         true => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
-        false => Err(String::from_utf8_lossy(&output.stderr).trim().to_owned()),
+        false => {
+            let text = String::from_utf8_lossy(&output.stderr);
+            let line = text.lines().find(|line| line.contains("error")).or(text.lines().last());
+            Err(line.unwrap_or("it failed and said nothing").trim().to_owned())
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::peers::launch;
@@ -24,36 +24,34 @@ pub struct Row {
     pub ratio: Rounds,
 }
 
-/// `redis-server`, which tells its readiness in its own way.
-struct Redis(Child, SocketAddr);
-
-impl Redis {
-    fn start() -> io::Result<Self> {
-        // It has to be told a port; this one was free a moment ago.
-        let addr = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
-        let mut command = Command::new("redis-server");
-        command.args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--port"]);
-        command.arg(addr.port().to_string()).stdin(Stdio::null()).stdout(Stdio::null());
-        process::pin(Side::Server)?;
-        let child = command.spawn();
-        process::pin(Side::Load)?;
-        let redis = Self(child?, addr);
-        let deadline = Instant::now() + Duration::from_secs(5);
-        while TcpStream::connect(addr).is_err() {
-            if Instant::now() > deadline {
-                return Err(io::Error::new(ErrorKind::TimedOut, "redis-server did not start"));
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        Ok(redis)
-    }
+/// Everything there is to tell.
+pub struct Outcome {
+    pub rows: Vec<Row>,
+    /// Microseconds of the server's processor for each request, by pipeline depth: ours, theirs.
+    /// The benchmark itself keeps its one processor busy, so that the requests a second of two
+    /// servers that are both faster than it differ little.
+    pub cpu: Vec<(u32, Rounds, Rounds)>,
 }
 
-impl Drop for Redis {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+/// `redis-server`, which tells its readiness in its own way.
+fn start_redis() -> io::Result<Server> {
+    // It has to be told a port; this one was free a moment ago.
+    let addr = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+    let mut command = Command::new("redis-server");
+    command.args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--port"]);
+    command.arg(addr.port().to_string()).stdin(Stdio::null()).stdout(Stdio::null());
+    process::pin(Side::Server)?;
+    let child = command.spawn();
+    process::pin(Side::Load)?;
+    let server = Server::running(addr, child?);
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while TcpStream::connect(addr).is_err() {
+        if Instant::now() > deadline {
+            return Err(io::Error::new(ErrorKind::TimedOut, "redis-server did not start"));
+        }
+        std::thread::sleep(Duration::from_millis(20));
     }
+    Ok(server)
 }
 
 /// One run of `redis-benchmark`: requests a second of each of [`COMMANDS`].
@@ -79,7 +77,7 @@ fn benchmark(addr: SocketAddr, depth: u32, requests: u64) -> io::Result<Vec<f64>
 }
 
 /// All rows, or why there are none.
-pub fn race(plan: Plan) -> Result<Vec<Row>, String> {
+pub fn race(plan: Plan) -> Result<Outcome, String> {
     for program in ["redis-server", "redis-benchmark"] {
         let found =
             Command::new(program).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
@@ -88,24 +86,32 @@ pub fn race(plan: Plan) -> Result<Vec<Row>, String> {
     measure(plan).map_err(|error| format!("failed: {error}"))
 }
 
-fn measure(plan: Plan) -> io::Result<Vec<Row>> {
+fn measure(plan: Plan) -> io::Result<Outcome> {
     let program = std::env::current_exe()?.with_file_name("race-resp");
     let ours = launch(Command::new(program).arg("127.0.0.1:0").stderr(Stdio::null()))?;
-    let theirs = Redis::start()?;
-    let mut rows = Vec::new();
+    let theirs = start_redis()?;
+    let (mut rows, mut cpu) = (Vec::new(), Vec::new());
     for depth in DEPTHS {
         let requests = plan.requests * if depth == 1 { 1 } else { 5 };
         let mut pairs: Vec<(Vec<f64>, Vec<f64>)> = Vec::new();
+        let (mut our_cpu, mut their_cpu) = (Vec::new(), Vec::new());
         for round in 0..plan.redis_rounds {
-            let run = |server: &Server| benchmark(server.addr, depth, requests);
+            let run = |server: &Server, cpu: &mut Vec<f64>| -> io::Result<Vec<f64>> {
+                let before = server.cpu()?;
+                let rates = benchmark(server.addr, depth, requests)?;
+                let micros = (server.cpu()? - before).as_secs_f64() * 1e6;
+                cpu.push(micros / (requests * COMMANDS.len() as u64) as f64);
+                Ok(rates)
+            };
             pairs.push(match round % 2 {
-                0 => (run(&ours)?, benchmark(theirs.1, depth, requests)?),
+                0 => (run(&ours, &mut our_cpu)?, run(&theirs, &mut their_cpu)?),
                 _ => {
-                    let theirs = benchmark(theirs.1, depth, requests)?;
-                    (run(&ours)?, theirs)
+                    let theirs = run(&theirs, &mut their_cpu)?;
+                    (run(&ours, &mut our_cpu)?, theirs)
                 }
             });
         }
+        cpu.push((depth, Rounds::new(our_cpu), Rounds::new(their_cpu)));
         for (n, command) in COMMANDS.into_iter().enumerate() {
             rows.push(Row {
                 command,
@@ -116,5 +122,5 @@ fn measure(plan: Plan) -> io::Result<Vec<Row>> {
             });
         }
     }
-    Ok(rows)
+    Ok(Outcome { rows, cpu })
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::{connect, pattern, read_some, reset, wrong, Game, Latencies, PERIOD};
 
 /// What the slow side takes, in bytes a second.
-const PACE: f64 = 100e6;
+const PACE: f64 = 200e6;
 /// The slow side's receive buffer, so that the proxy feels it.
 const RECEIVE_BUFFER: usize = 64 << 10;
 const BLOCK: usize = 64 << 10;
