@@ -167,7 +167,8 @@ impl Reactor {
         while more && budget > 0 {
             let step = net.touch(id, |conn, stream, cx| {
                 let wanted = conn.may_read(cx.config);
-                wanted.then(|| (conn.receive(stream, scratch, cx), conn.is_readable(), conn.has_unused_input()))
+                wanted
+                    .then(|| (conn.receive(stream, scratch, cx), conn.is_readable(), conn.has_unused_input()))
             });
             let Some((received, readable, unused)) = step.flatten() else { break };
             more = readable;

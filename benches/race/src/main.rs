@@ -71,10 +71,10 @@ const FULL: Plan = Plan {
 const QUICK: Plan = Plan {
     quick: true,
     rounds: 5,
-    turns: 3,
+    turns: 2,
     slice: Duration::from_millis(10),
     idle: 2_000,
-    requests: 20_000,
+    requests: 10_000,
     redis_rounds: 3,
 };
 

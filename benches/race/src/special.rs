@@ -145,7 +145,7 @@ pub fn emfile(peer: &Peer) -> Result<Famine, String> {
         let begun = Instant::now();
         waiting.0.clear();
         while !waiting.1.is_empty() {
-            if begun.elapsed() > Duration::from_secs(5) {
+            if begun.elapsed() > Duration::from_secs(3) {
                 let left = waiting.1.len();
                 return Err(io::Error::other(format!("{left} clients were never served")));
             }

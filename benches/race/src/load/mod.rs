@@ -65,7 +65,7 @@ impl Poll {
             epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?,
             events: Vec::with_capacity(1024),
             heard: Instant::now(),
-            patience: Duration::from_secs(10),
+            patience: Duration::from_secs(4),
         })
     }
 
