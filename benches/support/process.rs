@@ -110,9 +110,17 @@ impl Server {
         self.child.id()
     }
 
-    /// Waits until it has ended, of its own will or by a signal.
-    pub fn wait(mut self) {
-        let _ = self.child.wait();
+    /// Waits until it has ended, of its own will or by a signal, but not for ever. Returns whether
+    /// it did.
+    pub fn wait(&mut self, patience: Duration) -> bool {
+        let deadline = Instant::now() + patience;
+        while Instant::now() < deadline {
+            if !matches!(self.child.try_wait(), Ok(None)) {
+                return true;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        false
     }
 
     fn proc(&self, file: &str) -> io::Result<String> {

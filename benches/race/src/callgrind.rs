@@ -33,7 +33,7 @@ fn run(peer: &Peer, scenario: &Scenario, time: Duration) -> io::Result<(u64, u64
     let mut under: Vec<String> = under.map(str::to_owned).into();
     under.push(format!("--log-file={}", log.display()));
     let (role, opening) = scenario.play.set_up()?;
-    let server = peer.start(&role, &under).map_err(io::Error::other)?;
+    let mut server = peer.start(&role, &under).map_err(io::Error::other)?;
     let mut game = opening.open(server.addr)?;
     let units = game.play(time, &mut latencies())?;
     // It must be at rest, and be asked to end, or it tells nothing.
@@ -41,7 +41,9 @@ fn run(peer: &Peer, scenario: &Scenario, time: Duration) -> io::Result<(u64, u64
     if let Some(pid) = Pid::from_raw(server.pid() as i32) {
         kill_process(pid, Signal::TERM)?;
     }
-    server.wait();
+    if !server.wait(Duration::from_secs(5)) {
+        return Err(io::Error::new(io::ErrorKind::TimedOut, "it would not end"));
+    }
     let text = fs::read_to_string(&log)?;
     let _ = fs::remove_file(&log);
     let collected = text.lines().find_map(|line| line.split_once("Collected :"));

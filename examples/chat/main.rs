@@ -1,0 +1,142 @@
+//! cargo run --release --example chat
+//! irssi -c 127.0.0.1        # or a browser at http://127.0.0.1:8080, or: nc 127.0.0.1 6667
+//!
+//! A chat server for real clients: IRC on one port; a web page, WebSockets, `/metrics` and
+//! `/health` on another; one reactor and one thread for all of it. `--redis HOST:PORT` joins any
+//! number of such servers into one. `--help` tells the rest.
+//!
+//! `server` is what the engine calls, `commands` and `channels` what clients ask for, `state` who
+//! is where, `web` the pages and WebSockets, `relay` the other servers.
+
+mod channels;
+mod commands;
+mod irc;
+mod options;
+mod relay;
+mod remote;
+mod server;
+mod state;
+mod web;
+mod wire;
+
+use std::io::{self, ErrorKind, Write};
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::process::ExitCode;
+use std::time::SystemTime;
+
+use clap::Parser;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use unbroken::{ListenerId, Net, Reactor};
+
+use options::Options;
+use relay::Relay;
+use server::Chat;
+
+/// The first descriptor that systemd hands over (`sd_listen_fds`).
+const FIRST_FD: RawFd = 3;
+
+fn main() -> ExitCode {
+    env_logger::init_from_env(env_logger::Env::default().default_filter_or("warn"));
+    let options = match Options::try_parse() {
+        Ok(options) => options,
+        // What was asked for: the help, or the version.
+        Err(error) if !error.use_stderr() => {
+            let _ = error.print();
+            return ExitCode::SUCCESS;
+        }
+        Err(error) => {
+            let text = error.to_string();
+            let line = text.lines().next().unwrap_or_default();
+            eprintln!("chat: {}; --help tells the flags", line.trim_start_matches("error: "));
+            return ExitCode::from(2);
+        }
+    };
+    match run(options) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("chat: {error}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn run(options: Options) -> io::Result<()> {
+    let relay = match &options.redis {
+        Some(addr) => Relay::new(addr, &options.name)?,
+        None => Relay::none(),
+    };
+    let mut reactor = Reactor::new(server::config(&options))?;
+    let mut chat = Chat::new(options, relay, SystemTime::now);
+    let net = reactor.net();
+    let (irc, web) = listeners(net, &chat.options)?;
+    chat.serve_irc(irc);
+    let mut out = io::stdout();
+    // Nobody may be reading: that is no reason not to serve.
+    if let Some(addr) = net.local_addr(irc) {
+        let _ = writeln!(out, "IRC   irc://{addr}");
+    }
+    if let Some(addr) = net.local_addr(web) {
+        let _ = writeln!(out, "Web   http://{addr}/");
+    }
+    let _ = out.flush();
+    chat.start(net);
+
+    let handle = net.handle();
+    let mut signals = Signals::new([SIGTERM, SIGINT])?;
+    std::thread::spawn(move || {
+        for _ in signals.forever() {
+            let _ = handle.wake();
+        }
+    });
+    reactor.run(&mut chat)
+}
+
+/// The listeners for IRC and for the web: handed over by systemd (`LISTEN_FDS`), or our own.
+fn listeners(net: &mut Net, options: &Options) -> io::Result<(ListenerId, ListenerId)> {
+    let named = |addr, error: io::Error| io::Error::new(error.kind(), format!("{addr}: {error}"));
+    let (mut irc, mut web) = (None, None);
+    for (n, (fd, name)) in handed_over()?.into_iter().enumerate() {
+        let place = match name.as_str() {
+            "irc" => &mut irc,
+            "web" => &mut web,
+            _ if n == 0 => &mut irc,
+            _ => &mut web,
+        };
+        if place.is_none() {
+            *place = Some(net.listen_from(fd)?);
+        }
+    }
+    let irc = match irc {
+        Some(irc) => irc,
+        None => net.listen(options.irc).map_err(|error| named(options.irc, error))?,
+    };
+    let web = match web {
+        Some(web) => web,
+        None => net.listen(options.web).map_err(|error| named(options.web, error))?,
+    };
+    Ok((irc, web))
+}
+
+/// Listening sockets from systemd, with their names.
+fn handed_over() -> io::Result<Vec<(OwnedFd, String)>> {
+    let variable = |name: &str| std::env::var(name).ok();
+    let number = |name: &str| variable(name).and_then(|text| text.parse::<u32>().ok());
+    let Some(count) = number("LISTEN_FDS").filter(|count| *count > 0) else { return Ok(Vec::new()) };
+    // Meant for another process: they were inherited by accident.
+    if number("LISTEN_PID").is_some_and(|pid| pid != std::process::id()) {
+        return Ok(Vec::new());
+    }
+    if count > 2 {
+        let what = format!("LISTEN_FDS is {count}: one socket for IRC and one for the web are of use");
+        return Err(io::Error::new(ErrorKind::InvalidInput, what));
+    }
+    let names = variable("LISTEN_FDNAMES").unwrap_or_default();
+    let mut names = names.split(':');
+    let fds = (FIRST_FD..FIRST_FD + count as RawFd).map(|fd| {
+        // SAFETY: whoever set LISTEN_FDS for this process gave it these descriptors, and nothing
+        // else here owns them.
+        (unsafe { OwnedFd::from_raw_fd(fd) }, names.next().unwrap_or_default().to_owned())
+    });
+    Ok(fds.collect())
+}

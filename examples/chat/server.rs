@@ -1,0 +1,483 @@
+//! The server as the engine sees it: connections come, send and go. What they say is carried out
+//! in `commands` and `web`.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::IpAddr;
+use std::time::{Duration, SystemTime};
+
+use unbroken::{
+    Addr, Bytes, CloseReason, CloseReport, Config, ConnId, Handler, ListenerId, Net, Timeout, TimerId, Via,
+};
+
+use crate::irc;
+use crate::options::Options;
+use crate::relay::Relay;
+use crate::state::{State, UserId};
+use crate::web::Socket;
+use crate::wire::{encode, Form, Line};
+
+/// Everything that waits is looked at this often.
+pub const TICK: Duration = Duration::from_millis(250);
+
+/// Bytes of tags that a client may send before a line (IRCv3 message tags).
+const MAX_TAGS: usize = 8191;
+
+/// What a connection speaks.
+pub enum Protocol {
+    Irc,
+    Http,
+    WebSocket(Box<Socket>),
+}
+
+/// A connection of a client.
+pub struct Client {
+    pub protocol: Protocol,
+    pub host: String,
+    addr: Option<IpAddr>,
+    /// Set once it has registered.
+    pub user: Option<UserId>,
+    pub nick: Option<String>,
+    /// User name and real name, as `USER` gave them.
+    pub names: Option<(String, String)>,
+    /// `CAP` has begun and not ended.
+    pub negotiating: bool,
+    pub server_time: bool,
+    pub echo_message: bool,
+    /// Ticks: when it came, was last heard of, was asked for a sign of life.
+    since: u64,
+    heard: u64,
+    asked: Option<u64>,
+    /// Messages it may send now, as of a tick.
+    tokens: f64,
+    refilled: u64,
+    throttled: bool,
+}
+
+/// What `/metrics` tells besides the engine's own counters.
+#[derive(Default)]
+pub struct Counters {
+    pub messages: u64,
+    pub deliveries: u64,
+    pub refused: u64,
+}
+
+pub struct Chat {
+    pub options: Options,
+    pub state: State,
+    pub clients: HashMap<ConnId, Client>,
+    /// The connections of this server's users.
+    pub conns: HashMap<UserId, ConnId>,
+    pub counters: Counters,
+    pub relay: Relay,
+    pub draining: bool,
+    pub clock: fn() -> SystemTime,
+    pub tick: u64,
+    pub most_users: usize,
+    addresses: HashMap<IpAddr, usize>,
+    irc: Vec<ListenerId>,
+}
+
+/// The engine's settings for a chat.
+pub fn config(options: &Options) -> Config {
+    let mut config = Config::default();
+    config.high_water = options.send_queue as usize / 2;
+    config.low_water = options.send_queue as usize / 8;
+    // For a client the cap is `push`'s; what goes to Redis may be more.
+    config.max_write_buffer = config.max_write_buffer.max(2 * options.send_queue as usize);
+    // A client that does not read is to be found out by its cap, not to be kept from speaking.
+    config.read_while_congested = true;
+    config.max_read_buffer = 64 << 10;
+    // Lines are short: thousands of clients need no larger buffer.
+    config.read_size = 16 << 10;
+    config
+}
+
+impl Chat {
+    pub fn new(options: Options, relay: Relay, clock: fn() -> SystemTime) -> Self {
+        Self {
+            options,
+            state: State::default(),
+            clients: HashMap::new(),
+            conns: HashMap::new(),
+            counters: Counters::default(),
+            relay,
+            draining: false,
+            clock,
+            tick: 0,
+            most_users: 0,
+            addresses: HashMap::new(),
+            irc: Vec::new(),
+        }
+    }
+
+    /// Clients of this listener speak IRC; those of others HTTP.
+    pub fn serve_irc(&mut self, listener: ListenerId) {
+        self.irc.push(listener);
+    }
+
+    /// Begins what happens by itself.
+    pub fn start(&mut self, net: &mut Net) {
+        net.set_timer(TICK);
+        self.relay_connect(net);
+    }
+
+    pub fn now(&self) -> u64 {
+        irc::unix((self.clock)())
+    }
+
+    /// The ticks in a span of time.
+    pub fn ticks(span: Duration) -> u64 {
+        (span.as_millis() / TICK.as_millis()).max(1) as u64
+    }
+
+    /// Tells everybody, and closes when all is delivered.
+    pub fn shut_down(&mut self, net: &mut Net) {
+        if std::mem::replace(&mut self.draining, true) {
+            return;
+        }
+        self.relay_leave(net);
+        for conn in self.clients.keys().copied().collect::<Vec<_>>() {
+            self.end(net, conn, "Server shutting down");
+        }
+        net.shutdown(self.options.drain);
+    }
+
+    /// Sends one line to one connection.
+    pub fn send(&self, net: &mut Net, conn: ConnId, line: &str) {
+        let Some(client) = self.clients.get(&conn) else { return };
+        let Some(form) = client.form() else { return };
+        let line = irc::truncate(line, irc::MAX_LINE);
+        let bytes = match client.server_time && client.user.is_some() {
+            true => encode(form, &format!("@time={} {line}", irc::timestamp((self.clock)()))),
+            false => encode(form, line),
+        };
+        self.push(net, conn, bytes);
+    }
+
+    /// Queues bytes for a client. One for whom too much waits already does not read.
+    pub fn push(&self, net: &mut Net, conn: ConnId, bytes: Bytes) {
+        if net.queued(conn) + bytes.len() > self.options.send_queue as usize {
+            return net.abort_as(conn, CloseReason::SlowConsumer);
+        }
+        // What cannot be taken any more stands in the report.
+        let _ = net.send_bytes(conn, bytes);
+    }
+
+    /// Sends a line to users, as far as they are this server's.
+    pub fn deliver(&mut self, net: &mut Net, text: String, to: impl IntoIterator<Item = UserId>) {
+        let mut line = Line::new(text, (self.clock)());
+        for user in to {
+            let Some(conn) = self.conns.get(&user) else { continue };
+            let Some(client) = self.clients.get(conn) else { continue };
+            let Some(form) = client.form() else { continue };
+            let bytes = line.get(form, client.server_time);
+            self.push(net, *conn, bytes);
+            self.counters.deliveries += 1;
+        }
+    }
+
+    /// Sends a line to all members of a channel, but one perhaps.
+    pub fn deliver_to_channel(&mut self, net: &mut Net, text: String, channel: &str, but: Option<UserId>) {
+        let Some(channel) = self.state.channel(channel) else { return };
+        let members: Vec<UserId> = channel.members.keys().copied().filter(|id| Some(*id) != but).collect();
+        self.deliver(net, text, members);
+    }
+
+    /// Ends a connection after a last word; its user leaves with the same words.
+    pub fn end(&mut self, net: &mut Net, conn: ConnId, why: &str) {
+        let Some(client) = self.clients.get(&conn) else { return };
+        let last = format!("ERROR :Closing link: {} ({why})", client.host);
+        if client.form().is_some() {
+            self.send(net, conn, &last);
+        }
+        self.leave(net, conn, why);
+        if let Some(Client { protocol: Protocol::WebSocket(socket), .. }) = self.clients.get_mut(&conn) {
+            let _ = net.send_bytes(conn, socket.goodbye(self.draining));
+        }
+        net.close(conn);
+    }
+
+    /// A connection is over, and has been told so.
+    pub fn gone(&mut self, net: &mut Net, conn: ConnId, why: &str) {
+        self.leave(net, conn, why);
+        net.close(conn);
+    }
+
+    /// A request was answered: the time for the next begins.
+    pub fn served(&mut self, conn: ConnId) {
+        if let Some(client) = self.clients.get_mut(&conn) {
+            client.since = self.tick;
+        }
+    }
+
+    /// The user of a connection leaves, if it has one.
+    fn leave(&mut self, net: &mut Net, conn: ConnId, why: &str) {
+        let Some(user) = self.clients.get_mut(&conn).and_then(|client| client.user.take()) else { return };
+        self.conns.remove(&user);
+        self.quit(net, user, why);
+    }
+
+    /// Uses up the right to one message, or holds the client back until there is one again.
+    pub fn may_speak(&mut self, net: &mut Net, conn: ConnId) -> bool {
+        let (tick, rate, burst) = (self.tick, self.options.rate, self.options.burst.get() as f64);
+        let Some(client) = self.clients.get_mut(&conn) else { return false };
+        let gained = (tick - client.refilled) as f64 * TICK.as_secs_f64() * rate;
+        (client.tokens, client.refilled) = ((client.tokens + gained).min(burst), tick);
+        if client.tokens < 1.0 {
+            client.throttled = true;
+            net.pause_reading(conn);
+            return false;
+        }
+        client.tokens -= 1.0;
+        true
+    }
+
+    fn tick(&mut self, net: &mut Net) {
+        net.set_timer(TICK);
+        self.tick += 1;
+        self.relay_tick(net);
+        let mut late = Vec::new();
+        let mut silent = Vec::new();
+        let mut free = Vec::new();
+        let (register, interval, timeout) = (
+            Self::ticks(self.options.register_timeout),
+            Self::ticks(self.options.ping_interval),
+            Self::ticks(self.options.ping_timeout),
+        );
+        for (conn, client) in &mut self.clients {
+            if client.throttled {
+                free.push(*conn);
+            }
+            match client.asked {
+                _ if client.user.is_none() && self.tick - client.since >= register => {
+                    late.push((*conn, None))
+                }
+                Some(asked) if self.tick - asked >= timeout => {
+                    late.push((
+                        *conn,
+                        Some((self.tick - client.heard) / Self::ticks(Duration::from_secs(1))),
+                    ));
+                }
+                None if client.user.is_some() && self.tick - client.heard >= interval => {
+                    client.asked = Some(self.tick);
+                    silent.push(*conn);
+                }
+                _ => {}
+            }
+        }
+        for conn in silent {
+            self.send(net, conn, &format!("PING :{}", self.options.name));
+        }
+        for conn in free {
+            if let Some(client) = self.clients.get_mut(&conn) {
+                client.throttled = false;
+                net.resume_reading(conn);
+            }
+            self.go_on(net, conn);
+        }
+        for (conn, silence) in late {
+            match silence {
+                None => self.end(net, conn, "Registration timed out"),
+                Some(seconds) => self.end(net, conn, &format!("Ping timeout: {seconds} seconds")),
+            }
+        }
+    }
+
+    /// What a WebSocket that was held back has said already.
+    fn go_on(&mut self, net: &mut Net, conn: ConnId) {
+        self.socket_lines(net, conn);
+    }
+
+    /// Lines of a bare connection. Returns how many bytes of them were used.
+    fn lines(&mut self, net: &mut Net, conn: ConnId, data: &[u8]) -> usize {
+        let mut used = 0;
+        while let Some(length) = data[used..].iter().position(|byte| *byte == b'\n') {
+            // The line may have ended the connection, or be one too many for now.
+            if !self.clients.contains_key(&conn)
+                || net.state(conn).is_none_or(|state| {
+                    state != unbroken::State::Open && state != unbroken::State::HalfClosedRemote
+                })
+            {
+                return data.len();
+            }
+            if !self.may_speak(net, conn) {
+                return used;
+            }
+            let line = &data[used..used + length];
+            used += length + 1;
+            self.line(net, conn, line.strip_suffix(b"\r").unwrap_or(line));
+        }
+        if data.len() - used > MAX_TAGS + self.options.max_line as usize {
+            self.end(net, conn, "Line too long");
+            return data.len();
+        }
+        used
+    }
+
+    /// One line, whatever it came in.
+    pub fn line(&mut self, net: &mut Net, conn: ConnId, line: &[u8]) {
+        let tags = irc::tags_length(line);
+        let nick = self.nick_of(conn);
+        let server = &self.options.name;
+        if tags > MAX_TAGS || line.len() - tags > self.options.max_line as usize - 2 {
+            return self.send(net, conn, &format!(":{server} 417 {nick} :Input line was too long"));
+        }
+        let Ok(text) = std::str::from_utf8(line) else {
+            return self.send(
+                net,
+                conn,
+                &format!(":{server} FAIL * INVALID_UTF8 :Message rejected: not UTF-8"),
+            );
+        };
+        if text.contains(['\0', '\r', '\n']) {
+            return self.send(
+                net,
+                conn,
+                &format!(":{server} 400 {nick} * :A line cannot contain NUL, CR or LF"),
+            );
+        }
+        if let Some(message) = irc::parse(text) {
+            self.command(net, conn, &message);
+        }
+    }
+
+    /// The nick of a connection's user, or `*`.
+    pub fn nick_of(&self, conn: ConnId) -> String {
+        let user = self.clients.get(&conn).and_then(|client| client.user);
+        user.and_then(|user| self.state.user(user)).map_or("*".to_owned(), |user| user.nick.clone())
+    }
+
+    /// Whether a client may stay, else why not.
+    fn admit(&self, addr: Option<IpAddr>) -> Result<(), &'static str> {
+        if self.draining {
+            return Err("The server is shutting down");
+        }
+        if self.clients.len() >= self.options.max_clients.get() {
+            return Err("The server is full");
+        }
+        let count = addr.and_then(|addr| self.addresses.get(&addr)).copied().unwrap_or(0);
+        match count >= self.options.max_clients_per_address.get() {
+            true => Err("Too many connections from your address"),
+            false => Ok(()),
+        }
+    }
+}
+
+impl Client {
+    /// `None` while it speaks HTTP.
+    pub fn form(&self) -> Option<Form> {
+        match &self.protocol {
+            Protocol::Irc => Some(Form::Irc),
+            Protocol::WebSocket(socket) => Some(socket.form()),
+            Protocol::Http => None,
+        }
+    }
+}
+
+impl Handler for Chat {
+    fn on_open(&mut self, net: &mut Net, conn: ConnId, via: Via) {
+        let Via::Listener(listener) = via else { return self.relay_open(net, conn) };
+        let addr = net.peer_addr(conn).as_ref().and_then(Addr::as_tcp).map(|addr| addr.ip());
+        let speaks_irc = self.irc.contains(&listener);
+        if let Err(why) = self.admit(addr) {
+            self.counters.refused += 1;
+            let text = match speaks_irc {
+                true => format!("ERROR :Closing link: ({why})\r\n"),
+                false => format!(
+                    "HTTP/1.1 503 Service Unavailable\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{why}\n",
+                    why.len() + 1
+                ),
+            };
+            let _ = net.send(conn, text.as_bytes());
+            return net.close(conn);
+        }
+        if let Some(addr) = addr {
+            *self.addresses.entry(addr).or_default() += 1;
+        }
+        let client = Client {
+            protocol: if speaks_irc { Protocol::Irc } else { Protocol::Http },
+            // A colon at the front would look like the last parameter of a line.
+            host: addr.map_or("local".to_owned(), |addr| match addr.to_string() {
+                host if host.starts_with(':') => format!("0{host}"),
+                host => host,
+            }),
+            addr,
+            user: None,
+            nick: None,
+            names: None,
+            negotiating: false,
+            server_time: false,
+            echo_message: false,
+            since: self.tick,
+            heard: self.tick,
+            asked: None,
+            tokens: self.options.burst.get() as f64,
+            refilled: self.tick,
+            throttled: false,
+        };
+        self.clients.insert(conn, client);
+    }
+
+    fn on_data(&mut self, net: &mut Net, conn: ConnId, data: &[u8]) -> usize {
+        let Some(client) = self.clients.get_mut(&conn) else {
+            return match self.relay.owns(conn) {
+                true => self.relay_data(net, conn, data),
+                false => data.len(),
+            };
+        };
+        client.heard = self.tick;
+        client.asked = None;
+        match &mut client.protocol {
+            Protocol::Irc => self.lines(net, conn, data),
+            Protocol::Http => self.request(net, conn, data),
+            Protocol::WebSocket(socket) => {
+                socket.take(data);
+                self.socket_lines(net, conn);
+                data.len()
+            }
+        }
+    }
+
+    /// A signal asks for the end.
+    fn on_wake(&mut self, net: &mut Net) {
+        self.shut_down(net);
+    }
+
+    fn on_timer(&mut self, net: &mut Net, _: TimerId) {
+        self.tick(net);
+    }
+
+    fn on_close(&mut self, net: &mut Net, conn: ConnId, report: &CloseReport) {
+        if self.relay.owns(conn) {
+            return self.relay_close(net, conn, report);
+        }
+        self.leave(net, conn, &cause(report));
+        let Some(client) = self.clients.remove(&conn) else { return };
+        log::info!("{conn} {}: {report}", client.host);
+        if let Some(count) = client.addr.and_then(|addr| self.addresses.get_mut(&addr)) {
+            *count -= 1;
+        }
+        self.addresses.retain(|_, count| *count > 0);
+    }
+
+    fn on_listener_error(&mut self, net: &mut Net, _: ListenerId, error: &io::Error) {
+        log::error!("a listener failed: {error}");
+        self.shut_down(net);
+    }
+}
+
+/// Why somebody left, in the words of chat.
+fn cause(report: &CloseReport) -> String {
+    match report.reason {
+        CloseReason::PeerClosed | CloseReason::Finished => "Connection closed".to_owned(),
+        CloseReason::Reset | CloseReason::ResetAfterFin => "Connection reset by peer".to_owned(),
+        CloseReason::BrokenPipe => "Broken pipe".to_owned(),
+        CloseReason::SlowConsumer => "Slow consumer".to_owned(),
+        CloseReason::InputOverflow => "Excess flood".to_owned(),
+        CloseReason::TimedOut(Timeout::WriteStall) => "Write timeout".to_owned(),
+        CloseReason::TimedOut(_) => "Connection timed out".to_owned(),
+        CloseReason::Shutdown => "Server shutting down".to_owned(),
+        reason => reason.to_string(),
+    }
+}

@@ -1,0 +1,392 @@
+//! The web port: a page, metrics, health, and WebSockets that speak the lines of IRC
+//! (<https://ircv3.net/specs/extensions/websocket>).
+
+use std::collections::VecDeque;
+use std::fmt::Write as _;
+use std::io::{self, ErrorKind, Read, Write};
+
+use tungstenite::handshake::derive_accept_key;
+use tungstenite::protocol::frame::coding::CloseCode;
+use tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
+use tungstenite::{Message, WebSocket};
+use unbroken::{Bytes, CloseReason, ConnId, Net};
+
+use crate::server::{Chat, Protocol};
+use crate::wire::Form;
+
+/// A request's head at most, in bytes.
+const MAX_HEAD: usize = 8 << 10;
+const MAX_HEADERS: usize = 64;
+/// A message of a WebSocket at most: a line with its tags.
+const MAX_MESSAGE: usize = 12 << 10;
+
+const PAGE: &str = include_str!("page/index.html");
+const STYLE: &str = include_str!("page/chat.css");
+const SCRIPT: &str = include_str!("page/chat.js");
+
+const HTML: &str = "text/html; charset=utf-8";
+const PLAIN: &str = "text/plain; charset=utf-8";
+
+/// What every answer carries: nothing from elsewhere, no frame around it, no guessing of types.
+const SAFETY: &str = "Content-Security-Policy: default-src 'none'; script-src 'self'; style-src 'self'; \
+    connect-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'\r\n\
+    X-Content-Type-Options: nosniff\r\nReferrer-Policy: no-referrer\r\nCache-Control: no-cache\r\n";
+
+/// What stands between tungstenite and the engine's two buffers.
+#[derive(Default)]
+struct Pipe {
+    input: VecDeque<u8>,
+    output: Vec<u8>,
+}
+
+impl Read for Pipe {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        match self.input.read(buf)? {
+            0 => Err(ErrorKind::WouldBlock.into()),
+            count => Ok(count),
+        }
+    }
+}
+
+impl Write for Pipe {
+    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+        self.output.write(data)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// A WebSocket, and what it said that has not been carried out.
+pub struct Socket {
+    socket: WebSocket<Pipe>,
+    form: Form,
+    lines: VecDeque<Vec<u8>>,
+    /// It is closed, or broke the protocol.
+    over: bool,
+}
+
+impl Socket {
+    fn new(form: Form) -> Self {
+        let config = WebSocketConfig::default()
+            .read_buffer_size(1024)
+            .write_buffer_size(0)
+            .max_message_size(Some(MAX_MESSAGE))
+            .max_frame_size(Some(MAX_MESSAGE));
+        let socket = WebSocket::from_raw_socket(Pipe::default(), Role::Server, Some(config));
+        Self { socket, form, lines: VecDeque::new(), over: false }
+    }
+
+    pub fn form(&self) -> Form {
+        self.form
+    }
+
+    /// Takes in what came.
+    pub fn take(&mut self, data: &[u8]) {
+        self.socket.get_mut().input.extend(data);
+        while !self.over {
+            match self.socket.read() {
+                Ok(Message::Text(text)) => self.lines.push_back(text.as_bytes().to_vec()),
+                Ok(Message::Binary(bytes)) => self.lines.push_back(bytes.to_vec()),
+                Ok(_) => {}
+                Err(tungstenite::Error::Io(error)) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(_) => self.over = true,
+            }
+        }
+        // Answers to pings, and to a close.
+        let _ = self.socket.flush();
+    }
+
+    /// What has to be sent besides lines.
+    fn output(&mut self) -> Bytes {
+        std::mem::take(&mut self.socket.get_mut().output).into()
+    }
+
+    /// The end, said in order.
+    pub fn goodbye(&mut self, away: bool) -> Bytes {
+        let code = if away { CloseCode::Away } else { CloseCode::Normal };
+        let _ = self.socket.close(Some(CloseFrame { code, reason: "".into() }));
+        let _ = self.socket.flush();
+        self.output()
+    }
+}
+
+/// An answer.
+struct Answer<'a> {
+    status: &'a str,
+    kind: &'a str,
+    /// Further header lines, each with its end.
+    headers: &'a str,
+    body: &'a str,
+}
+
+impl<'a> Answer<'a> {
+    fn new(status: &'a str, kind: &'a str, body: &'a str) -> Self {
+        Self { status, kind, headers: "", body }
+    }
+
+    /// A refusal, whose text is its status.
+    fn refusal(status: &'a str) -> Self {
+        Self::new(status, PLAIN, status)
+    }
+}
+
+/// What a request wants, as far as it matters here.
+struct Request<'a> {
+    method: &'a str,
+    path: &'a str,
+    keep_alive: bool,
+    headers: &'a [httparse::Header<'a>],
+}
+
+impl<'a> Request<'a> {
+    fn header(&self, name: &str) -> Option<&'a str> {
+        let header = self.headers.iter().find(|header| header.name.eq_ignore_ascii_case(name))?;
+        std::str::from_utf8(header.value).ok()
+    }
+
+    /// Whether a header's list holds a word.
+    fn has(&self, name: &str, word: &str) -> bool {
+        let mut words = self.header(name).unwrap_or_default().split(',');
+        words.any(|each| each.trim().eq_ignore_ascii_case(word))
+    }
+}
+
+impl Chat {
+    /// Requests, one behind the other. Returns how many bytes of them were used.
+    pub fn request(&mut self, net: &mut Net, conn: ConnId, data: &[u8]) -> usize {
+        let mut used = 0;
+        while used < data.len() {
+            let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
+            let mut parsed = httparse::Request::new(&mut headers);
+            let length = match parsed.parse(&data[used..]) {
+                Ok(httparse::Status::Complete(length)) if length <= MAX_HEAD => length,
+                Ok(httparse::Status::Partial) if data.len() - used <= MAX_HEAD => return used,
+                Ok(_) | Err(httparse::Error::TooManyHeaders) => {
+                    return self.refuse(net, conn, "431 Request Header Fields Too Large", data.len());
+                }
+                Err(_) => return self.refuse(net, conn, "400 Bad Request", data.len()),
+            };
+            used += length;
+            let request = Request {
+                method: parsed.method.unwrap_or_default(),
+                path: parsed.path.unwrap_or_default().split('?').next().unwrap_or_default(),
+                keep_alive: parsed.version == Some(1),
+                headers: parsed.headers,
+            };
+            let body = request.header("Content-Length").is_some_and(|length| length.trim() != "0");
+            let lacks_host = request.keep_alive && request.header("Host").is_none();
+            if body || lacks_host || request.header("Transfer-Encoding").is_some() {
+                return self.refuse(net, conn, "400 Bad Request", data.len());
+            }
+            if request.path == "/irc" {
+                if self.upgrade(net, conn, &request) {
+                    if let Some(Protocol::WebSocket(socket)) =
+                        self.clients.get_mut(&conn).map(|client| &mut client.protocol)
+                    {
+                        socket.take(&data[used..]);
+                    }
+                    self.socket_lines(net, conn);
+                    return data.len();
+                }
+                continue;
+            }
+            let keep = request.keep_alive && !request.has("Connection", "close");
+            self.route(net, conn, &request, keep);
+            if !keep {
+                net.close(conn);
+                return data.len();
+            }
+        }
+        used
+    }
+
+    fn refuse(&mut self, net: &mut Net, conn: ConnId, status: &str, used: usize) -> usize {
+        self.answer(net, conn, &Answer::refusal(status), false, false);
+        net.close(conn);
+        used
+    }
+
+    fn route(&mut self, net: &mut Net, conn: ConnId, request: &Request<'_>, keep: bool) {
+        let head = request.method == "HEAD";
+        let text;
+        let answer = match request.path {
+            _ if !head && request.method != "GET" => {
+                Answer { headers: "Allow: GET, HEAD\r\n", ..Answer::refusal("405 Method Not Allowed") }
+            }
+            "/" | "/index.html" => Answer::new("200 OK", HTML, PAGE),
+            "/chat.css" => Answer::new("200 OK", "text/css; charset=utf-8", STYLE),
+            "/chat.js" => Answer::new("200 OK", "text/javascript; charset=utf-8", SCRIPT),
+            "/metrics" => {
+                text = self.metrics(net);
+                Answer::new("200 OK", "text/plain; version=0.0.4; charset=utf-8", &text)
+            }
+            "/health" => match self.draining {
+                false => Answer::new("200 OK", PLAIN, "ok\n"),
+                true => Answer::new("503 Service Unavailable", PLAIN, "shutting down\n"),
+            },
+            _ => Answer::refusal("404 Not Found"),
+        };
+        self.answer(net, conn, &answer, keep, head);
+    }
+
+    fn answer(&mut self, net: &mut Net, conn: ConnId, answer: &Answer<'_>, keep: bool, head: bool) {
+        let Answer { status, kind, headers, body } = answer;
+        let connection = if keep { "keep-alive" } else { "close" };
+        let mut text = format!(
+            "HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {}\r\nConnection: {connection}\r\n\
+             {SAFETY}{headers}\r\n",
+            body.len(),
+        );
+        if !head {
+            text.push_str(body);
+        }
+        let _ = net.send_bytes(conn, text.into());
+        self.served(conn);
+    }
+
+    /// Makes a connection a WebSocket. Returns whether it is one now.
+    fn upgrade(&mut self, net: &mut Net, conn: ConnId, request: &Request<'_>) -> bool {
+        let own = request.header("Host").unwrap_or_default();
+        let origin = request.header("Origin");
+        let foreign = origin.is_some_and(|origin| {
+            let authority = origin.split_once("://").map_or("", |(_, authority)| authority);
+            !authority.eq_ignore_ascii_case(own) && !self.options.origins.iter().any(|known| known == origin)
+        });
+        let refusal = if request.method != "GET" {
+            Some(Answer { headers: "Allow: GET\r\n", ..Answer::refusal("405 Method Not Allowed") })
+        } else if !request.has("Upgrade", "websocket") || !request.has("Connection", "upgrade") {
+            Some(Answer { headers: "Upgrade: websocket\r\n", ..Answer::refusal("426 Upgrade Required") })
+        } else if request.header("Sec-WebSocket-Version") != Some("13") {
+            Some(Answer {
+                headers: "Sec-WebSocket-Version: 13\r\n",
+                ..Answer::refusal("426 Upgrade Required")
+            })
+        } else if foreign {
+            Some(Answer::refusal("403 Forbidden"))
+        } else {
+            None
+        };
+        let key = request.header("Sec-WebSocket-Key").filter(|key| key.trim().len() == 24);
+        let (Some(key), None) = (key, &refusal) else {
+            let refusal = refusal.unwrap_or(Answer::refusal("400 Bad Request"));
+            self.answer(net, conn, &refusal, false, request.method == "HEAD");
+            net.close(conn);
+            return false;
+        };
+        let offers = request.header("Sec-WebSocket-Protocol");
+        let chosen = offers.and_then(|offers| {
+            offers.split(',').map(str::trim).find_map(|offer| match offer {
+                "text.ircv3.net" => Some((Form::Text, "text.ircv3.net")),
+                "binary.ircv3.net" => Some((Form::Binary, "binary.ircv3.net")),
+                _ => None,
+            })
+        });
+        let mut text = format!(
+            "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+             Sec-WebSocket-Accept: {}\r\n",
+            derive_accept_key(key.trim().as_bytes())
+        );
+        if let Some((_, name)) = chosen {
+            let _ = write!(text, "Sec-WebSocket-Protocol: {name}\r\n");
+        }
+        text.push_str("\r\n");
+        let _ = net.send(conn, text.as_bytes());
+        self.served(conn);
+        if let Some(client) = self.clients.get_mut(&conn) {
+            let form = chosen.map_or(Form::Text, |(form, _)| form);
+            client.protocol = Protocol::WebSocket(Box::new(Socket::new(form)));
+        }
+        true
+    }
+
+    /// Carries out what a WebSocket has said, as far as its rate allows.
+    pub fn socket_lines(&mut self, net: &mut Net, conn: ConnId) {
+        loop {
+            let Some(client) = self.clients.get_mut(&conn) else { return };
+            let Protocol::WebSocket(socket) = &mut client.protocol else { return };
+            let output = socket.output();
+            if !output.is_empty() {
+                let _ = net.send_bytes(conn, output);
+            }
+            let (over, idle) = (socket.over, socket.lines.is_empty());
+            if idle {
+                if over {
+                    self.gone(net, conn, "Connection closed");
+                }
+                return;
+            }
+            if !self.may_speak(net, conn) {
+                return;
+            }
+            let Some(client) = self.clients.get_mut(&conn) else { return };
+            let Protocol::WebSocket(socket) = &mut client.protocol else { return };
+            let Some(message) = socket.lines.pop_front() else { return };
+            let line = message.strip_suffix(b"\n").unwrap_or(&message);
+            self.line(net, conn, line.strip_suffix(b"\r").unwrap_or(line));
+        }
+    }
+
+    /// What Prometheus reads.
+    fn metrics(&self, net: &Net) -> String {
+        let stats = net.stats();
+        let mut text = String::new();
+        let mut put = |name: &str, kind: &str, help: &str, values: &[(&str, f64)]| {
+            let _ = writeln!(text, "# HELP chat_{name} {help}\n# TYPE chat_{name} {kind}");
+            for (labels, value) in values {
+                let _ = writeln!(text, "chat_{name}{labels} {value}");
+            }
+        };
+        let speaks = |wanted: fn(&Protocol) -> bool| {
+            self.clients.values().filter(|client| wanted(&client.protocol)).count() as f64
+        };
+        put(
+            "clients",
+            "gauge",
+            "Connected clients by protocol.",
+            &[
+                ("{protocol=\"irc\"}", speaks(|protocol| matches!(protocol, Protocol::Irc))),
+                ("{protocol=\"websocket\"}", speaks(|protocol| matches!(protocol, Protocol::WebSocket(_)))),
+                ("{protocol=\"http\"}", speaks(|protocol| matches!(protocol, Protocol::Http))),
+            ],
+        );
+        put("users", "gauge", "Registered users of all servers.", &[("", self.state.user_count() as f64)]);
+        put("channels", "gauge", "Channels.", &[("", self.state.channel_count() as f64)]);
+        put("connections", "gauge", "Connections of the engine.", &[("", stats.connections as f64)]);
+        put("accepted_total", "counter", "Connections accepted.", &[("", stats.accepted as f64)]);
+        put(
+            "refused_total",
+            "counter",
+            "Clients turned away at a limit.",
+            &[("", self.counters.refused as f64)],
+        );
+        put(
+            "messages_total",
+            "counter",
+            "Messages taken from users.",
+            &[("", self.counters.messages as f64)],
+        );
+        put("deliveries_total", "counter", "Lines sent to users.", &[("", self.counters.deliveries as f64)]);
+        put("received_bytes_total", "counter", "Bytes received.", &[("", stats.bytes_in as f64)]);
+        put("sent_bytes_total", "counter", "Bytes handed to the kernel.", &[("", stats.bytes_out as f64)]);
+        put("queued_bytes", "gauge", "Bytes queued for clients.", &[("", stats.queued as f64)]);
+        put("congested_clients", "gauge", "Clients at high water.", &[("", stats.congested as f64)]);
+        put(
+            "longest_turn_seconds",
+            "gauge",
+            "Longest turn so far.",
+            &[("", stats.longest_turn.as_secs_f64())],
+        );
+        let up = f64::from(u8::from(self.relay.is_up()));
+        put("relay_up", "gauge", "Whether other servers can be reached through Redis.", &[("", up)]);
+        put("relay_servers", "gauge", "Other servers.", &[("", self.relay.servers() as f64)]);
+        let closes: Vec<(String, f64)> = CloseReason::ALL
+            .iter()
+            .map(|reason| (format!("{{reason=\"{}\"}}", reason.name()), stats.closed_by(*reason) as f64))
+            .collect();
+        let closes: Vec<(&str, f64)> = closes.iter().map(|(label, count)| (label.as_str(), *count)).collect();
+        put("closes_total", "counter", "Connections ended, by reason.", &closes);
+        text
+    }
+}
