@@ -270,7 +270,7 @@ function lost(why, again = true) {
   registered = false;
   wait = again ? Math.max(1, Math.round(Math.min(60, 2 << attempt) * (0.5 + Math.random()))) : 0;
   attempt = Math.min(attempt + 1, 8);
-  everyone ? everywhere('error', `Offline: ${why}`) : fail(`Offline: ${why}`, server());
+  everyone ? everywhere('error', `Offline: ${why}`) : fail(`Offline: ${why}`, reason ? current : server());
   for (const { target, text } of unechoed.splice(0)) fail(`Perhaps not delivered: ${text}`, find(target) ?? server());
   for (const { target, text } of queue.splice(0)) fail(`Not sent: ${text}`, find(target) ?? server());
   for (const buffer of channels()) { buffer.joined = false; buffer.users.clear(); }
@@ -361,13 +361,14 @@ function other({ command, params, text }) {
   const error = /^[45]\d\d$/.test(command) && command !== '422';
   const before = params.slice(/^\d/.test(command) ? 1 : 0, -1).join(' ');
   if (error) unechoed = unechoed.filter(({ target }) => !same(target, params[1] ?? ''));
-  const answer = error || /^(25|26|3[0134])\d$/.test(command); // to something the user asked for, here
+  const answer = error || /^3[0134]\d$/.test(command); // to something the user asked for, here
   add(find(params[1] ?? '') ?? (answer && command !== '372' ? current : server()), error ? 'error' : 'info',
     before ? `${before}${error ? ':' : ''} ${text}` : text);
 }
 
 /** The nick is not to be had: takes another one. */
 function refused(message) {
+  if (registered) wish = nick; // a /nick that failed: we stay who we are
   if (registered) return other(message);
   if (++refusals > 8) return lost('no nick is free', false);
   const base = message.command === '432' ? 'guest' : wish.slice(0, 12);
@@ -445,6 +446,7 @@ const handlers = new Map(Object.entries({
   NICK: ({ params: [name], who }) => {
     if (!name) return;
     if (isMe(who)) add(server(), 'event', `You are ${nick = name} now`);
+    if (isMe(wish)) store.set('nick', wish);
     listed = null;
     for (const buffer of buffers.values()) {
       const user = buffer.users.get(fold(who));
@@ -513,8 +515,8 @@ const commands = {
   },
   nick: (rest) => {
     [wish] = rest.split(' ');
-    store.set('nick', wish);
     send(`NICK ${wish}`);
+    render();
   },
   msg: (rest) => {
     const [, target, text] = /^(\S+) *(.*)$/s.exec(rest);
