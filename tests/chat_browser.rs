@@ -158,8 +158,9 @@ fn two_pages_talk_lose_their_server_and_come_back() {
         page.screen(1280, 800, false);
         page.prefers("prefers-color-scheme", "light");
     }
-    let mut carol = Irc::join(chat.irc, "carol");
+    // Alice is first and so the channel's operator, who may set its topic.
     enter(&alice, chat.web, "alice", "alice");
+    let mut carol = Irc::join(chat.irc, "carol");
     // Bob asks for a nick that somebody has: he gets another and is told, and then takes his own.
     enter(&bob, chat.web, "carol", "carol_");
     bob.until(&shows("The nick carol is in use: you are carol_ for now."));
