@@ -231,7 +231,7 @@ mod tests {
 
     impl State {
         /// What must hold whatever happened.
-        fn check(&self) {
+        pub(crate) fn check(&self) {
             assert_eq!(self.nicks.len(), self.users.len());
             for (id, user) in &self.users {
                 assert_eq!(self.nicks.get(&fold(&user.nick)), Some(id));
