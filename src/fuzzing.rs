@@ -17,10 +17,18 @@ impl Input<'_> {
         Some(*first)
     }
 
-    /// Mostly small, now and then larger than a chunk.
+    /// Mostly small; often next to where something changes (a chunk begins with 64 bytes, ends with
+    /// 4,096, and from 512 on bytes are shared); now and then larger than a chunk.
     fn length(&mut self) -> Option<usize> {
         let byte = usize::from(self.byte()?);
-        Some(if byte < 200 { byte } else { (byte - 200) * 400 })
+        Some(match byte {
+            0..160 => byte,
+            160..220 => {
+                let edges = [64, 128, 256, 512, 1024, 2048, 4096, 4096 - 64, 4096 - 512, 8192];
+                edges[(byte - 160) / 6] + (byte - 160) % 6 - 3
+            }
+            _ => (byte - 220) * 600,
+        })
     }
 }
 
@@ -68,6 +76,14 @@ pub fn write_buffer(data: &[u8]) {
             _ => {}
         }
         assert_eq!((buffer.len(), buffer.is_empty()), (model.len(), model.is_empty()));
+        let mut slices = [IoSlice::new(&[]); GATHER];
+        let filled = buffer.gather(&mut slices, usize::MAX);
+        let mut rest = model.as_slice();
+        for slice in slices.iter().take(filled) {
+            assert!(!slice.is_empty() && rest.starts_with(slice), "something else is queued");
+            rest = &rest[slice.len()..];
+        }
+        assert!(filled == GATHER || rest.is_empty(), "something is missing");
     }
 }
 
