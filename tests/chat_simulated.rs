@@ -3,6 +3,8 @@
 //!
 //! `UNBROKEN_SEEDS=20000 cargo test --test chat_simulated` plays more worlds, `UNBROKEN_SEED=7` one.
 
+#[path = "../examples/chat/audience.rs"]
+mod audience;
 #[path = "../examples/chat/channels.rs"]
 mod channels;
 #[path = "../examples/chat/commands.rs"]
@@ -151,7 +153,8 @@ struct View {
 
 impl View {
     fn hear(&mut self, line: &str) -> Result<(), String> {
-        let (source, rest) = line.strip_prefix(':').and_then(|line| line.split_once(' ')).unwrap_or(("", line));
+        let (source, rest) =
+            line.strip_prefix(':').and_then(|line| line.split_once(' ')).unwrap_or(("", line));
         let who = source.split('!').next().unwrap_or_default().to_owned();
         let words: Vec<&str> = rest.split(' ').collect();
         let word = |n: usize| words.get(n).copied().unwrap_or_default().trim_start_matches(':').to_owned();

@@ -54,6 +54,7 @@ impl Chat {
         if !self.state.join(id, name, operator, now) {
             return;
         }
+        self.audiences.forget(name);
         let Some(source) = self.state.user(id).map(User::source) else { return };
         let Some(channel) = self.state.channel(name).map(|channel| channel.name.clone()) else { return };
         self.deliver_to_channel(net, format!(":{source} JOIN {channel}"), name, None);
@@ -80,6 +81,7 @@ impl Chat {
         let words = if words.is_empty() { String::new() } else { format!(" :{words}") };
         self.deliver_to_channel(net, format!(":{source} PART {channel}{words}"), name, None);
         self.state.part(id, name);
+        self.audiences.forget(name);
         self.relay_part(net, id, &channel, words.trim_start_matches(" :"));
     }
 
@@ -88,6 +90,7 @@ impl Chat {
         let hearers = self.state.neighbours(id);
         self.relay_quit(net, id, why);
         let Some(user) = self.state.remove(id) else { return };
+        self.audiences.forget_all(&user.channels);
         self.deliver(net, format!(":{} QUIT :{why}", user.source()), hearers);
     }
 
@@ -186,6 +189,7 @@ impl Chat {
         let line = format!(":{} KICK {} {} :{words}", by_user.source(), channel.name, user.nick);
         self.deliver_to_channel(net, line, name, None);
         self.state.part(id, name);
+        self.audiences.forget(name);
         self.relay_kick(net, by, id, name, words);
     }
 

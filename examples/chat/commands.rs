@@ -111,6 +111,9 @@ impl Chat {
                             _ => client.server_time = on,
                         }
                     }
+                    if let Some(user) = client.user.and_then(|user| self.state.user(user)) {
+                        self.audiences.forget_all(&user.channels);
+                    }
                     format!("ACK :{asked}")
                 } else {
                     format!("NAK :{asked}")

@@ -8,6 +8,7 @@
 //! `server` is what the engine calls, `commands` and `channels` what clients ask for, `state` who
 //! is where, `web` the pages and WebSockets, `relay` the other servers.
 
+mod audience;
 mod channels;
 mod commands;
 mod irc;

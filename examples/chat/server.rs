@@ -10,6 +10,7 @@ use unbroken::{
     Addr, Bytes, CloseReason, CloseReport, Config, ConnId, Handler, ListenerId, Net, Timeout, TimerId, Via,
 };
 
+use crate::audience::Audiences;
 use crate::irc;
 use crate::options::Options;
 use crate::relay::Relay;
@@ -68,6 +69,7 @@ pub struct Chat {
     pub clients: HashMap<ConnId, Client>,
     /// The connections of this server's users.
     pub conns: HashMap<UserId, ConnId>,
+    pub audiences: Audiences,
     pub counters: Counters,
     pub relay: Relay,
     pub draining: bool,
@@ -100,6 +102,7 @@ impl Chat {
             state: State::default(),
             clients: HashMap::new(),
             conns: HashMap::new(),
+            audiences: Audiences::default(),
             counters: Counters::default(),
             relay,
             draining: false,
@@ -175,13 +178,6 @@ impl Chat {
             self.push(net, *conn, bytes);
             self.counters.deliveries += 1;
         }
-    }
-
-    /// Sends a line to all members of a channel, but one perhaps.
-    pub fn deliver_to_channel(&mut self, net: &mut Net, text: String, channel: &str, but: Option<UserId>) {
-        let Some(channel) = self.state.channel(channel) else { return };
-        let members: Vec<UserId> = channel.members.keys().copied().filter(|id| Some(*id) != but).collect();
-        self.deliver(net, text, members);
     }
 
     /// Ends a connection after a last word; its user leaves with the same words.

@@ -73,6 +73,14 @@ pub fn render(results: &Results) -> String {
             })).collect::<Vec<_>>(),
         }),
     };
+    let chat = match &results.chat {
+        None => Value::Null,
+        Some(Err(why)) => json!({ "absent": why }),
+        Some(Ok(chat)) => json!({
+            "cpu_us_per_delivery": rounds(&chat.chat), "bare_engine": rounds(&chat.bare),
+            "ratio": rounds(&chat.ratio), "bytes_per_idle_client": chat.idle, "idle_clients": chat.clients,
+        }),
+    };
     let targets: Vec<Value> = targets::judge(results)
         .into_iter()
         .map(|target| {
@@ -103,6 +111,7 @@ pub fn render(results: &Results) -> String {
             "recovery_ms": famine.recovery.as_secs_f64() * 1e3,
         })),
         "redis": redis,
+        "chat": chat,
         "targets": targets,
     });
     format!("{value:#}\n")

@@ -14,6 +14,7 @@
 compile_error!("the race is run on Linux: it reads /proc and pins its processes");
 
 mod callgrind;
+mod chat;
 #[path = "../../support/count.rs"]
 #[allow(dead_code)]
 mod count;
@@ -89,17 +90,19 @@ pub struct Results {
     pub greedy: Special<GreedyCost>,
     pub emfile: Special<Famine>,
     pub redis: Option<Result<redis::Outcome, String>>,
+    pub chat: Option<Result<chat::ChatCost, String>>,
 }
 
 /// One figure for each peer; empty when it was not asked for.
 pub type Special<T> = Vec<(&'static str, Result<T, String>)>;
 
 /// The figures beside the scenarios that can be asked for by name.
-const SPECIAL: [(&str, &str); 4] = [
+const SPECIAL: [(&str, &str); 5] = [
     ("idle", "memory of idle connections, and an echo beside them"),
     ("greedy", "clients that send and never read beside healthy ones"),
     ("emfile", "a server whose descriptors run out, and its recovery"),
     ("redis", "redis-benchmark against the example resp and redis-server"),
+    ("chat", "the chat server: delivery to 1,000 members, memory of idle clients"),
 ];
 
 fn main() -> ExitCode {
@@ -171,6 +174,7 @@ fn run(args: &[String]) -> io::Result<()> {
         greedy: Vec::new(),
         emfile: Vec::new(),
         redis: None,
+        chat: None,
     };
     for scenario in SCENARIOS.iter().filter(|scenario| wanted(scenario.id)) {
         progress.step(scenario.title);
@@ -191,7 +195,8 @@ fn run(args: &[String]) -> io::Result<()> {
             "idle" => results.idle = each(some, |peer| special::idle(peer, plan)),
             "greedy" => results.greedy = each(some, |peer| special::greedy(peer, plan)),
             "emfile" => results.emfile = each(some, special::emfile),
-            _ => results.redis = Some(redis::race(plan)),
+            "redis" => results.redis = Some(redis::race(plan)),
+            _ => results.chat = Some(chat::race(&peers, plan)),
         }
     }
     results.took = begun.elapsed();

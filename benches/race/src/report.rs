@@ -101,6 +101,7 @@ pub fn render(results: &Results) -> String {
     scenarios(&mut text, results);
     specials(&mut text, results);
     redis(&mut text, results);
+    chat(&mut text, results);
     absent(&mut text, results);
     text
 }
@@ -246,6 +247,23 @@ fn redis(text: &mut String, results: &Results) {
             );
         }
     }
+}
+
+fn chat(text: &mut String, results: &Results) {
+    let Some(outcome) = &results.chat else { return };
+    text.push_str("## The chat server\n\n");
+    let _ = match outcome {
+        Err(why) => writeln!(text, "Not measured: {why}.\n"),
+        Ok(chat) => writeln!(
+            text,
+            "Delivery of a line of 64 B to 1,000 members of a channel, 16 in flight: {:.2} µs of processor, {} of \
+             the bare engine's fan-out. {} idle clients: {:.0} B of memory each.\n",
+            chat.chat.median(),
+            ratio(&chat.ratio),
+            chat.clients,
+            chat.idle,
+        ),
+    };
 }
 
 /// Why a cell is empty, or an entry is missing.

@@ -135,6 +135,21 @@ fn others(results: &Results, targets: &mut Vec<Target>) {
             growth <= allowed,
         );
     }
+    if let Some(Ok(chat)) = &results.chat {
+        let (low, high) = chat.ratio.interval();
+        push(
+            "chat, delivery to 1,000 members: processor time ÷ the bare engine's fan-out",
+            format!("{:.3} [{low:.3}–{high:.3}]", chat.ratio.median()),
+            "interval touches ≤ 1.15",
+            low <= 1.15,
+        );
+        push(
+            &format!("chat, memory of each of {} idle clients", chat.clients),
+            format!("{:.0} B", chat.idle),
+            "≤ 2,048 B",
+            chat.idle <= 2048.0,
+        );
+    }
     if let Some(Ok(redis)) = &results.redis {
         for row in &redis.rows {
             let (low, high) = row.ratio.interval();

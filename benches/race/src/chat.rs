@@ -1,0 +1,104 @@
+//! What the chat server costs above the bare engine.
+
+use std::io::{self, BufRead, BufReader};
+use std::net::SocketAddr;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use crate::load::{chat, latencies, Fanout, Game};
+use crate::peers::{Peer, ENGINE};
+use crate::process::{self, Server, Side};
+use crate::stats::Rounds;
+use crate::Plan;
+
+const MEMBERS: usize = 1000;
+const IN_FLIGHT: usize = 16;
+
+pub struct ChatCost {
+    /// Microseconds of the server's processor for a delivery to one of 1,000 members, of the chat
+    /// and of the bare engine's fan-out; and the one by the other, of the same round.
+    pub chat: Rounds,
+    pub bare: Rounds,
+    pub ratio: Rounds,
+    /// Bytes of memory for each idle client.
+    pub idle: f64,
+    pub clients: usize,
+}
+
+/// Starts the chat server, which says in its own way where it listens.
+fn start() -> io::Result<Server> {
+    let program = std::env::current_exe()?.with_file_name("race-chat");
+    let mut command = Command::new(program);
+    command.args(["--irc", "127.0.0.1:0", "--web", "127.0.0.1:0", "--rate", "1000000", "--burst", "1000000"]);
+    command.args(["--max-clients-per-address", "20000", "--send-queue", "16777216"]);
+    process::pin(Side::Server)?;
+    let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn();
+    process::pin(Side::Load)?;
+    let mut child = child?;
+    let mut line = String::new();
+    if let Some(stdout) = child.stdout.as_mut() {
+        BufReader::new(stdout).read_line(&mut line)?;
+    }
+    let addr = line.trim().split_once("irc://").and_then(|(_, addr)| addr.parse::<SocketAddr>().ok());
+    // Kept in any case, so that it ends with us.
+    let server = Server::running(addr.unwrap_or_else(|| ([127, 0, 0, 1], 0).into()), child);
+    match addr {
+        Some(_) => Ok(server),
+        None => Err(io::Error::other(format!("the chat server did not start: {line:?}"))),
+    }
+}
+
+pub fn race(peers: &[Peer], plan: Plan) -> Result<ChatCost, String> {
+    let engine = peers.iter().find(|peer| peer.name == ENGINE).ok_or("the engine takes no part")?;
+    let bare = engine.start(&["fanout".to_owned()], &[])?;
+    measure(&bare, plan).map_err(|error| format!("failed: {error}"))
+}
+
+fn measure(bare: &Server, plan: Plan) -> io::Result<ChatCost> {
+    let server = start()?;
+    let mut fanout = Fanout::open(bare.addr, MEMBERS, 0, IN_FLIGHT)?;
+    let mut channel = chat::Chat::open(server.addr, MEMBERS, IN_FLIGHT)?;
+    let slice = |server: &Server, game: &mut dyn Game| -> io::Result<f64> {
+        let before = server.cpu()?;
+        let deliveries = game.play(plan.slice, &mut latencies())?;
+        Ok((server.cpu()? - before).as_secs_f64() * 1e6 / deliveries as f64)
+    };
+    let (mut ours, mut theirs, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
+    for round in 0..=plan.rounds {
+        let mut turns = (Vec::new(), Vec::new());
+        for _ in 0..plan.turns {
+            turns.0.push(slice(&server, &mut channel)?);
+            turns.1.push(slice(bare, &mut fanout)?);
+        }
+        // The first warms up.
+        if round > 0 {
+            let (chat, bare) = (Rounds::new(turns.0).median(), Rounds::new(turns.1).median());
+            ours.push(chat);
+            theirs.push(bare);
+            ratios.push(chat / bare);
+        }
+    }
+    drop((channel, fanout));
+    let (idle, clients) = idle(plan)?;
+    Ok(ChatCost {
+        chat: Rounds::new(ours),
+        bare: Rounds::new(theirs),
+        ratio: Rounds::new(ratios),
+        idle,
+        clients,
+    })
+}
+
+/// Memory of registered clients that do nothing.
+fn idle(plan: Plan) -> io::Result<(f64, usize)> {
+    let server = start()?;
+    let first = chat::register(server.addr, 0)?;
+    std::thread::sleep(Duration::from_millis(300));
+    let before = server.resident()?;
+    let count = plan.idle / 2;
+    let clients: Vec<_> = (1..=count).map(|n| chat::register(server.addr, n)).collect::<io::Result<_>>()?;
+    std::thread::sleep(Duration::from_millis(300));
+    let after = server.resident()?;
+    drop((first, clients));
+    Ok((after.saturating_sub(before) as f64 / count as f64, count))
+}

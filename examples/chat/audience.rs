@@ -1,0 +1,75 @@
+//! Who hears a channel, ready to be sent to: the connections of its members by the form that each
+//! takes lines in. A list is made when it is first needed, and forgotten when a member comes or goes.
+
+use std::collections::HashMap;
+
+use unbroken::{Broadcast, CloseReason, ConnId, Net};
+
+use crate::irc::fold;
+use crate::server::Chat;
+use crate::state::UserId;
+use crate::wire::{Form, Line};
+
+const FORMS: [Form; 3] = [Form::Irc, Form::Text, Form::Binary];
+
+/// The connections for each form, without the time and with it.
+type Lists = [Vec<ConnId>; 6];
+
+#[derive(Default)]
+pub struct Audiences(HashMap<String, Lists>);
+
+impl Audiences {
+    /// The members of a channel are others than before.
+    pub fn forget(&mut self, channel: &str) {
+        self.0.remove(&fold(channel));
+    }
+
+    /// A member of these channels takes lines in another form, or is gone.
+    pub fn forget_all<'a>(&mut self, channels: impl IntoIterator<Item = &'a String>) {
+        for channel in channels {
+            self.0.remove(channel);
+        }
+    }
+}
+
+impl Chat {
+    /// Sends a line to all members of a channel, but one perhaps.
+    pub fn deliver_to_channel(&mut self, net: &mut Net, text: String, channel: &str, but: Option<UserId>) {
+        let name = fold(channel);
+        if !self.audiences.0.contains_key(&name) {
+            let Some(lists) = self.audience(&name) else { return };
+            self.audiences.0.insert(name.clone(), lists);
+        }
+        let Some(lists) = self.audiences.0.get(&name) else { return };
+        let but = but.and_then(|user| self.conns.get(&user)).copied();
+        let mut line = Line::new(text, (self.clock)());
+        let mut congested = Vec::new();
+        for (n, conns) in lists.iter().enumerate().filter(|(_, conns)| !conns.is_empty()) {
+            let bytes = line.get(FORMS[n / 2], n % 2 == 1);
+            let receivers = conns.iter().copied().filter(|conn| Some(*conn) != but);
+            let outcome: Broadcast = net.broadcast(receivers, bytes);
+            self.counters.deliveries += outcome.queued as u64;
+            if outcome.congested > 0 {
+                congested.extend_from_slice(conns);
+            }
+        }
+        // One for whom too much waits does not read.
+        for conn in congested {
+            if net.queued(conn) > self.options.send_queue as usize {
+                net.abort_as(conn, CloseReason::SlowConsumer);
+            }
+        }
+    }
+
+    fn audience(&self, name: &str) -> Option<Lists> {
+        let mut lists = Lists::default();
+        for user in self.state.channel(name)?.members.keys() {
+            let Some(conn) = self.conns.get(user) else { continue };
+            let Some(client) = self.clients.get(conn) else { continue };
+            if let Some(form) = client.form() {
+                lists[form as usize * 2 + usize::from(client.server_time)].push(*conn);
+            }
+        }
+        Some(lists)
+    }
+}
