@@ -74,6 +74,18 @@ try:
     asking.sendall(b"SET a 41\r\nINCR a\r\nQUIT\r\n")
     check("resp answers", read_all(asking) == b"+OK\r\n:42\r\n+OK\r\n")
 
+    chat = start("chat", "--irc", "127.0.0.1:0", "--web", "127.0.0.1:0")
+    irc, web = (address(chat.stdout.readline().decode().replace("//", " ").rstrip("/\n")) for _ in range(2))
+    talker = connect(irc)
+    talker.sendall(b"NICK me\r\nUSER me 0 * :me\r\nJOIN #a\r\nQUIT :bye\r\n")
+    heard = read_all(talker)
+    check("chat takes a client in, and out", b" 366 me #a " in heard and heard.endswith(b"(bye)\r\n"))
+    page = connect(web)
+    page.sendall(b"GET / HTTP/1.0\r\n\r\n")
+    check("chat serves its page", b"</html>" in read_all(page))
+    chat.send_signal(signal.SIGTERM)
+    check("chat ends with status 0", chat.wait(15) == 0)
+
     lab = start("lab", "--listen", "127.0.0.1:0")
     listening = json.loads(lab.stdout.readline())
     victim = connect(address(listening["addr"]))

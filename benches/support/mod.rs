@@ -5,6 +5,8 @@ mod count;
 mod fairness;
 mod load;
 mod memory;
+// The race uses it as well, and other parts of it.
+#[allow(dead_code)]
 mod process;
 mod quiet;
 mod raw_mio;

@@ -164,11 +164,7 @@ impl Chat {
         match kind {
             "hello" => return self.publish_state(net),
             "bye" => return self.peer_gone(net, server),
-            "ask" => {
-                if text(event, "whom") == self.relay.id {
-                    self.publish_state(net);
-                }
-            }
+            "ask" if text(event, "whom") == self.relay.id => self.publish_state(net),
             "state" => {
                 peer.last = Some(number);
                 return self.peer_state(net, server, event);

@@ -43,15 +43,16 @@ fn nick(healthy: usize) -> String {
     format!("h{healthy}")
 }
 
-fn hello(nick: &str, channel: usize) -> String {
-    format!("NICK {nick}\r\nUSER {nick} 0 * :{nick}\r\nJOIN #c{channel}\r\n")
+fn hello(nick: &str, channels: &[usize]) -> String {
+    let channels: Vec<String> = channels.iter().map(|channel| format!("#c{channel}")).collect();
+    format!("NICK {nick}\r\nUSER {nick} 0 * :{nick}\r\nJOIN {}\r\n", channels.join(","))
 }
 
 impl Member {
     fn new(addr: SocketAddr, index: usize) -> Self {
         let (channel, place) = (index / MEMBERS, index % MEMBERS);
         let mut stream = connect(addr);
-        stream.write_all(hello(&nick(index), channel).as_bytes()).expect("write");
+        stream.write_all(hello(&nick(index), &[channel]).as_bytes()).expect("write");
         let mut next = [0; MEMBERS];
         next[place] = usize::MAX;
         let (input, output) = (Vec::new(), Vec::new());
@@ -146,7 +147,7 @@ fn contains(bytes: &[u8], what: &[u8]) -> bool {
 /// What the healthy saw.
 pub struct Outcome {
     pub delivered: usize,
-    /// How those left who left, each with the words and the number of members who saw it.
+    /// Who left, and the words: once for each member who saw it.
     pub departures: Vec<(String, String)>,
     /// What each slow reader had read when it was over.
     pub slow: Vec<Vec<u8>>,
@@ -158,17 +159,18 @@ pub fn run(addr: SocketAddr, time: Duration) -> Outcome {
     util::allow_descriptors(1024);
     let mut members: Vec<Member> = (0..HEALTHY).map(|index| Member::new(addr, index)).collect();
     members.iter_mut().for_each(Member::joined);
-    let odd = |kind: &str, narrow: bool| -> Vec<TcpStream> {
-        let open = |index: usize| {
-            let mut stream = if narrow { narrow_client(addr) } else { connect(addr) };
-            stream.write_all(hello(&format!("{kind}{index}"), index).as_bytes()).expect("write");
-            stream
-        };
-        (0..10).map(open).collect()
+    let come = |mut stream: TcpStream, nick: String, channels: &[usize]| {
+        stream.write_all(hello(&nick, channels).as_bytes()).expect("write");
+        stream
     };
-    let never = odd("never", true);
-    let mut slow = odd("slow", true);
-    let mut resetting = odd("reset", false);
+    // Who never reads is in all channels, so that the kernel's buffers and the queue will overflow.
+    let all: Vec<usize> = (0..CHANNELS).collect();
+    let never: Vec<TcpStream> =
+        (0..10).map(|n| come(narrow_client(addr), format!("never{n}"), &all)).collect();
+    let mut slow: Vec<TcpStream> =
+        (0..10).map(|n| come(narrow_client(addr), format!("slow{n}"), &[n])).collect();
+    let mut resetting: Vec<TcpStream> =
+        (0..10).map(|n| come(connect(addr), format!("reset{n}"), &[n])).collect();
     for stream in &slow {
         stream.set_nonblocking(true).expect("non-blocking");
     }
