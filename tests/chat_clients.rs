@@ -266,14 +266,6 @@ fn in_a_crowd_every_healthy_client_hears_every_line_once_and_in_order() {
     let limits = ["--rate", "1000", "--burst", "1000", "--max-clients-per-address", "1000"];
     let chat = Chat::start(&[&limits[..], &["--send-queue", "65536"]].concat());
     let outcome = crowd::run(chat.irc, time);
-    eprintln!(
-        "DEBUG {:?}",
-        outcome.departures.iter().fold(std::collections::BTreeMap::<_, usize>::new(), |mut m, d| {
-            *m.entry(d.clone()).or_default() += 1;
-            m
-        })
-    );
-    eprintln!("DEBUG {:?}", outcome.slow.iter().map(Vec::len).collect::<Vec<_>>());
     for read in &outcome.slow {
         assert!(read.len() > 1000, "a slow reader got {} bytes", read.len());
         crowd::assert_without_gaps(read);
@@ -344,7 +336,6 @@ fn who_stops_reading_is_dropped_as_a_slow_consumer_and_nobody_else_waits() {
         }
     }
     let dropped = dropped.expect("it was dropped");
-    eprintln!("DEBUG dropped {dropped} slowest {slowest:?}");
     assert!((dropped + 1) * BATCH * 400 >= 65536, "dropped after {dropped} batches, before its cap");
     assert!(slowest < Duration::from_secs(2), "a batch took {slowest:?} to be delivered");
     talker.hear(":stalled!~stalled@127.0.0.1 JOIN");
@@ -398,15 +389,16 @@ fn a_departure_shows_its_cause() {
 }
 
 #[test]
-fn a_reset_shows_though_the_client_is_held_back_by_its_rate() {
-    let chat = Chat::start(&["--rate", "0.01", "--burst", "8"]);
+fn a_reset_shows_behind_what_the_rate_still_holds_back() {
+    let chat = Chat::start(&["--rate", "20", "--burst", "8"]);
     let mut witness = chat.member("witness", "#c");
     let mut flooder = chat.member("flooder", "#c");
     flooder.write("PRIVMSG #c :more\r\n".repeat(20).as_bytes());
-    for _ in 0..5 {
-        witness.hear("PRIVMSG #c :more");
-    }
+    witness.hear("PRIVMSG #c :more");
     util::reset(flooder.into_stream());
+    for _ in 1..20 {
+        assert!(witness.line().ends_with(" PRIVMSG #c :more"));
+    }
     assert_eq!(witness.departure_of("flooder"), "Connection reset by peer");
 }
 
@@ -472,8 +464,12 @@ fn sigterm_delivers_what_is_queued_and_tells_everybody() {
     let mut idle = chat.client("idle");
     let mut unregistered = Irc::new(connect(chat.irc), "unregistered");
     let mut browser = connect(chat.web);
+    let (mut page, _) = tungstenite::client(format!("ws://{}/irc", chat.web), connect(chat.web)).unwrap();
+    page.send("NICK page".into()).unwrap();
+    page.send("USER page 0 * :page".into()).unwrap();
+    while !page.read().unwrap().to_text().unwrap().contains(" 376 page ") {}
     // With the one that asks.
-    eventually("all are known", || chat.metric("chat_connections") == 9.0);
+    eventually("all are known", || chat.metric("chat_connections") == 10.0);
 
     // More than the kernel's buffers hold.
     let mut lines = 0;
@@ -489,6 +485,10 @@ fn sigterm_delivers_what_is_queued_and_tells_everybody() {
     for irc in [&mut talker, &mut friend, &mut idle, &mut unregistered] {
         irc.is_told("Server shutting down");
     }
+    let last = page.read().unwrap();
+    assert!(last.is_text() && last.to_text().unwrap().starts_with("ERROR :"), "{last}");
+    assert!(page.read().unwrap().is_close());
+    assert!(matches!(page.read(), Err(tungstenite::Error::ConnectionClosed)));
     let (said, error) = util::read_all(&mut browser);
     assert!(said.is_empty() && error.is_none(), "{said:?} {error:?}");
     std::thread::scope(|scope| {
@@ -709,23 +709,37 @@ fn wrong_flags_exit_with_2_and_one_line() {
     }
 }
 
+/// How the chat ends when a shell starts it like this.
+fn outcome_by(start: &str, stdin: Stdio) -> (Option<i32>, String, String) {
+    let mut manager = Command::new("sh");
+    manager.args(["-c", start]).arg(util::example("chat"));
+    manager.args(["--irc", "127.0.0.1:0", "--web", "127.0.0.1:0"]).env_remove("LISTEN_PID");
+    outcome_of(manager.stdin(stdin))
+}
+
 #[test]
-fn sockets_that_were_promised_and_are_none_exit_with_2_and_one_line() {
+fn promised_sockets_that_cannot_listen_exit_with_2_and_one_line() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let connected = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-    let cases: [(&str, Option<OwnedFd>); 4] = [
-        // More than there is a use for; nothing that listens; nothing at all.
-        (r#"LISTEN_FDS=3 exec "$0" "$@" 3</dev/null 4</dev/null 5</dev/null"#, None),
-        (r#"LISTEN_FDS=2 exec "$0" "$@" 3</dev/null 4</dev/null"#, None),
-        (r#"LISTEN_FDS=1 exec "$0" "$@" 3<&0"#, Some(connected.into())),
-        (r#"LISTEN_FDS=2 exec "$0" "$@" 3<&- 4<&-"#, None),
+    let cases = [
+        // More than there is a use for; files; a connection.
+        (r#"LISTEN_FDS=3 exec "$0" "$@" 3</dev/null 4</dev/null 5</dev/null"#, Stdio::null()),
+        (r#"LISTEN_FDS=2 exec "$0" "$@" 3</dev/null 4</dev/null"#, Stdio::null()),
+        (r#"LISTEN_FDS=1 exec "$0" "$@" 3<&0"#, OwnedFd::from(connected).into()),
     ];
-    for (start, fd) in cases {
-        let mut manager = Command::new("sh");
-        manager.args(["-c", start]).arg(util::example("chat"));
-        manager.args(["--irc", "127.0.0.1:0", "--web", "127.0.0.1:0"]).env_remove("LISTEN_PID");
-        manager.stdin(fd.map_or(Stdio::null(), Stdio::from));
-        let (status, output, errors) = outcome_of(&mut manager);
+    for (start, stdin) in cases {
+        let (status, output, errors) = outcome_by(start, stdin);
+        assert_eq!((status, output.as_str()), (Some(2), ""), "{start}: {errors}");
+        assert!(errors.lines().count() == 1 && errors.starts_with("chat: "), "{start}: {errors:?}");
+    }
+}
+
+// The numbers must not be taken for what the program itself has opened meanwhile.
+#[test]
+fn promised_sockets_that_are_not_there_exit_with_2_and_one_line() {
+    for count in 1..=2 {
+        let start = format!(r#"LISTEN_FDS={count} exec "$0" "$@" 3<&- 4<&-"#);
+        let (status, output, errors) = outcome_by(&start, Stdio::null());
         assert_eq!((status, output.as_str()), (Some(2), ""), "{start}: {errors}");
         assert!(errors.lines().count() == 1 && errors.starts_with("chat: "), "{start}: {errors:?}");
     }

@@ -246,8 +246,8 @@ fn play(seed: u64) -> Result<(usize, usize), String> {
     let faults = if dice.roll(3) == 0 { Faults::none() } else { mild(&mut dice) };
     let mut sim = Sim::with_faults(seed, faults, config, chat).map_err(|error| error.to_string())?;
     let irc = sim.net().listen(IRC).map_err(|error| error.to_string())?;
-    sim.net().listen(WEB).map_err(|error| error.to_string())?;
-    sim.handler().0.serve_irc(irc);
+    let web = sim.net().listen(WEB).map_err(|error| error.to_string())?;
+    sim.handler().0.serve(irc, web, false);
     sim.net().set_timer(server::TICK);
 
     let steady: Vec<(PeerId, String)> = (0..3)

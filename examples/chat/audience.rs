@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use unbroken::{Broadcast, CloseReason, ConnId, Net};
+use unbroken::{Broadcast, ConnId, Net};
 
 use crate::irc::fold;
 use crate::server::Chat;
@@ -53,11 +53,8 @@ impl Chat {
                 congested.extend_from_slice(conns);
             }
         }
-        // One for whom too much waits does not read.
         for conn in congested {
-            if net.queued(conn) > self.options.send_queue as usize {
-                net.abort_as(conn, CloseReason::SlowConsumer);
-            }
+            self.drop_if_slow(net, conn);
         }
     }
 

@@ -2,15 +2,23 @@
 //! may, the deed changes the state, tells the members, and tells the other servers. Deeds of
 //! users of other servers come to the second step alone.
 
+use std::collections::BTreeSet;
+
 use unbroken::Net;
 
 use crate::commands::Asker;
-use crate::irc::{self, is_channel};
+use crate::irc::{self, fold, is_channel, shown};
 use crate::server::Chat;
 use crate::state::{Topic, User, UserId};
 
 /// Longest topic and longest words of a kick or a part, in bytes.
 const TEXT_LENGTH: usize = 300;
+
+/// A mode that is to be set or taken away, of a member when it is `o`.
+pub type Mode = (bool, char, Option<UserId>);
+
+/// Channels of one question at most.
+const MOST_CHANNELS: usize = 8;
 
 impl Chat {
     pub fn join(&mut self, net: &mut Net, asker: Asker, params: &[&str]) {
@@ -21,10 +29,12 @@ impl Chat {
             }
             return;
         }
+        if params[0].is_empty() {
+            return self.numeric(net, asker.conn, 461, "JOIN :Not enough parameters");
+        }
         for name in params[0].split(',').filter(|name| !name.is_empty()) {
-            let shown = irc::truncate(name, 60);
             if !is_channel(name) {
-                self.numeric(net, asker.conn, 403, &format!("{shown} :No such channel"));
+                self.numeric(net, asker.conn, 403, &format!("{} :No such channel", shown(name)));
                 continue;
             }
             let joined = self.state.user(asker.user).map_or(0, |user| user.channels.len());
@@ -65,7 +75,7 @@ impl Chat {
         let words = irc::truncate(params.get(1).copied().unwrap_or_default(), TEXT_LENGTH);
         for name in params[0].split(',').filter(|name| !name.is_empty()) {
             if self.state.channel(name).is_none() {
-                self.numeric(net, asker.conn, 403, &format!("{} :No such channel", irc::truncate(name, 60)));
+                self.numeric(net, asker.conn, 403, &format!("{} :No such channel", shown(name)));
             } else if !self.state.is_member(asker.user, name) {
                 self.numeric(net, asker.conn, 442, &format!("{name} :You're not on that channel"));
             } else {
@@ -97,12 +107,7 @@ impl Chat {
     pub fn topic(&mut self, net: &mut Net, asker: Asker, params: &[&str]) {
         let name = params[0];
         let Some(channel) = self.state.channel(name) else {
-            return self.numeric(
-                net,
-                asker.conn,
-                403,
-                &format!("{} :No such channel", irc::truncate(name, 60)),
-            );
+            return self.numeric(net, asker.conn, 403, &format!("{} :No such channel", shown(name)));
         };
         let operator = channel.members.get(&asker.user).copied();
         let Some(text) = params.get(1) else {
@@ -145,40 +150,38 @@ impl Chat {
         }
     }
 
+    /// One channel and any number of users, or as many channels as users (RFC 2812, 3.2.8).
     pub fn kick(&mut self, net: &mut Net, asker: Asker, params: &[&str]) {
-        let name = params[0];
-        let Some(channel) = self.state.channel(name) else {
-            return self.numeric(
-                net,
-                asker.conn,
-                403,
-                &format!("{} :No such channel", irc::truncate(name, 60)),
-            );
-        };
-        match channel.members.get(&asker.user) {
-            None => {
-                return self.numeric(net, asker.conn, 442, &format!("{name} :You're not on that channel"))
-            }
-            Some(false) => {
-                return self.numeric(net, asker.conn, 482, &format!("{name} :You're not channel operator"));
-            }
-            Some(true) => {}
-        }
+        let channels: Vec<&str> = params[0].split(',').filter(|name| !name.is_empty()).collect();
+        let nicks: Vec<&str> = params[1].split(',').filter(|nick| !nick.is_empty()).collect();
         let own = self.nick_of(asker.conn);
         let words = params.get(2).copied().filter(|words| !words.is_empty()).unwrap_or(&own);
-        for nick in params[1].split(',').filter(|nick| !nick.is_empty()) {
-            match self.state.find(nick) {
-                None => self.numeric(net, asker.conn, 401, &format!("{nick} :No such nick")),
-                Some(id) if !self.state.is_member(id, name) => {
-                    self.numeric(
-                        net,
-                        asker.conn,
-                        441,
-                        &format!("{nick} {name} :They aren't on that channel"),
-                    );
+        let words = irc::truncate(words, TEXT_LENGTH);
+        match channels[..] {
+            [channel] => nicks.iter().for_each(|nick| self.kick_one(net, asker, channel, nick, words)),
+            _ if channels.len() == nicks.len() => {
+                for (channel, nick) in channels.iter().zip(&nicks) {
+                    self.kick_one(net, asker, channel, nick, words);
                 }
-                Some(id) => self.kicked(net, asker.user, id, name, irc::truncate(words, TEXT_LENGTH)),
             }
+            _ => self.numeric(net, asker.conn, 461, "KICK :Not enough parameters"),
+        }
+    }
+
+    fn kick_one(&mut self, net: &mut Net, asker: Asker, name: &str, nick: &str, words: &str) {
+        let Some(channel) = self.state.channel(name) else {
+            return self.numeric(net, asker.conn, 403, &format!("{} :No such channel", shown(name)));
+        };
+        match (channel.members.get(&asker.user), self.state.find(nick)) {
+            (None, _) => self.numeric(net, asker.conn, 442, &format!("{name} :You're not on that channel")),
+            (Some(false), _) => {
+                self.numeric(net, asker.conn, 482, &format!("{name} :You're not channel operator"));
+            }
+            (_, None) => self.numeric(net, asker.conn, 401, &format!("{} :No such nick", shown(nick))),
+            (_, Some(id)) if !self.state.is_member(id, name) => {
+                self.numeric(net, asker.conn, 441, &format!("{nick} {name} :They aren't on that channel"));
+            }
+            (_, Some(id)) => self.kicked(net, asker.user, id, name, words),
         }
     }
 
@@ -202,7 +205,9 @@ impl Chat {
 
     fn user_mode(&mut self, net: &mut Net, asker: Asker, params: &[&str]) {
         match self.state.find(params[0]) {
-            None => return self.numeric(net, asker.conn, 401, &format!("{} :No such nick", params[0])),
+            None => {
+                return self.numeric(net, asker.conn, 401, &format!("{} :No such nick", shown(params[0])))
+            }
             Some(id) if id != asker.user => {
                 return self.numeric(net, asker.conn, 502, ":Cannot change mode for other users");
             }
@@ -236,12 +241,7 @@ impl Chat {
     fn channel_mode(&mut self, net: &mut Net, asker: Asker, params: &[&str]) {
         let name = params[0];
         let Some(channel) = self.state.channel(name) else {
-            return self.numeric(
-                net,
-                asker.conn,
-                403,
-                &format!("{} :No such channel", irc::truncate(name, 60)),
-            );
+            return self.numeric(net, asker.conn, 403, &format!("{} :No such channel", shown(name)));
         };
         let Some(changes) = params.get(1) else {
             self.numeric(net, asker.conn, 324, &format!("{} {}", channel.name, channel.modes()));
@@ -254,70 +254,80 @@ impl Chat {
         if channel.members.get(&asker.user) != Some(&true) {
             return self.numeric(net, asker.conn, 482, &format!("{name} :You're not channel operator"));
         }
-        let (mut on, mut arguments) = (true, params[2..].iter());
+        let (mut on, mut arguments, mut wanted) = (true, params[2..].iter(), Vec::new());
         for mode in changes.chars() {
             match mode {
                 '+' => on = true,
                 '-' => on = false,
-                'n' | 't' => self.mode_set(net, asker.user, name, on, mode, None),
+                'n' | 't' => wanted.push((on, mode, None)),
                 'o' => {
                     let Some(nick) = arguments.next() else {
                         self.numeric(net, asker.conn, 461, "MODE :Not enough parameters");
                         continue;
                     };
                     match self.state.find(nick) {
-                        None => self.numeric(net, asker.conn, 401, &format!("{nick} :No such nick")),
+                        None => self.numeric(net, asker.conn, 401, &format!("{} :No such nick", shown(nick))),
                         Some(id) if !self.state.is_member(id, name) => {
                             let text = format!("{nick} {name} :They aren't on that channel");
                             self.numeric(net, asker.conn, 441, &text);
                         }
-                        Some(id) => self.mode_set(net, asker.user, name, on, mode, Some(id)),
+                        Some(id) => wanted.push((on, mode, Some(id))),
                     }
                 }
                 other => {
-                    self.numeric(net, asker.conn, 472, &format!("{other} :is unknown mode char to me"));
+                    let text = format!("{} :is unknown mode char to me", shown(&other.to_string()));
+                    self.numeric(net, asker.conn, 472, &text);
                 }
             }
         }
+        self.modes_set(net, asker.user, name, &wanted);
     }
 
-    /// A mode of a channel, or of a member of it, is another than before.
-    pub fn mode_set(
-        &mut self,
-        net: &mut Net,
-        by: UserId,
-        name: &str,
-        on: bool,
-        mode: char,
-        of: Option<UserId>,
-    ) {
-        let Some(channel) = self.state.channel_mut(name) else { return };
-        let flag = match (mode, of) {
-            ('n', _) => &mut channel.no_external,
-            ('t', _) => &mut channel.topic_locked,
-            (_, Some(id)) => match channel.members.get_mut(&id) {
-                Some(operator) => operator,
-                None => return,
-            },
-            _ => return,
-        };
-        if std::mem::replace(flag, on) == on {
-            return;
+    /// Modes of a channel, or of members of it, are others than before: the members are told of all
+    /// in one line.
+    pub fn modes_set(&mut self, net: &mut Net, by: UserId, name: &str, wanted: &[Mode]) {
+        let (mut letters, mut whom, mut sign) = (String::new(), String::new(), None);
+        for (on, mode, of) in wanted {
+            if !self.set_mode(name, *on, *mode, *of) {
+                continue;
+            }
+            if sign.replace(*on) != Some(*on) {
+                letters.push(if *on { '+' } else { '-' });
+            }
+            letters.push(*mode);
+            if let Some(user) = of.and_then(|id| self.state.user(id)) {
+                whom.push(' ');
+                whom.push_str(&user.nick);
+            }
+            self.relay_mode(net, by, name, *on, *mode, *of);
         }
-        let channel = channel.name.clone();
         let Some(source) = self.state.user(by).map(User::source) else { return };
-        let of_whom =
-            of.and_then(|id| self.state.user(id)).map_or(String::new(), |user| format!(" {}", user.nick));
-        let sign = if on { '+' } else { '-' };
-        self.deliver_to_channel(net, format!(":{source} MODE {channel} {sign}{mode}{of_whom}"), name, None);
-        self.relay_mode(net, by, name, on, mode, of);
+        let Some(channel) = self.state.channel(name).map(|channel| channel.name.clone()) else { return };
+        if !letters.is_empty() {
+            self.deliver_to_channel(net, format!(":{source} MODE {channel} {letters}{whom}"), name, None);
+        }
+    }
+
+    /// Returns whether it is another than before.
+    fn set_mode(&mut self, name: &str, on: bool, mode: char, of: Option<UserId>) -> bool {
+        let Some(channel) = self.state.channel_mut(name) else { return false };
+        let flag = match (mode, of) {
+            ('n', _) => Some(&mut channel.no_external),
+            ('t', _) => Some(&mut channel.topic_locked),
+            ('o', Some(id)) => channel.members.get_mut(&id),
+            _ => None,
+        };
+        flag.is_some_and(|flag| std::mem::replace(flag, on) != on)
     }
 
     pub fn names(&self, net: &mut Net, asker: Asker, params: &[&str]) {
         match params.first() {
             Some(names) => {
-                for name in names.split(',').filter(|name| !name.is_empty()) {
-                    self.show_names(net, asker, irc::truncate(name, 60));
+                let mut shown_already = BTreeSet::new();
+                for name in names.split(',').filter(|name| !name.is_empty()).take(MOST_CHANNELS) {
+                    if shown_already.insert(fold(name)) {
+                        self.show_names(net, asker, shown(name));
+                    }
                 }
             }
             None => self.numeric(net, asker.conn, 366, "* :End of /NAMES list"),

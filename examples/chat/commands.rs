@@ -3,12 +3,12 @@
 
 use unbroken::{ConnId, Net};
 
-use crate::irc::{self, fold, is_nick, Message};
-use crate::server::Chat;
+use crate::irc::{self, fold, is_nick, shown, Message};
+use crate::server::{Chat, Client};
 use crate::state::{User, UserId};
 
 /// What `CAP` offers.
-const CAPABILITIES: [&str; 2] = ["echo-message", "server-time"];
+const CAPABILITIES: [&str; 3] = ["echo-message", "multi-prefix", "server-time"];
 
 /// Targets of one message at most.
 const MOST_TARGETS: usize = 4;
@@ -72,8 +72,7 @@ impl Chat {
             "MOTD" => self.motd(net, conn),
             "LUSERS" => self.lusers(net, conn),
             _ => {
-                let command = irc::truncate(message.command, 100);
-                self.numeric(net, conn, 421, &format!("{command} :Unknown command"));
+                self.numeric(net, conn, 421, &format!("{} :Unknown command", shown(message.command)));
             }
         }
     }
@@ -95,19 +94,21 @@ impl Chat {
                 format!("LS :{}", CAPABILITIES.join(" "))
             }
             "LIST" => {
-                let on = [("echo-message", client.echo_message), ("server-time", client.server_time)];
-                let on: Vec<&str> = on.into_iter().filter(|(_, on)| *on).map(|(name, _)| name).collect();
+                let on = [client.echo_message, client.multi_prefix, client.server_time];
+                let on = CAPABILITIES.into_iter().zip(on);
+                let on: Vec<&str> = on.filter(|(_, on)| *on).map(|(name, _)| name).collect();
                 format!("LIST :{}", on.join(" "))
             }
             "REQ" => {
                 client.negotiating |= unregistered;
                 let asked = params.get(1).copied().unwrap_or_default();
-                let known = |name: &str| CAPABILITIES.contains(&name.trim_start_matches('-'));
+                let known = |name: &str| CAPABILITIES.contains(&name.strip_prefix('-').unwrap_or(name));
                 if asked.split_whitespace().all(known) {
                     for name in asked.split_whitespace() {
                         let (name, on) = name.strip_prefix('-').map_or((name, true), |name| (name, false));
                         match name {
                             "echo-message" => client.echo_message = on,
+                            "multi-prefix" => client.multi_prefix = on,
                             _ => client.server_time = on,
                         }
                     }
@@ -140,10 +141,7 @@ impl Chat {
             return self.numeric(net, conn, 431, ":No nickname given");
         };
         if !is_nick(nick, self.options.nick_length as usize) {
-            // It might look like several parameters, or like the last.
-            let shown: String = nick.chars().filter(|c| !c.is_whitespace()).take(40).collect();
-            let shown = if shown.is_empty() || shown.starts_with(':') { "*".to_owned() } else { shown };
-            return self.numeric(net, conn, 432, &format!("{shown} :Erroneous nickname"));
+            return self.numeric(net, conn, 432, &format!("{} :Erroneous nickname", shown(nick)));
         }
         let user = self.clients.get(&conn).and_then(|client| client.user);
         if self.state.find(nick).is_some_and(|holder| Some(holder) != user) {
@@ -182,8 +180,11 @@ impl Chat {
         }
         let allowed = |c: &char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
         let name: String = params[0].chars().filter(allowed).take(18).collect();
+        if params[0].is_empty() || params[3].is_empty() {
+            return self.numeric(net, conn, 461, "USER :Not enough parameters");
+        }
         if name.is_empty() {
-            return self.numeric(net, conn, 461, "USER :A user name needs letters or digits");
+            return self.numeric(net, conn, 468, ":Your user name needs letters or digits");
         }
         // It was not looked up by an ident server: that is what the mark says.
         client.names = Some((format!("~{name}"), irc::truncate(params[3], 150).to_owned()));
@@ -219,6 +220,7 @@ impl Chat {
         client.user = Some(id);
         self.conns.insert(id, conn);
         self.most_users = self.most_users.max(self.conns.len());
+        self.count_all();
         self.welcome(net, conn, id);
         self.relay_user(net, id);
     }
@@ -248,8 +250,8 @@ impl Chat {
             conn,
             5,
             &format!(
-                "KICKLEN=300 LINELEN={} MODES=4 STATUSMSG= TARGMAX=JOIN:,KICK:,NOTICE:{MOST_TARGETS},\
-                 PART:,PRIVMSG:{MOST_TARGETS},WHOIS:1 TOPICLEN=300 UTF8ONLY :are supported by this server",
+                "KICKLEN=300 LINELEN={} MODES=4 STATUSMSG= TARGMAX=JOIN:,KICK:,NAMES:8,\
+                 NOTICE:{MOST_TARGETS},PART:,PRIVMSG:{MOST_TARGETS},WHOIS:1 TOPICLEN=300 UTF8ONLY :are supported by this server",
                 self.options.max_line,
             ),
         );
@@ -268,8 +270,9 @@ impl Chat {
     fn lusers(&self, net: &mut Net, conn: ConnId) {
         let (here, all) = (self.conns.len(), self.state.user_count());
         let invisible = self.state.users().filter(|(_, user)| user.invisible).count();
-        let unknown = self.clients.values().filter(|client| client.user.is_none()).count();
-        let (servers, most) = (1 + self.relay.servers(), self.most_users);
+        let waiting = |client: &&Client| client.user.is_none() && !client.leaving && client.form().is_some();
+        let unknown = self.clients.values().filter(waiting).count();
+        let (servers, most, most_all) = (1 + self.relay.servers(), self.most_users, self.most_all);
         let visible = all - invisible;
         let text = format!(":There are {visible} users and {invisible} invisible on {servers} servers");
         self.numeric(net, conn, 251, &text);
@@ -278,7 +281,12 @@ impl Chat {
         self.numeric(net, conn, 254, &format!("{} :channels formed", self.state.channel_count()));
         self.numeric(net, conn, 255, &format!(":I have {here} clients and {} servers", servers - 1));
         self.numeric(net, conn, 265, &format!("{here} {most} :Current local users {here}, max {most}"));
-        self.numeric(net, conn, 266, &format!("{all} {all} :Current global users {all}, max {all}"));
+        self.numeric(
+            net,
+            conn,
+            266,
+            &format!("{all} {most_all} :Current global users {all}, max {most_all}"),
+        );
     }
 
     fn ping(&self, net: &mut Net, conn: ConnId, params: &[&str]) {
@@ -307,12 +315,13 @@ impl Chat {
         };
         for (n, target) in targets.split(',').enumerate() {
             if n >= MOST_TARGETS {
+                let target = shown(target);
                 return refuse(self, net, 407, &format!("{target} :Too many targets; the rest is not sent"));
             }
             let Some(source) = self.state.user(asker.user).map(User::source) else { return };
             if target.starts_with('#') {
                 let Some(channel) = self.state.channel(target) else {
-                    refuse(self, net, 403, &format!("{target} :No such channel"));
+                    refuse(self, net, 403, &format!("{} :No such channel", shown(target)));
                     continue;
                 };
                 if channel.no_external && !channel.members.contains_key(&asker.user) {
@@ -324,7 +333,7 @@ impl Chat {
                 self.deliver_to_channel(net, line, target, Some(asker.user));
             } else {
                 let Some(id) = self.state.find(target) else {
-                    refuse(self, net, 401, &format!("{target} :No such nick"));
+                    refuse(self, net, 401, &format!("{} :No such nick", shown(target)));
                     continue;
                 };
                 let nick = self.state.user(id).map_or(target.to_owned(), |user| user.nick.to_owned());
@@ -370,7 +379,7 @@ impl Chat {
         for line in lines {
             self.numeric(net, asker.conn, 352, &line);
         }
-        self.numeric(net, asker.conn, 315, &format!("{mask} :End of /WHO list"));
+        self.numeric(net, asker.conn, 315, &format!("{} :End of /WHO list", shown(mask)));
     }
 
     /// The server of a user, as others see it.
@@ -388,6 +397,7 @@ impl Chat {
         };
         let conn = asker.conn;
         let Some((id, user)) = self.state.find(asked).and_then(|id| Some((id, self.state.user(id)?))) else {
+            let asked = shown(asked);
             self.numeric(net, conn, 401, &format!("{asked} :No such nick"));
             return self.numeric(net, conn, 318, &format!("{asked} :End of /WHOIS list"));
         };

@@ -79,6 +79,16 @@ pub fn is_channel(name: &str) -> bool {
     name.len() <= CHANNEL_LENGTH && name.len() > 1 && name.starts_with('#') && !name.contains(forbidden)
 }
 
+/// A word of a client's as a reply may repeat it: what could be taken for several words, for none or
+/// for the last is a star.
+pub fn shown(word: &str) -> &str {
+    let word = truncate(word, 60);
+    match word.is_empty() || word.starts_with(':') || word.contains(' ') {
+        true => "*",
+        false => word,
+    }
+}
+
 /// The front of `text` that is not longer than `most` bytes, cut between characters.
 pub fn truncate(text: &str, most: usize) -> &str {
     let mut end = text.len().min(most);
@@ -182,6 +192,12 @@ mod tests {
         assert_eq!(truncate("añb", 2), "a");
         assert_eq!(truncate("añb", 3), "añ");
         assert_eq!(truncate("ab", 9), "ab");
+    }
+
+    #[test]
+    fn what_is_repeated_stays_one_word() {
+        assert_eq!((shown("anna"), shown("a b"), shown(":x"), shown("")), ("anna", "*", "*", "*"));
+        assert_eq!(shown(&"x".repeat(500)).len(), 60);
     }
 
     #[test]

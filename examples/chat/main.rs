@@ -21,7 +21,7 @@ mod web;
 mod wire;
 
 use std::io::{self, ErrorKind, Write};
-use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::process::ExitCode;
 use std::time::SystemTime;
 
@@ -53,7 +53,8 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    match run(options) {
+    // Before anything is opened: the numbers are all that says whose descriptors these are.
+    match handed_over().and_then(|sockets| run(options, sockets)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("chat: {error}");
@@ -62,7 +63,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(options: Options) -> io::Result<()> {
+fn run(options: Options, sockets: Vec<(OwnedFd, String)>) -> io::Result<()> {
     let relay = match &options.redis {
         Some(addr) => Relay::new(addr, &options.name)?,
         None => Relay::none(),
@@ -70,8 +71,9 @@ fn run(options: Options) -> io::Result<()> {
     let mut reactor = Reactor::new(server::config(&options))?;
     let mut chat = Chat::new(options, relay, SystemTime::now);
     let net = reactor.net();
-    let (irc, web) = listeners(net, &chat.options)?;
-    chat.serve_irc(irc);
+    let shared = !sockets.is_empty();
+    let (irc, web) = listeners(net, &chat.options, sockets)?;
+    chat.serve(irc, web, shared);
     let mut out = io::stdout();
     // Nobody may be reading: that is no reason not to serve.
     if let Some(addr) = net.local_addr(irc) {
@@ -94,10 +96,14 @@ fn run(options: Options) -> io::Result<()> {
 }
 
 /// The listeners for IRC and for the web: handed over by systemd (`LISTEN_FDS`), or our own.
-fn listeners(net: &mut Net, options: &Options) -> io::Result<(ListenerId, ListenerId)> {
+fn listeners(
+    net: &mut Net,
+    options: &Options,
+    sockets: Vec<(OwnedFd, String)>,
+) -> io::Result<(ListenerId, ListenerId)> {
     let named = |addr, error: io::Error| io::Error::new(error.kind(), format!("{addr}: {error}"));
     let (mut irc, mut web) = (None, None);
-    for (n, (fd, name)) in handed_over()?.into_iter().enumerate() {
+    for (n, (fd, name)) in sockets.into_iter().enumerate() {
         let place = match name.as_str() {
             "irc" => &mut irc,
             "web" => &mut web,
@@ -105,7 +111,8 @@ fn listeners(net: &mut Net, options: &Options) -> io::Result<(ListenerId, Listen
             _ => &mut web,
         };
         if place.is_none() {
-            *place = Some(net.listen_from(fd)?);
+            let listener = net.listen_from(fd).map_err(|error| named_fd(FIRST_FD + n as RawFd, error))?;
+            *place = Some(listener);
         }
     }
     let irc = match irc {
@@ -117,6 +124,10 @@ fn listeners(net: &mut Net, options: &Options) -> io::Result<(ListenerId, Listen
         None => net.listen(options.web).map_err(|error| named(options.web, error))?,
     };
     Ok((irc, web))
+}
+
+fn named_fd(fd: RawFd, error: io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("descriptor {fd} of LISTEN_FDS: {error}"))
 }
 
 /// Listening sockets from systemd, with their names.
@@ -135,9 +146,13 @@ fn handed_over() -> io::Result<Vec<(OwnedFd, String)>> {
     let names = variable("LISTEN_FDNAMES").unwrap_or_default();
     let mut names = names.split(':');
     let fds = (FIRST_FD..FIRST_FD + count as RawFd).map(|fd| {
-        // SAFETY: whoever set LISTEN_FDS for this process gave it these descriptors, and nothing
-        // else here owns them.
-        (unsafe { OwnedFd::from_raw_fd(fd) }, names.next().unwrap_or_default().to_owned())
+        // SAFETY: it is only asked whether it is open, and nothing was opened yet that it could be
+        // confused with.
+        let open = rustix::io::fcntl_getfd(unsafe { BorrowedFd::borrow_raw(fd) });
+        open.map_err(|error| named_fd(fd, error.into()))?;
+        // SAFETY: it is open, whoever set LISTEN_FDS for this process gave it to us, and nothing
+        // else here owns it.
+        Ok((unsafe { OwnedFd::from_raw_fd(fd) }, names.next().unwrap_or_default().to_owned()))
     });
-    Ok(fds.collect())
+    fds.collect()
 }

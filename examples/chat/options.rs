@@ -68,7 +68,7 @@ pub struct Options {
     #[arg(long, value_name = "N", default_value = "50")]
     pub max_channels_per_client: NonZeroUsize,
     /// Longest line, in bytes with its end, tags not counted
-    #[arg(long, value_name = "BYTES", default_value = "512", value_parser = clap::value_parser!(u32).range(64..=4096))]
+    #[arg(long, value_name = "BYTES", default_value = "512", value_parser = clap::value_parser!(u32).range(64..=512))]
     pub max_line: u32,
     /// Messages a second of one client; more wait
     #[arg(long, value_name = "N", default_value = "5", value_parser = rate)]

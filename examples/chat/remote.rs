@@ -236,7 +236,7 @@ impl Chat {
                 let on = event["on"].as_bool().unwrap_or(false);
                 let whom = self.dereference(&event["whom"]);
                 if let Some(mode) = text(event, "mode").chars().next() {
-                    self.mode_set(net, id, channel, on, mode, whom);
+                    self.modes_set(net, id, channel, &[(on, mode, whom)]);
                 }
             }
             "message" => self.peer_message(net, id, event),
@@ -319,6 +319,7 @@ impl Chat {
                     channels: Default::default(),
                 };
                 let Some(id) = self.state.add(user) else { return };
+                self.count_all();
                 if let Some(peer) = self.relay.peers.get_mut(server) {
                     peer.users.insert(number, id);
                 }

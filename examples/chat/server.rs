@@ -1,6 +1,7 @@
 //! The server as the engine sees it: connections come, send and go. What they say is carried out
 //! in `commands` and `web`.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::io;
 use std::net::IpAddr;
@@ -24,6 +25,9 @@ pub const TICK: Duration = Duration::from_millis(250);
 /// Bytes of tags that a client may send before a line (IRCv3 message tags).
 const MAX_TAGS: usize = 8191;
 
+/// Bytes of lines that wait because a client is faster than its rate.
+const MAX_WITHHELD: usize = 8 << 10;
+
 /// What a connection speaks.
 pub enum Protocol {
     Irc,
@@ -45,6 +49,12 @@ pub struct Client {
     pub negotiating: bool,
     pub server_time: bool,
     pub echo_message: bool,
+    /// Asked for by many clients; with one mark for members it changes nothing.
+    pub multi_prefix: bool,
+    /// It is on its way out.
+    pub leaving: bool,
+    /// Bytes of answers that it asked for itself and has not taken yet: they do not count against it.
+    asked_for: Cell<usize>,
     /// Ticks: when it came, was last heard of, was asked for a sign of life.
     since: u64,
     heard: u64,
@@ -75,9 +85,13 @@ pub struct Chat {
     pub draining: bool,
     pub clock: fn() -> SystemTime,
     pub tick: u64,
+    /// The most users there ever were, here and everywhere.
     pub most_users: usize,
+    pub most_all: usize,
     addresses: HashMap<IpAddr, usize>,
-    irc: Vec<ListenerId>,
+    irc: Option<ListenerId>,
+    /// Listeners that others have as well: the clients that wait there are left to them.
+    shared: Vec<ListenerId>,
 }
 
 /// The engine's settings for a chat.
@@ -109,14 +123,18 @@ impl Chat {
             clock,
             tick: 0,
             most_users: 0,
+            most_all: 0,
             addresses: HashMap::new(),
-            irc: Vec::new(),
+            irc: None,
+            shared: Vec::new(),
         }
     }
 
-    /// Clients of this listener speak IRC; those of others HTTP.
-    pub fn serve_irc(&mut self, listener: ListenerId) {
-        self.irc.push(listener);
+    /// Clients of the one listener speak IRC, those of the other HTTP. Shared listeners belong to
+    /// a successor as well.
+    pub fn serve(&mut self, irc: ListenerId, web: ListenerId, shared: bool) {
+        self.irc = Some(irc);
+        self.shared = if shared { vec![irc, web] } else { Vec::new() };
     }
 
     /// Begins what happens by itself.
@@ -127,6 +145,11 @@ impl Chat {
 
     pub fn now(&self) -> u64 {
         irc::unix((self.clock)())
+    }
+
+    /// Somebody has come, here or elsewhere.
+    pub fn count_all(&mut self) {
+        self.most_all = self.most_all.max(self.state.user_count());
     }
 
     /// The ticks in a span of time.
@@ -140,6 +163,9 @@ impl Chat {
             return;
         }
         self.relay_leave(net);
+        for listener in std::mem::take(&mut self.shared) {
+            net.close_listener(listener);
+        }
         for conn in self.clients.keys().copied().collect::<Vec<_>>() {
             self.end(net, conn, "Server shutting down");
         }
@@ -155,16 +181,26 @@ impl Chat {
             true => encode(form, &format!("@time={} {line}", irc::timestamp((self.clock)()))),
             false => encode(form, line),
         };
-        self.push(net, conn, bytes);
+        // What cannot be taken any more stands in the report.
+        let _ = net.send_bytes(conn, bytes);
+        let queued = net.queued(conn);
+        if queued > self.options.send_queue as usize / 2 {
+            client.asked_for.set(queued);
+        }
     }
 
     /// Queues bytes for a client. One for whom too much waits already does not read.
-    pub fn push(&self, net: &mut Net, conn: ConnId, bytes: Bytes) {
-        if net.queued(conn) + bytes.len() > self.options.send_queue as usize {
-            return net.abort_as(conn, CloseReason::SlowConsumer);
-        }
-        // What cannot be taken any more stands in the report.
+    fn push(&self, net: &mut Net, conn: ConnId, bytes: Bytes) {
         let _ = net.send_bytes(conn, bytes);
+        self.drop_if_slow(net, conn);
+    }
+
+    /// Ends a connection for which more waits than is allowed.
+    pub fn drop_if_slow(&self, net: &mut Net, conn: ConnId) {
+        let asked_for = self.clients.get(&conn).map_or(0, |client| client.asked_for.get());
+        if net.queued(conn) > self.options.send_queue as usize + asked_for {
+            net.abort_as(conn, CloseReason::SlowConsumer);
+        }
     }
 
     /// Sends a line to users, as far as they are this server's.
@@ -188,6 +224,9 @@ impl Chat {
             self.send(net, conn, &last);
         }
         self.leave(net, conn, why);
+        if let Some(client) = self.clients.get_mut(&conn) {
+            client.leaving = true;
+        }
         if let Some(Client { protocol: Protocol::WebSocket(socket), .. }) = self.clients.get_mut(&conn) {
             let _ = net.send_bytes(conn, socket.goodbye(self.draining));
         }
@@ -197,6 +236,9 @@ impl Chat {
     /// A connection is over, and has been told so.
     pub fn gone(&mut self, net: &mut Net, conn: ConnId, why: &str) {
         self.leave(net, conn, why);
+        if let Some(client) = self.clients.get_mut(&conn) {
+            client.leaving = true;
+        }
         net.close(conn);
     }
 
@@ -214,13 +256,14 @@ impl Chat {
         self.quit(net, user, why);
     }
 
-    /// Uses up the right to one message, or holds the client back until there is one again.
+    /// Uses up the right to one message, or holds the client back until there is one again, and
+    /// until it has taken most of what it asked for before.
     pub fn may_speak(&mut self, net: &mut Net, conn: ConnId) -> bool {
         let (tick, rate, burst) = (self.tick, self.options.rate, self.options.burst.get() as f64);
         let Some(client) = self.clients.get_mut(&conn) else { return false };
         let gained = (tick - client.refilled) as f64 * TICK.as_secs_f64() * rate;
         (client.tokens, client.refilled) = ((client.tokens + gained).min(burst), tick);
-        if client.tokens < 1.0 {
+        if client.tokens < 1.0 || net.queued(conn) > self.options.send_queue as usize / 2 {
             client.throttled = true;
             net.pause_reading(conn);
             return false;
@@ -241,8 +284,15 @@ impl Chat {
             Self::ticks(self.options.ping_interval),
             Self::ticks(self.options.ping_timeout),
         );
-        for (conn, client) in &mut self.clients {
+        for (conn, client) in self.clients.iter_mut().filter(|(_, client)| !client.leaving) {
+            if client.asked_for.get() > 0 && net.queued(*conn) <= self.options.send_queue as usize / 2 {
+                client.asked_for.set(0);
+            }
             if client.throttled {
+                // It is we who do not listen: unless it does not read, it is not silent.
+                if client.asked_for.get() == 0 {
+                    (client.heard, client.asked) = (self.tick, None);
+                }
                 free.push(*conn);
             }
             match client.asked {
@@ -298,6 +348,12 @@ impl Chat {
                 return data.len();
             }
             if !self.may_speak(net, conn) {
+                let rest = &data[used..];
+                let lines = rest.iter().filter(|byte| **byte == b'\n').count();
+                if self.is_flooded(rest.len(), lines) {
+                    self.end(net, conn, "Excess flood");
+                    return data.len();
+                }
                 return used;
             }
             let line = &data[used..used + length];
@@ -309,6 +365,11 @@ impl Chat {
             return data.len();
         }
         used
+    }
+
+    /// Whether what a client has said and is held back is too much to wait for.
+    pub fn is_flooded(&self, bytes: usize, lines: usize) -> bool {
+        bytes > MAX_WITHHELD || lines > 10 * self.options.burst.get()
     }
 
     /// One line, whatever it came in.
@@ -375,7 +436,7 @@ impl Handler for Chat {
     fn on_open(&mut self, net: &mut Net, conn: ConnId, via: Via) {
         let Via::Listener(listener) = via else { return self.relay_open(net, conn) };
         let addr = net.peer_addr(conn).as_ref().and_then(Addr::as_tcp).map(|addr| addr.ip());
-        let speaks_irc = self.irc.contains(&listener);
+        let speaks_irc = self.irc == Some(listener);
         if let Err(why) = self.admit(addr) {
             self.counters.refused += 1;
             let text = match speaks_irc {
@@ -405,6 +466,9 @@ impl Handler for Chat {
             negotiating: false,
             server_time: false,
             echo_message: false,
+            multi_prefix: false,
+            leaving: false,
+            asked_for: Cell::new(0),
             since: self.tick,
             heard: self.tick,
             asked: None,

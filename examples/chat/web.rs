@@ -7,8 +7,9 @@ use std::io::{self, ErrorKind, Read, Write};
 
 use tungstenite::handshake::derive_accept_key;
 use tungstenite::protocol::frame::coding::CloseCode;
+use tungstenite::protocol::frame::Frame;
 use tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
-use tungstenite::{Message, WebSocket};
+use tungstenite::{Error, Message, WebSocket};
 use unbroken::{Bytes, CloseReason, ConnId, Net};
 
 use crate::server::{Chat, Protocol};
@@ -63,8 +64,8 @@ pub struct Socket {
     socket: WebSocket<Pipe>,
     form: Form,
     lines: VecDeque<Vec<u8>>,
-    /// It is closed, or broke the protocol.
-    over: bool,
+    /// Why it is over: it was closed, or broke the protocol.
+    over: Option<&'static str>,
 }
 
 impl Socket {
@@ -75,7 +76,7 @@ impl Socket {
             .max_message_size(Some(MAX_MESSAGE))
             .max_frame_size(Some(MAX_MESSAGE));
         let socket = WebSocket::from_raw_socket(Pipe::default(), Role::Server, Some(config));
-        Self { socket, form, lines: VecDeque::new(), over: false }
+        Self { socket, form, lines: VecDeque::new(), over: None }
     }
 
     pub fn form(&self) -> Form {
@@ -85,17 +86,32 @@ impl Socket {
     /// Takes in what came.
     pub fn take(&mut self, data: &[u8]) {
         self.socket.get_mut().input.extend(data);
-        while !self.over {
+        while self.over.is_none() {
             match self.socket.read() {
                 Ok(Message::Text(text)) => self.lines.push_back(text.as_bytes().to_vec()),
                 Ok(Message::Binary(bytes)) => self.lines.push_back(bytes.to_vec()),
                 Ok(_) => {}
-                Err(tungstenite::Error::Io(error)) if error.kind() == ErrorKind::WouldBlock => break,
-                Err(_) => self.over = true,
+                Err(Error::Io(error)) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(error) => self.break_off(&error),
             }
         }
         // Answers to pings, and to a close.
         let _ = self.socket.flush();
+    }
+
+    /// Says why it cannot go on, if the other side has not said goodbye itself.
+    fn break_off(&mut self, error: &Error) {
+        let (code, why) = match error {
+            Error::ConnectionClosed | Error::AlreadyClosed => (None, "Connection closed"),
+            Error::Capacity(_) => (Some(CloseCode::Size), "Message too big"),
+            Error::Utf8(_) => (Some(CloseCode::Invalid), "Invalid UTF-8"),
+            _ => (Some(CloseCode::Protocol), "Protocol error"),
+        };
+        if let Some(code) = code {
+            let frame = Frame::close(Some(CloseFrame { code, reason: why.into() }));
+            let _ = frame.format(&mut self.socket.get_mut().output);
+        }
+        self.over = Some(why);
     }
 
     /// What has to be sent besides lines.
@@ -146,11 +162,32 @@ impl<'a> Request<'a> {
         std::str::from_utf8(header.value).ok()
     }
 
+    fn count(&self, name: &str) -> usize {
+        self.headers.iter().filter(|header| header.name.eq_ignore_ascii_case(name)).count()
+    }
+
+    /// Whether it is clear where it ends and for whom it is: no body, and one host.
+    fn is_sound(&self) -> bool {
+        let length = |header: &httparse::Header<'_>| header.name.eq_ignore_ascii_case("Content-Length");
+        let no_body = self.headers.iter().filter(|header| length(header)).all(|header| header.value == b"0");
+        let hosts = self.count("Host");
+        no_body && self.count("Transfer-Encoding") == 0 && (hosts == 1 || (hosts == 0 && !self.keep_alive))
+    }
+
     /// Whether a header's list holds a word.
     fn has(&self, name: &str, word: &str) -> bool {
         let mut words = self.header(name).unwrap_or_default().split(',');
         words.any(|each| each.trim().eq_ignore_ascii_case(word))
     }
+}
+
+/// The path of a request's target, which may be a whole address (RFC 9112, 3.2.2).
+fn path_of(target: &str) -> &str {
+    let path = match target.split_once("://") {
+        Some((_, rest)) if !target.starts_with('/') => rest.find('/').map_or("/", |slash| &rest[slash..]),
+        _ => target,
+    };
+    path.split('?').next().unwrap_or_default()
 }
 
 impl Chat {
@@ -171,14 +208,15 @@ impl Chat {
             used += length;
             let request = Request {
                 method: parsed.method.unwrap_or_default(),
-                path: parsed.path.unwrap_or_default().split('?').next().unwrap_or_default(),
+                path: path_of(parsed.path.unwrap_or_default()),
                 keep_alive: parsed.version == Some(1),
                 headers: parsed.headers,
             };
-            let body = request.header("Content-Length").is_some_and(|length| length.trim() != "0");
-            let lacks_host = request.keep_alive && request.header("Host").is_none();
-            if body || lacks_host || request.header("Transfer-Encoding").is_some() {
-                return self.refuse(net, conn, "400 Bad Request", data.len());
+            if !request.is_sound() {
+                let head = request.method == "HEAD";
+                self.answer(net, conn, &Answer::refusal("400 Bad Request"), false, head);
+                net.close(conn);
+                return data.len();
             }
             if request.path == "/irc" {
                 if self.upgrade(net, conn, &request) {
@@ -312,12 +350,15 @@ impl Chat {
             }
             let (over, idle) = (socket.over, socket.lines.is_empty());
             if idle {
-                if over {
-                    self.gone(net, conn, "Connection closed");
+                if let Some(why) = over {
+                    self.gone(net, conn, why);
                 }
                 return;
             }
             if !self.may_speak(net, conn) {
+                if self.withheld(conn).is_some_and(|(bytes, lines)| self.is_flooded(bytes, lines)) {
+                    self.end(net, conn, "Excess flood");
+                }
                 return;
             }
             let Some(client) = self.clients.get_mut(&conn) else { return };
@@ -325,6 +366,16 @@ impl Chat {
             let Some(message) = socket.lines.pop_front() else { return };
             let line = message.strip_suffix(b"\n").unwrap_or(&message);
             self.line(net, conn, line.strip_suffix(b"\r").unwrap_or(line));
+        }
+    }
+
+    /// Bytes and lines that a WebSocket has said and that were not carried out.
+    fn withheld(&self, conn: ConnId) -> Option<(usize, usize)> {
+        match &self.clients.get(&conn)?.protocol {
+            Protocol::WebSocket(socket) => {
+                Some((socket.lines.iter().map(Vec::len).sum(), socket.lines.len()))
+            }
+            _ => None,
         }
     }
 

@@ -24,7 +24,8 @@ struct conn {
     struct bufferevent *bev;
     struct conn *partner;      /* proxy: the other side */
     struct conn *prev, *next;  /* fan-out: the list of subscribers */
-    int subscribed, ending;
+    int subscribed;
+    int paused, ended, shut;   /* proxy: not read from; its EOF came; an EOF was passed on to it */
 };
 
 static struct event_base *base;
@@ -32,11 +33,20 @@ static enum role role;
 static struct sockaddr_in upstream;
 static struct conn subscribers = {.prev = &subscribers, .next = &subscribers};
 
-static void drop(struct conn *conn) {
+static size_t queued(struct conn *conn) {
+    return evbuffer_get_length(bufferevent_get_output(conn->bev));
+}
+
+static void unsubscribe(struct conn *conn) {
     if (conn->subscribed) {
         conn->prev->next = conn->next;
         conn->next->prev = conn->prev;
+        conn->subscribed = 0;
     }
+}
+
+static void drop(struct conn *conn) {
+    unsubscribe(conn);
     bufferevent_free(conn->bev);
     free(conn);
 }
@@ -47,23 +57,32 @@ static void drop_pair(struct conn *conn) {
     drop(conn);
 }
 
-static void publish(const char *frame) {
+/* Returns whether the sender is still there: it may be the subscriber that is dropped. */
+static int publish(struct conn *from, const unsigned char *frames, size_t len) {
+    int alive = 1;
     for (struct conn *to = subscribers.next, *next; to != &subscribers; to = next) {
         next = to->next;
-        bufferevent_write(to->bev, frame, FRAME);
-        if (evbuffer_get_length(bufferevent_get_output(to->bev)) > CAP)
+        bufferevent_write(to->bev, frames, len);
+        if (queued(to) > CAP) {
+            alive &= to != from;
             drop(to);
+        }
     }
+    return alive;
 }
 
 static void on_frames(struct bufferevent *bev, void *arg) {
     struct conn *conn = arg;
     struct evbuffer *input = bufferevent_get_input(bev);
-    char frame[FRAME];
-    while (evbuffer_get_length(input) >= FRAME) {
-        evbuffer_remove(input, frame, FRAME);
-        if (frame[0] != 'S') {
-            publish(frame);
+    size_t whole = evbuffer_get_length(input) / FRAME * FRAME;
+    const unsigned char *frames = evbuffer_pullup(input, whole);
+    for (size_t at = 0, end; at < whole; at = end) {
+        end = at + FRAME;
+        if (frames[at] != 'S') {
+            while (end < whole && frames[end] != 'S')
+                end += FRAME;
+            if (!publish(conn, frames + at, end - at))
+                return;
             continue;
         }
         if (!conn->subscribed) {
@@ -73,8 +92,9 @@ static void on_frames(struct bufferevent *bev, void *arg) {
             subscribers.prev->next = conn;
             subscribers.prev = conn;
         }
-        bufferevent_write(bev, frame, FRAME);
+        bufferevent_write(bev, frames + at, FRAME);
     }
+    evbuffer_drain(input, whole);
 }
 
 static void on_echo(struct bufferevent *bev, void *arg) {
@@ -82,55 +102,58 @@ static void on_echo(struct bufferevent *bev, void *arg) {
     bufferevent_write_buffer(bev, bufferevent_get_input(bev));
 }
 
-/* Proxy: what the other side has not taken yet holds back the reading of this one. */
-static void on_drained(struct bufferevent *bev, void *arg) {
-    struct conn *conn = arg;
-    if (evbuffer_get_length(bufferevent_get_output(bev)) > 0)
-        return;
-    if (conn->ending)
-        shutdown(bufferevent_getfd(bev), SHUT_WR);
-    bufferevent_setwatermark(bev, EV_WRITE, 0, 0);
-    if (conn->partner)
-        bufferevent_enable(conn->partner->bev, EV_READ);
+/* Proxy: one side's EOF, passed on behind what was queued. The other direction goes on. */
+static void pass_end(struct conn *to) {
+    shutdown(bufferevent_getfd(to->bev), SHUT_WR);
+    to->shut = 1;
+    if (to->partner->shut)
+        drop_pair(to);
 }
 
+/* Proxy: what the other side has not taken yet holds back the reading of this one. */
 static void on_relay(struct bufferevent *bev, void *arg) {
     struct conn *conn = arg;
-    struct bufferevent *to = conn->partner->bev;
-    bufferevent_write_buffer(to, bufferevent_get_input(bev));
-    if (evbuffer_get_length(bufferevent_get_output(to)) >= RELAY_HIGH) {
-        bufferevent_setwatermark(to, EV_WRITE, RELAY_HIGH / 2, 0);
+    bufferevent_write_buffer(conn->partner->bev, bufferevent_get_input(bev));
+    if (queued(conn->partner) >= RELAY_HIGH) {
+        conn->paused = 1;
         bufferevent_disable(bev, EV_READ);
     }
 }
 
-static void on_end_sent(struct bufferevent *bev, void *arg) {
-    if (evbuffer_get_length(bufferevent_get_output(bev)) == 0)
-        drop(arg);
+/* Proxy: the queue is down to the low watermark. */
+static void on_drained(struct bufferevent *bev, void *arg) {
+    (void)bev;
+    struct conn *conn = arg, *from = conn->partner;
+    if (from->paused) {
+        from->paused = 0;
+        bufferevent_enable(from->bev, EV_READ);
+    } else if (from->ended && !conn->shut && queued(conn) == 0) {
+        pass_end(conn);
+    }
 }
+
+static void on_end_sent(struct bufferevent *bev, void *arg) {
+    (void)bev;
+    drop(arg);
+}
+
+static void start(struct conn *conn);
 
 static void on_event(struct bufferevent *bev, short what, void *arg) {
     struct conn *conn = arg;
-    if (what & BEV_EVENT_CONNECTED)
-        return;
-    if (what & BEV_EVENT_ERROR) {
+    if (what & BEV_EVENT_CONNECTED) {
+        start(conn->partner);
+    } else if (!(what & BEV_EVENT_EOF)) {
         drop_pair(conn);
-    } else if (what & BEV_EVENT_EOF) {
-        if (role == PROXY) {
-            struct conn *to = conn->partner;
-            int both = conn->ending;
-            to->ending = 1;
-            if (evbuffer_get_length(bufferevent_get_output(to->bev)) == 0) {
-                shutdown(bufferevent_getfd(to->bev), SHUT_WR);
-                if (both)
-                    drop_pair(conn);
-            }
-        } else if (evbuffer_get_length(bufferevent_get_output(bev)) == 0) {
-            drop(conn);
-        } else {
-            bufferevent_disable(bev, EV_READ);
-            bufferevent_setcb(bev, NULL, on_end_sent, on_event, conn);
-        }
+    } else if (role == PROXY) {
+        conn->ended = 1;
+        if (queued(conn->partner) == 0)
+            pass_end(conn->partner);
+    } else if (queued(conn) == 0) {
+        drop(conn);
+    } else {
+        unsubscribe(conn);
+        bufferevent_setcb(bev, NULL, on_end_sent, on_event, conn);
     }
 }
 
@@ -143,23 +166,28 @@ static struct conn *add(evutil_socket_t fd) {
 static void start(struct conn *conn) {
     bufferevent_data_cb reader = role == ECHO ? on_echo : role == FANOUT ? on_frames : on_relay;
     bufferevent_setcb(conn->bev, reader, role == PROXY ? on_drained : NULL, on_event, conn);
+    if (role == PROXY)
+        bufferevent_setwatermark(conn->bev, EV_WRITE, RELAY_HIGH / 2, 0);
     bufferevent_enable(conn->bev, EV_READ | EV_WRITE);
 }
 
 static void on_accept(struct evconnlistener *l, evutil_socket_t fd, struct sockaddr *a, int n, void *arg) {
     (void)l, (void)a, (void)n, (void)arg;
-    struct conn *conn = add(fd);
-    if (role == PROXY) {
-        struct conn *partner = add(-1);
-        conn->partner = partner;
-        partner->partner = conn;
-        start(partner);
-        if (bufferevent_socket_connect(partner->bev, (struct sockaddr *)&upstream, sizeof upstream) < 0) {
-            drop_pair(conn);
-            return;
-        }
+    struct conn *conn = add(fd), *partner;
+    if (role != PROXY) {
+        start(conn);
+        return;
     }
-    start(conn);
+    /* The client is read from once its partner is connected. */
+    partner = conn->partner = add(-1);
+    partner->partner = conn;
+    if (bufferevent_socket_connect(partner->bev, (struct sockaddr *)&upstream, sizeof upstream) < 0) {
+        drop_pair(conn);
+        return;
+    }
+    int on = 1;
+    setsockopt(bufferevent_getfd(partner->bev), IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+    start(partner);
 }
 
 /* Out of descriptors: tried again a moment later. */
@@ -183,7 +211,11 @@ int main(int argc, char **argv) {
     if (role == PROXY && (argc < 3 || evutil_parse_sockaddr_port(argv[2], (struct sockaddr *)&upstream, &len)))
         return 2;
     signal(SIGPIPE, SIG_IGN);
-    base = event_base_new();
+    /* No descriptor is duplicated here, so that changes to epoll may be gathered. */
+    struct event_config *config = event_config_new();
+    event_config_set_flag(config, EVENT_BASE_FLAG_EPOLL_USE_CHANGELIST);
+    base = event_base_new_with_config(config);
+    event_config_free(config);
     struct sockaddr_in addr = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     struct evconnlistener *listener = evconnlistener_new_bind(
         base, on_accept, NULL, LEV_OPT_CLOSE_ON_FREE, 4096, (struct sockaddr *)&addr, sizeof addr);

@@ -16,7 +16,7 @@ struct conn {
     uv_tcp_t tcp;
     struct conn *partner;      /* proxy: the other side */
     struct conn *prev, *next;  /* fan-out: the list of subscribers */
-    int subscribed, closing, connected, saw_end, paused;
+    int subscribed, closing, saw_end, paused;
     uv_shutdown_t shutdown;
     uv_connect_t connect;
     size_t rest; /* bytes of a frame that is not whole yet */
@@ -34,20 +34,24 @@ static enum role role;
 static struct sockaddr_in upstream;
 static struct conn subscribers = {.prev = &subscribers, .next = &subscribers};
 static char scratch[READ_SIZE];
-static uv_timer_t retry;
 
 static void on_read(uv_stream_t *stream, ssize_t count, const uv_buf_t *buf);
 
 static void on_closed(uv_handle_t *handle) { free(handle); }
 
+static void unsubscribe(struct conn *conn) {
+    if (conn->subscribed) {
+        conn->prev->next = conn->next;
+        conn->next->prev = conn->prev;
+        conn->subscribed = 0;
+    }
+}
+
 static void drop(struct conn *conn) {
     if (conn->closing)
         return;
     conn->closing = 1;
-    if (conn->subscribed) {
-        conn->prev->next = conn->next;
-        conn->next->prev = conn->prev;
-    }
+    unsubscribe(conn);
     if (conn->partner) {
         struct conn *partner = conn->partner;
         conn->partner = partner->partner = NULL;
@@ -78,11 +82,12 @@ static void on_written(uv_write_t *request, int status) {
     free(write);
 }
 
-/* Writes what the kernel takes at once, and queues the rest. Returns whether all was taken. */
+/* In the proxy no more is read while a write is queued, so that with the EOF all has been written.
+ * Writes what the kernel takes at once, and queues the rest. Returns whether all was taken. */
 static int send_to(struct conn *conn, const char *data, size_t len) {
     if (conn->closing)
         return 1;
-    if (conn->connected && conn->tcp.write_queue_size == 0) {
+    if (conn->tcp.write_queue_size == 0) {
         uv_buf_t buf = uv_buf_init((char *)data, len);
         int sent = uv_try_write((uv_stream_t *)&conn->tcp, &buf, 1);
         if (sent < 0 && sent != UV_EAGAIN) {
@@ -98,13 +103,16 @@ static int send_to(struct conn *conn, const char *data, size_t len) {
     write->conn = conn;
     memcpy(write->data, data, len);
     uv_buf_t buf = uv_buf_init(write->data, len);
-    uv_write(&write->request, (uv_stream_t *)&conn->tcp, &buf, 1, on_written);
+    if (uv_write(&write->request, (uv_stream_t *)&conn->tcp, &buf, 1, on_written) < 0) {
+        free(write);
+        drop(conn);
+    }
     return 0;
 }
 
 static void take_frame(struct conn *conn, const char *frame) {
     if (frame[0] == 'S') {
-        if (!conn->subscribed) {
+        if (!conn->subscribed && !conn->closing) {
             conn->subscribed = 1;
             conn->next = &subscribers;
             conn->prev = subscribers.prev;
@@ -156,9 +164,12 @@ static void on_read(uv_stream_t *stream, ssize_t count, const uv_buf_t *buf) {
     struct conn *conn = (struct conn *)stream;
     if (count == UV_EOF) {
         conn->saw_end = 1;
+        unsubscribe(conn);
         end(role == ROLE_PROXY ? conn->partner : conn);
     } else if (count < 0) {
         drop(conn);
+    } else if (count == 0) {
+        return; /* nothing to read after all */
     } else if (role == ROLE_FANOUT) {
         take_frames(conn, buf->base, count);
     } else if (role == ROLE_ECHO) {
@@ -181,38 +192,32 @@ static void on_connected(uv_connect_t *request, int status) {
         drop(conn);
         return;
     }
-    conn->connected = 1;
     uv_tcp_nodelay(&conn->tcp, 1);
     uv_read_start((uv_stream_t *)&conn->tcp, on_alloc, on_read);
+    uv_read_start((uv_stream_t *)&conn->partner->tcp, on_alloc, on_read);
 }
 
-static void on_retry(uv_timer_t *timer);
-
 static void on_client(uv_stream_t *listener, int status) {
-    if (status < 0) {
-        /* Out of descriptors: looked at again a moment later. */
-        retry.data = listener;
-        uv_timer_start(&retry, on_retry, 50, 0);
-        return;
-    }
+    if (status < 0)
+        return; /* out of descriptors: the library closes who waits, and goes on accepting */
     struct conn *conn = add();
     if (uv_accept(listener, (uv_stream_t *)&conn->tcp) < 0) {
         drop(conn);
         return;
     }
-    conn->connected = 1;
     uv_tcp_nodelay(&conn->tcp, 1);
     if (role == ROLE_PROXY) {
+        /* The client is read from once its partner is connected. */
         struct conn *partner = add();
         conn->partner = partner;
         partner->partner = conn;
         partner->connect.data = partner;
-        uv_tcp_connect(&partner->connect, &partner->tcp, (struct sockaddr *)&upstream, on_connected);
+        if (uv_tcp_connect(&partner->connect, &partner->tcp, (struct sockaddr *)&upstream, on_connected) < 0)
+            drop(conn);
+        return;
     }
     uv_read_start((uv_stream_t *)&conn->tcp, on_alloc, on_read);
 }
-
-static void on_retry(uv_timer_t *timer) { uv_listen(timer->data, 4096, on_client); }
 
 int main(int argc, char **argv) {
     if (argc < 2)
@@ -228,7 +233,6 @@ int main(int argc, char **argv) {
     }
     signal(SIGPIPE, SIG_IGN);
     loop = uv_default_loop();
-    uv_timer_init(loop, &retry);
     uv_tcp_t listener;
     uv_tcp_init(loop, &listener);
     struct sockaddr_in addr;
