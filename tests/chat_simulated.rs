@@ -7,10 +7,14 @@
 mod audience;
 #[path = "../examples/chat/channels.rs"]
 mod channels;
+#[path = "../examples/chat/clients.rs"]
+mod clients;
 #[path = "../examples/chat/commands.rs"]
 mod commands;
 #[path = "../examples/chat/irc.rs"]
 mod irc;
+#[path = "../examples/chat/metrics.rs"]
+mod metrics;
 #[path = "../examples/chat/options.rs"]
 mod options;
 #[allow(dead_code)]
@@ -25,6 +29,8 @@ mod server;
 mod state;
 #[path = "../examples/chat/web.rs"]
 mod web;
+#[path = "../examples/chat/welcome.rs"]
+mod welcome;
 #[path = "../examples/chat/wire.rs"]
 mod wire;
 

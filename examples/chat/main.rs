@@ -10,14 +10,17 @@
 
 mod audience;
 mod channels;
+mod clients;
 mod commands;
 mod irc;
+mod metrics;
 mod options;
 mod relay;
 mod remote;
 mod server;
 mod state;
 mod web;
+mod welcome;
 mod wire;
 
 use std::io::{self, ErrorKind, Write};

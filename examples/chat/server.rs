@@ -1,7 +1,6 @@
 //! The server as the engine sees it: connections come, send and go. What they say is carried out
 //! in `commands` and `web`.
 
-use std::cell::Cell;
 use std::collections::HashMap;
 use std::io;
 use std::net::IpAddr;
@@ -12,58 +11,18 @@ use unbroken::{
 };
 
 use crate::audience::Audiences;
+use crate::clients::{Client, Protocol};
 use crate::irc;
 use crate::options::Options;
 use crate::relay::Relay;
 use crate::state::{State, UserId};
-use crate::web::Socket;
-use crate::wire::{encode, Form, Line};
+use crate::wire::{encode, Line};
 
 /// Everything that waits is looked at this often.
 pub const TICK: Duration = Duration::from_millis(250);
 
 /// Bytes of tags that a client may send before a line (IRCv3 message tags).
 const MAX_TAGS: usize = 8191;
-
-/// Bytes of lines that wait because a client is faster than its rate.
-const MAX_WITHHELD: usize = 8 << 10;
-
-/// What a connection speaks.
-pub enum Protocol {
-    Irc,
-    Http,
-    WebSocket(Box<Socket>),
-}
-
-/// A connection of a client.
-pub struct Client {
-    pub protocol: Protocol,
-    pub host: String,
-    addr: Option<IpAddr>,
-    /// Set once it has registered.
-    pub user: Option<UserId>,
-    pub nick: Option<String>,
-    /// User name and real name, as `USER` gave them.
-    pub names: Option<(String, String)>,
-    /// `CAP` has begun and not ended.
-    pub negotiating: bool,
-    pub server_time: bool,
-    pub echo_message: bool,
-    /// Asked for by many clients; with one mark for members it changes nothing.
-    pub multi_prefix: bool,
-    /// It is on its way out.
-    pub leaving: bool,
-    /// Bytes of answers that it asked for itself and has not taken yet: they do not count against it.
-    asked_for: Cell<usize>,
-    /// Ticks: when it came, was last heard of, was asked for a sign of life.
-    since: u64,
-    heard: u64,
-    asked: Option<u64>,
-    /// Messages it may send now, as of a tick.
-    tokens: f64,
-    refilled: u64,
-    throttled: bool,
-}
 
 /// What `/metrics` tells besides the engine's own counters.
 #[derive(Default)]
@@ -88,7 +47,7 @@ pub struct Chat {
     /// The most users there ever were, here and everywhere.
     pub most_users: usize,
     pub most_all: usize,
-    addresses: HashMap<IpAddr, usize>,
+    pub addresses: HashMap<IpAddr, usize>,
     irc: Option<ListenerId>,
     /// Listeners that others have as well: the clients that wait there are left to them.
     shared: Vec<ListenerId>,
@@ -256,22 +215,6 @@ impl Chat {
         self.quit(net, user, why);
     }
 
-    /// Uses up the right to one message, or holds the client back until there is one again, and
-    /// until it has taken most of what it asked for before.
-    pub fn may_speak(&mut self, net: &mut Net, conn: ConnId) -> bool {
-        let (tick, rate, burst) = (self.tick, self.options.rate, self.options.burst.get() as f64);
-        let Some(client) = self.clients.get_mut(&conn) else { return false };
-        let gained = (tick - client.refilled) as f64 * TICK.as_secs_f64() * rate;
-        (client.tokens, client.refilled) = ((client.tokens + gained).min(burst), tick);
-        if client.tokens < 1.0 || net.queued(conn) > self.options.send_queue as usize / 2 {
-            client.throttled = true;
-            net.pause_reading(conn);
-            return false;
-        }
-        client.tokens -= 1.0;
-        true
-    }
-
     fn tick(&mut self, net: &mut Net) {
         net.set_timer(TICK);
         self.tick += 1;
@@ -367,11 +310,6 @@ impl Chat {
         used
     }
 
-    /// Whether what a client has said and is held back is too much to wait for.
-    pub fn is_flooded(&self, bytes: usize, lines: usize) -> bool {
-        bytes > MAX_WITHHELD || lines > 10 * self.options.burst.get()
-    }
-
     /// One line, whatever it came in.
     pub fn line(&mut self, net: &mut Net, conn: ConnId, line: &[u8]) {
         let tags = irc::tags_length(line);
@@ -404,32 +342,6 @@ impl Chat {
         let user = self.clients.get(&conn).and_then(|client| client.user);
         user.and_then(|user| self.state.user(user)).map_or("*".to_owned(), |user| user.nick.clone())
     }
-
-    /// Whether a client may stay, else why not.
-    fn admit(&self, addr: Option<IpAddr>) -> Result<(), &'static str> {
-        if self.draining {
-            return Err("The server is shutting down");
-        }
-        if self.clients.len() >= self.options.max_clients.get() {
-            return Err("The server is full");
-        }
-        let count = addr.and_then(|addr| self.addresses.get(&addr)).copied().unwrap_or(0);
-        match count >= self.options.max_clients_per_address.get() {
-            true => Err("Too many connections from your address"),
-            false => Ok(()),
-        }
-    }
-}
-
-impl Client {
-    /// `None` while it speaks HTTP.
-    pub fn form(&self) -> Option<Form> {
-        match &self.protocol {
-            Protocol::Irc => Some(Form::Irc),
-            Protocol::WebSocket(socket) => Some(socket.form()),
-            Protocol::Http => None,
-        }
-    }
 }
 
 impl Handler for Chat {
@@ -452,30 +364,7 @@ impl Handler for Chat {
         if let Some(addr) = addr {
             *self.addresses.entry(addr).or_default() += 1;
         }
-        let client = Client {
-            protocol: if speaks_irc { Protocol::Irc } else { Protocol::Http },
-            // A colon at the front would look like the last parameter of a line.
-            host: addr.map_or("local".to_owned(), |addr| match addr.to_string() {
-                host if host.starts_with(':') => format!("0{host}"),
-                host => host,
-            }),
-            addr,
-            user: None,
-            nick: None,
-            names: None,
-            negotiating: false,
-            server_time: false,
-            echo_message: false,
-            multi_prefix: false,
-            leaving: false,
-            asked_for: Cell::new(0),
-            since: self.tick,
-            heard: self.tick,
-            asked: None,
-            tokens: self.options.burst.get() as f64,
-            refilled: self.tick,
-            throttled: false,
-        };
+        let client = Client::new(speaks_irc, addr, self.tick, self.options.burst.get());
         self.clients.insert(conn, client);
     }
 

@@ -1,0 +1,129 @@
+//! The clients: what is known of each, who may come in, and how fast each may speak.
+
+use std::cell::Cell;
+use std::net::IpAddr;
+
+use unbroken::{ConnId, Net};
+
+use crate::server::{Chat, TICK};
+use crate::state::UserId;
+use crate::web::Socket;
+use crate::wire::Form;
+
+/// Bytes, and lines, that wait at most because a client is faster than its rate.
+const MAX_WITHHELD: usize = 8 << 10;
+const MAX_WITHHELD_LINES: usize = 300;
+
+/// What a connection speaks.
+pub enum Protocol {
+    Irc,
+    Http,
+    WebSocket(Box<Socket>),
+}
+
+/// A connection of a client.
+pub struct Client {
+    pub protocol: Protocol,
+    pub host: String,
+    pub addr: Option<IpAddr>,
+    /// Set once it has registered.
+    pub user: Option<UserId>,
+    pub nick: Option<String>,
+    /// User name and real name, as `USER` gave them.
+    pub names: Option<(String, String)>,
+    /// `CAP` has begun and not ended.
+    pub negotiating: bool,
+    pub server_time: bool,
+    pub echo_message: bool,
+    /// Asked for by many clients; with one mark for members it changes nothing.
+    pub multi_prefix: bool,
+    /// It is on its way out.
+    pub leaving: bool,
+    /// Bytes of answers that it asked for itself and has not taken yet: they do not count against it.
+    pub asked_for: Cell<usize>,
+    /// Ticks: when it came, was last heard of, was asked for a sign of life.
+    pub since: u64,
+    pub heard: u64,
+    pub asked: Option<u64>,
+    /// Messages it may send now, as of a tick.
+    tokens: f64,
+    refilled: u64,
+    pub throttled: bool,
+}
+
+impl Client {
+    /// One that has just come.
+    pub fn new(speaks_irc: bool, addr: Option<IpAddr>, tick: u64, burst: usize) -> Self {
+        Self {
+            protocol: if speaks_irc { Protocol::Irc } else { Protocol::Http },
+            // A colon at the front would look like the last parameter of a line.
+            host: addr.map_or("local".to_owned(), |addr| match addr.to_string() {
+                host if host.starts_with(':') => format!("0{host}"),
+                host => host,
+            }),
+            addr,
+            user: None,
+            nick: None,
+            names: None,
+            negotiating: false,
+            server_time: false,
+            echo_message: false,
+            multi_prefix: false,
+            leaving: false,
+            asked_for: Cell::new(0),
+            since: tick,
+            heard: tick,
+            asked: None,
+            tokens: burst as f64,
+            refilled: tick,
+            throttled: false,
+        }
+    }
+
+    /// `None` while it speaks HTTP.
+    pub fn form(&self) -> Option<Form> {
+        match &self.protocol {
+            Protocol::Irc => Some(Form::Irc),
+            Protocol::WebSocket(socket) => Some(socket.form()),
+            Protocol::Http => None,
+        }
+    }
+}
+
+impl Chat {
+    /// Whether a client may stay, else why not.
+    pub fn admit(&self, addr: Option<IpAddr>) -> Result<(), &'static str> {
+        if self.draining {
+            return Err("The server is shutting down");
+        }
+        if self.clients.len() >= self.options.max_clients.get() {
+            return Err("The server is full");
+        }
+        let count = addr.and_then(|addr| self.addresses.get(&addr)).copied().unwrap_or(0);
+        match count >= self.options.max_clients_per_address.get() {
+            true => Err("Too many connections from your address"),
+            false => Ok(()),
+        }
+    }
+
+    /// Uses up the right to one message, or holds the client back until there is one again, and
+    /// until it has taken most of what it asked for before.
+    pub fn may_speak(&mut self, net: &mut Net, conn: ConnId) -> bool {
+        let (tick, rate, burst) = (self.tick, self.options.rate, self.options.burst.get() as f64);
+        let Some(client) = self.clients.get_mut(&conn) else { return false };
+        let gained = (tick - client.refilled) as f64 * TICK.as_secs_f64() * rate;
+        (client.tokens, client.refilled) = ((client.tokens + gained).min(burst), tick);
+        if client.tokens < 1.0 || net.queued(conn) > self.options.send_queue as usize / 2 {
+            client.throttled = true;
+            net.pause_reading(conn);
+            return false;
+        }
+        client.tokens -= 1.0;
+        true
+    }
+
+    /// Whether what a client has said and is held back is too much to wait for.
+    pub fn is_flooded(&self, bytes: usize, lines: usize) -> bool {
+        bytes > MAX_WITHHELD || lines > MAX_WITHHELD_LINES.max(10 * self.options.burst.get())
+    }
+}
