@@ -9,6 +9,7 @@ use crate::id::ConnId;
 use crate::send::{Broadcast, Data, SendError, Sent};
 #[cfg(feature = "sim")]
 use crate::socket::Stream;
+use crate::write_buffer::BY_REFERENCE;
 
 impl Net {
     /// Queues a copy of `data`: all of it or, with an error, nothing. It never blocks.
@@ -40,8 +41,11 @@ impl Net {
     /// Queues the same bytes for many connections: one buffer, shared by all.
     pub fn broadcast(&mut self, conns: impl IntoIterator<Item = ConnId>, data: Bytes) -> Broadcast {
         let mut outcome = Broadcast::default();
+        // What is copied anyway needs no reference counted up and down for each receiver.
+        let copied = data.len() < BY_REFERENCE;
         for conn in conns {
-            match self.send_data(conn, Data::Shared(data.clone())) {
+            let data = if copied { Data::Slice(&data) } else { Data::Shared(data.clone()) };
+            match self.send_data(conn, data) {
                 Ok(sent) => {
                     outcome.queued += 1;
                     outcome.congested += usize::from(sent == Sent::Congested);
