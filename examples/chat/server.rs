@@ -263,7 +263,8 @@ impl Chat {
                 client.throttled = false;
                 net.resume_reading(conn);
             }
-            self.go_on(net, conn);
+            // What a WebSocket has said waits with us, and not in the engine.
+            self.socket_lines(net, conn);
         }
         for (conn, silence) in late {
             match silence {
@@ -273,21 +274,12 @@ impl Chat {
         }
     }
 
-    /// What a WebSocket that was held back has said already.
-    fn go_on(&mut self, net: &mut Net, conn: ConnId) {
-        self.socket_lines(net, conn);
-    }
-
     /// Lines of a bare connection. Returns how many bytes of them were used.
     fn lines(&mut self, net: &mut Net, conn: ConnId, data: &[u8]) -> usize {
         let mut used = 0;
         while let Some(length) = data[used..].iter().position(|byte| *byte == b'\n') {
-            // The line may have ended the connection, or be one too many for now.
-            if !self.clients.contains_key(&conn)
-                || net.state(conn).is_none_or(|state| {
-                    state != unbroken::State::Open && state != unbroken::State::HalfClosedRemote
-                })
-            {
+            // The line before may have ended the connection.
+            if self.clients.get(&conn).is_none_or(|client| client.leaving) {
                 return data.len();
             }
             if !self.may_speak(net, conn) {
@@ -319,11 +311,12 @@ impl Chat {
             return self.send(net, conn, &format!(":{server} 417 {nick} :Input line was too long"));
         }
         let Ok(text) = std::str::from_utf8(line) else {
-            return self.send(
-                net,
-                conn,
-                &format!(":{server} FAIL * INVALID_UTF8 :Message rejected: not UTF-8"),
-            );
+            let lossy = String::from_utf8_lossy(line);
+            let command = irc::parse(&lossy).map_or("*", |message| message.command);
+            let command =
+                if command.bytes().all(|byte| byte.is_ascii_alphanumeric()) { command } else { "*" };
+            let text = "Message rejected: it is not UTF-8";
+            return self.send(net, conn, &format!(":{server} FAIL {command} INVALID_UTF8 :{text}"));
         };
         if text.contains(['\0', '\r', '\n']) {
             return self.send(
