@@ -35,6 +35,8 @@ struct Age {
     stalled: Since,
     /// The queue stands at the soft limit.
     soft: Since,
+    /// Bytes queued and bytes written at the last look.
+    queue: (usize, u64),
     /// What the kernel had counted at the last look.
     moved: (u64, u64, u64, Option<State>, bool),
     acked: u64,
@@ -119,7 +121,12 @@ impl Age {
         // Acknowledgements are looked for eight times in the span.
         within("stalled", stalled, config.write_stall.map(|stall| stall + stall / 4))?;
 
+        let (queued, written) = std::mem::replace(&mut self.queue, (conn.queued(), sock.written));
         if let Some(soft) = config.soft_limit {
+            // It fell below within the turn, before more was queued.
+            if (queued as u64).saturating_sub(sock.written - written) < soft.bytes as u64 {
+                self.soft = Since::default();
+            }
             let above = conn.is_delivering() && conn.queued() >= soft.bytes;
             within("above the soft limit", self.soft.update(above, now), Some(soft.duration))?;
         }

@@ -12,14 +12,21 @@ use crate::stats::Rounds;
 use crate::Plan;
 
 const MEMBERS: usize = 1000;
-const IN_FLIGHT: usize = 16;
 
-pub struct ChatCost {
-    /// Microseconds of the server's processor for a delivery to one of 1,000 members, of the chat
-    /// and of the bare engine's fan-out; and the one by the other, of the same round.
+/// A delivery to one of 1,000 members.
+pub struct Delivery {
+    /// Messages on their way at a time. The bare fan-out sends them on as they came, in one piece;
+    /// the chat reads and writes each line.
+    pub in_flight: usize,
+    /// Microseconds of the server's processor, of the chat and of the bare engine; and the one by
+    /// the other, of the same round.
     pub chat: Rounds,
     pub bare: Rounds,
     pub ratio: Rounds,
+}
+
+pub struct ChatCost {
+    pub deliveries: Vec<Delivery>,
     /// Bytes of memory for each idle client.
     pub idle: f64,
     pub clients: usize,
@@ -55,9 +62,16 @@ pub fn race(peers: &[Peer], plan: Plan) -> Result<ChatCost, String> {
 }
 
 fn measure(bare: &Server, plan: Plan) -> io::Result<ChatCost> {
+    let deliveries = [1, 16].map(|in_flight| deliver(bare, plan, in_flight));
+    let deliveries = deliveries.into_iter().collect::<io::Result<_>>()?;
+    let (idle, clients) = idle(plan)?;
+    Ok(ChatCost { deliveries, idle, clients })
+}
+
+fn deliver(bare: &Server, plan: Plan, in_flight: usize) -> io::Result<Delivery> {
     let server = start()?;
-    let mut fanout = Fanout::open(bare.addr, MEMBERS, 0, IN_FLIGHT)?;
-    let mut channel = chat::Chat::open(server.addr, MEMBERS, IN_FLIGHT)?;
+    let mut fanout = Fanout::open(bare.addr, MEMBERS, 0, in_flight)?;
+    let mut channel = chat::Chat::open(server.addr, MEMBERS, in_flight)?;
     let slice = |server: &Server, game: &mut dyn Game| -> io::Result<f64> {
         let before = server.cpu()?;
         let deliveries = game.play(plan.slice, &mut latencies())?;
@@ -78,15 +92,7 @@ fn measure(bare: &Server, plan: Plan) -> io::Result<ChatCost> {
             ratios.push(chat / bare);
         }
     }
-    drop((channel, fanout));
-    let (idle, clients) = idle(plan)?;
-    Ok(ChatCost {
-        chat: Rounds::new(ours),
-        bare: Rounds::new(theirs),
-        ratio: Rounds::new(ratios),
-        idle,
-        clients,
-    })
+    Ok(Delivery { in_flight, chat: Rounds::new(ours), bare: Rounds::new(theirs), ratio: Rounds::new(ratios) })
 }
 
 /// Memory of registered clients that do nothing.

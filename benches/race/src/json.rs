@@ -77,8 +77,11 @@ pub fn render(results: &Results) -> String {
         None => Value::Null,
         Some(Err(why)) => json!({ "absent": why }),
         Some(Ok(chat)) => json!({
-            "cpu_us_per_delivery": rounds(&chat.chat), "bare_engine": rounds(&chat.bare),
-            "ratio": rounds(&chat.ratio), "bytes_per_idle_client": chat.idle, "idle_clients": chat.clients,
+            "deliveries": chat.deliveries.iter().map(|delivery| json!({
+                "in_flight": delivery.in_flight, "cpu_us": rounds(&delivery.chat),
+                "bare_engine_us": rounds(&delivery.bare), "ratio": rounds(&delivery.ratio),
+            })).collect::<Vec<_>>(),
+            "bytes_per_idle_client": chat.idle, "idle_clients": chat.clients,
         }),
     };
     let targets: Vec<Value> = targets::judge(results)

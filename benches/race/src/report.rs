@@ -254,15 +254,19 @@ fn chat(text: &mut String, results: &Results) {
     text.push_str("## The chat server\n\n");
     let _ = match outcome {
         Err(why) => writeln!(text, "Not measured: {why}.\n"),
-        Ok(chat) => writeln!(
-            text,
-            "Delivery of a line of 64 B to 1,000 members of a channel, 16 in flight: {:.2} µs of processor, {} of \
-             the bare engine's fan-out. {} idle clients: {:.0} B of memory each.\n",
-            chat.chat.median(),
-            ratio(&chat.ratio),
-            chat.clients,
-            chat.idle,
-        ),
+        Ok(chat) => {
+            for delivery in &chat.deliveries {
+                let _ = writeln!(
+                    text,
+                    "Delivery of a line of 64 B to 1,000 members of a channel, {} at a time: {:.2} µs of processor, \
+                     {} of the bare engine's fan-out.\n",
+                    delivery.in_flight,
+                    delivery.chat.median(),
+                    ratio(&delivery.ratio),
+                );
+            }
+            writeln!(text, "{} idle clients: {:.0} B of memory each.\n", chat.clients, chat.idle)
+        }
     };
 }
 

@@ -1,0 +1,13 @@
+//! The chat server with clients that nobody here wrote, with a crowd of them, with those that
+//! misbehave, and as a program with flags, signals and inherited sockets.
+//!
+//! `UNBROKEN_LONG=1` lets the crowd talk for 30 seconds instead of 5.
+
+mod chat;
+mod crowd;
+mod flags;
+mod peers;
+mod programs;
+mod service;
+#[path = "../util/mod.rs"]
+mod util;
