@@ -7,7 +7,7 @@ use slab::Slab;
 
 use crate::id::{token_matches, Key};
 
-/// Who lives in a slot.
+/// Who lives in a slot, and its generation once more, beside it: a look-up then goes to one place.
 #[derive(Debug)]
 struct Tenant<T> {
     generation: NonZeroU32,

@@ -24,7 +24,7 @@ pub(crate) const GATHER: usize = 64;
 
 #[derive(Debug)]
 enum Chunk {
-    /// Pieces that were copied together; more may follow while it is the last one.
+    /// Pieces that were copied together.
     Copied(Vec<u8>),
     /// Somebody else's buffer, shared with other queues perhaps.
     Shared(Bytes),
@@ -91,7 +91,7 @@ impl WriteBuffer {
             return data;
         }
         let room = self.tail.capacity().max(CHUNK) - self.tail.len();
-        let (fits, spills) = data.split_at(room.min(data.len()));
+        let (fits, spills) = data.split_at(room);
         self.tail.reserve_exact(fits.len());
         self.tail.extend_from_slice(fits);
         self.end_tail();
@@ -160,10 +160,8 @@ impl WriteBuffer {
             return self.advance_partly(count);
         }
         (self.len, self.head) = (0, 0);
-        if !self.chunks.is_empty() {
-            while let Some(chunk) = self.chunks.pop_front() {
-                self.keep(chunk);
-            }
+        while let Some(chunk) = self.chunks.pop_front() {
+            self.keep(chunk);
         }
         self.tail.clear();
         if self.tail.capacity() > CHUNK {

@@ -90,14 +90,6 @@ impl Connection {
     /// this turn is spent.
     #[inline]
     pub(crate) fn flush<T: Transport>(&mut self, socket: &mut T, cx: &mut Context<'_>) {
-        if self.out.is_some() {
-            self.flush_queue(socket, cx);
-        }
-        self.after_flush(socket, cx);
-    }
-
-    #[inline]
-    fn flush_queue<T: Transport>(&mut self, socket: &mut T, cx: &mut Context<'_>) {
         let mut budget = cx.config.write_budget;
         while budget > 0 && self.may_flush() {
             let Some(mut out) = self.out.take() else { return };
@@ -122,6 +114,7 @@ impl Connection {
                 self.out = Some(out);
             }
         }
+        self.after_flush(socket, cx);
     }
 
     #[inline]

@@ -114,27 +114,22 @@ impl Net {
     /// deadline. An entry among the timers is never later than the deadline, so that most steps
     /// need not touch them.
     pub(crate) fn settle(&mut self, id: ConnId) {
-        let Some(Entry { conn, stream }) = self.conns.get_mut(id) else { return };
+        let Some(Entry { conn, .. }) = self.conns.get_mut(id) else { return };
         if conn.has_work(&self.config) && !conn.listed.ready {
             conn.listed.ready = true;
             self.ready.push_back(id);
         }
         let mut deadline = conn.deadline(self.now, &self.config);
-        if stream.is_dialing() {
-            deadline = deadline.min(self.now.plus(REDIAL));
-        }
         if deadline <= self.now {
             // It came up while the connection had events waiting, and those came first.
             self.touch(id, |conn, stream, cx| conn.expire(stream, cx));
             let Some(entry) = self.conns.get(id) else { return };
             deadline = entry.conn.deadline(self.now, &self.config);
         }
-        self.arm(id, deadline);
-    }
-
-    #[inline]
-    fn arm(&mut self, id: ConnId, deadline: Time) {
-        let Some(Entry { conn, .. }) = self.conns.get_mut(id) else { return };
+        let Some(Entry { conn, stream }) = self.conns.get_mut(id) else { return };
+        if stream.is_dialing() {
+            deadline = deadline.min(self.now.plus(REDIAL));
+        }
         if deadline < conn.armed {
             let rearmed = conn.armed != Time::NEVER;
             conn.armed = deadline;

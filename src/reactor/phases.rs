@@ -22,8 +22,8 @@ use crate::timers::Time;
 const LAST_ACCEPTS: usize = 4096;
 
 /// Connections that are read from before they are all written to. Reading many and then writing
-/// many costs less processor time than turning from one to the other (`benches/NOTES.md`); more
-/// than there are pooled buffers would cost it again.
+/// many costs less processor time than turning from one to the other; a larger batch brings nothing
+/// more, and holds more memory meanwhile (`benches/NOTES.md`).
 const BATCH: usize = 32;
 
 /// Runs a callback of a connection, so that a panic can be laid at its door.
@@ -273,6 +273,7 @@ impl Reactor {
 
     /// Each connection that was written to or meddled with by other callbacks than its own, once.
     fn flush_dirty<H: Handler + ?Sized>(&mut self, handler: &mut H) {
+        // Those whose batch was cut short by a panic.
         self.flush_served(handler);
         for _ in 0..self.net.dirty.len() {
             // Those that are added on the way come behind, and in the next turn.
