@@ -1,86 +1,24 @@
 //! The chat's page in a real Chromium, used with the keyboard alone. Screenshots: `target/chat-*.png`.
 
+#[path = "chat/mod.rs"]
+mod chat;
 #[path = "chat_browser/webdriver.rs"]
 mod webdriver;
 
 mod util;
 
-use std::io::{BufRead, BufReader, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 
-use util::patient;
+use chat::{Chat, Irc};
 use webdriver::{key, Driver, Page};
 
-/// A running chat server. Dropping it kills it.
-struct Chat {
-    child: Child,
-    irc: SocketAddr,
-    web: SocketAddr,
-}
-
-impl Chat {
-    fn start(irc: &str, web: &str) -> Self {
-        let mut command = Command::new(util::example("chat"));
-        command.args(["--irc", irc, "--web", web]).env_remove("RUST_LOG");
-        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().expect("the chat starts");
-        let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
-        let mut address = |name: &str, scheme: &str| {
-            let line = lines.next().expect("a line").expect("UTF-8");
-            let url = line.strip_prefix(name).unwrap_or_else(|| panic!("no {name} in {line:?}")).trim();
-            let address = url.strip_prefix(scheme).unwrap_or_else(|| panic!("no {scheme} in {line:?}"));
-            address.trim_end_matches('/').parse().expect("an address")
-        };
-        let (irc, web) = (address("IRC", "irc://"), address("Web", "http://"));
-        Self { child, irc, web }
-    }
-
-    /// Stops it, as a crash would: nobody is told anything.
-    fn kill(mut self) -> (String, String) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-        (self.irc.to_string(), self.web.to_string())
-    }
-}
-
-impl Drop for Chat {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// Somebody with an ordinary IRC client.
-struct Irc(BufReader<TcpStream>);
-
-impl Irc {
-    fn join(addr: SocketAddr, nick: &str) -> Self {
-        let stream = TcpStream::connect(addr).expect("connect");
-        patient(&stream);
-        let mut irc = Self(BufReader::new(stream));
-        irc.say(&format!("NICK {nick}\r\nUSER {nick} 0 * :{nick}\r\nJOIN #lobby"));
-        irc.hear(" 366 ");
-        irc
-    }
-
-    fn say(&mut self, line: &str) {
-        self.0.get_mut().write_all(format!("{line}\r\n").as_bytes()).expect("write");
-    }
-
-    /// Reads up to a line that contains this.
-    fn hear(&mut self, what: &str) -> String {
-        loop {
-            let mut line = String::new();
-            assert!(self.0.read_line(&mut line).expect("a line in time") > 0, "closed before {what:?}");
-            if line.contains(what) {
-                return line;
-            }
-            if let Some(token) = line.strip_prefix("PING ") {
-                self.say(&format!("PONG {}", token.trim_end()));
-            }
-        }
-    }
+/// A chat server at these addresses.
+fn start(irc: &str, web: &str) -> Chat {
+    let mut command = Command::new(util::example("chat"));
+    command.args(["--irc", irc, "--web", web]).stdin(Stdio::null());
+    Chat::spawn(command)
 }
 
 fn picture(name: &str) -> PathBuf {
@@ -147,7 +85,7 @@ fn two_pages_talk_lose_their_server_and_come_back() {
     if !["chromium", "chromedriver"].iter().all(|program| installed(program)) {
         return util::skip("chromium and chromedriver", "not installed");
     }
-    let chat = Chat::start("127.0.0.1:0", "127.0.0.1:0");
+    let chat = start("127.0.0.1:0", "127.0.0.1:0");
     let driver = Driver::start();
     let (alice, bob) = std::thread::scope(|scope| {
         let alice = scope.spawn(|| driver.open(1280, 800));
@@ -160,7 +98,7 @@ fn two_pages_talk_lose_their_server_and_come_back() {
     }
     // Alice is first and so the channel's operator, who may set its topic.
     enter(&alice, chat.web, "alice", "alice");
-    let mut carol = Irc::join(chat.irc, "carol");
+    let mut carol = chat.member("carol", "#lobby");
     // Bob asks for a nick that somebody has: he gets another and is told, and then takes his own.
     enter(&bob, chat.web, "carol", "carol_");
     bob.until(&shows("The nick carol is in use: you are carol_ for now."));
@@ -251,8 +189,9 @@ fn a_long_text(alice: &Page, carol: &mut Irc) {
     let mut heard = String::new();
     while heard.len() < long.trim_end().len() {
         let piece = carol.hear("PRIVMSG #lobby :");
-        assert!(piece.len() <= 512, "{} bytes", piece.len());
-        let text = piece.trim_end_matches(['\r', '\n']).split(" PRIVMSG #lobby :").nth(1).expect("a text");
+        // The end of the line, two bytes more, is not in it.
+        assert!(piece.len() <= 510, "{} bytes", piece.len());
+        let text = piece.split(" PRIVMSG #lobby :").nth(1).expect("a text");
         heard += if long.starts_with(&(heard.clone() + text)) { text } else { "" };
     }
     assert_eq!(heard.trim_end(), long.trim_end());
@@ -285,7 +224,9 @@ fn pictures(page: &Page) {
 /// The server is killed and started again on its ports: both pages notice and return by themselves.
 fn the_server_dies(alice: &Page, bob: &Page, chat: Chat) -> Chat {
     alice.keys("written before the fall");
-    let (irc, web) = chat.kill();
+    let (irc, web) = (chat.irc.to_string(), chat.web.to_string());
+    // As in a crash: nobody is told anything.
+    drop(chat);
     alice.until(&is("offline"));
     bob.until(&is("offline"));
     alice.until("/retry in \\d+ s/.test(document.getElementById('countdown').textContent)");
@@ -293,7 +234,7 @@ fn the_server_dies(alice: &Page, bob: &Page, chat: Chat) -> Chat {
     alice.keys(&key::ENTER.to_string());
     alice.until("document.getElementById('input').value === 'written before the fall'");
     alice.screenshot(&picture("chat-offline.png"));
-    let chat = Chat::start(&irc, &web);
+    let chat = start(&irc, &web);
     alice.until(&is("online"));
     bob.until(&is("online"));
     alice.until(&lists("bob"));

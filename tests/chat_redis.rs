@@ -1,26 +1,29 @@
 //! Several chat servers joined into one by a real `redis-server`, which goes away and comes back.
 
+#[path = "chat/mod.rs"]
+mod chat;
 mod util;
 
-use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// A program that is killed when the test is over.
-struct Program(Child);
+use chat::{Chat, Irc};
 
-impl Drop for Program {
+/// A `redis-server`. Dropping it kills it.
+struct Redis(Child);
+
+impl Drop for Redis {
     fn drop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
 }
 
-fn redis(port: u16) -> Program {
+fn redis(port: u16) -> Redis {
     let mut command = Command::new("redis-server");
     command.args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--port", &port.to_string()]);
-    let redis = Program(command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().expect("it starts"));
+    let redis = Redis(command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().expect("it starts"));
     util::eventually("redis listens", || TcpStream::connect(("127.0.0.1", port)).is_ok());
     redis
 }
@@ -30,89 +33,54 @@ fn free_port() -> u16 {
     listener.local_addr().expect("an address").port()
 }
 
-/// A chat server and where its IRC clients connect.
-struct Server {
-    program: Program,
-    irc: String,
+fn server(name: &str, redis: u16) -> Chat {
+    Chat::start(&["--name", name, "--announce", "0.5", "--redis", &format!("127.0.0.1:{redis}")])
 }
 
-fn server(name: &str, redis: u16) -> Server {
-    let mut command = Command::new(util::example("chat"));
-    command.args(["--irc", "127.0.0.1:0", "--web", "127.0.0.1:0", "--name", name, "--announce", "0.5"]);
-    command.args(["--redis", &format!("127.0.0.1:{redis}")]).stdout(Stdio::piped()).stderr(Stdio::null());
-    let mut child = command.spawn().expect("it starts");
-    let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
-    let line = lines.next().expect("a line").expect("a line");
-    let irc = line.split_once("irc://").expect("an address").1.to_owned();
-    Server { program: Program(child), irc }
+/// The members of a channel, in order.
+fn names(client: &mut Irc, channel: &str) -> Vec<String> {
+    client.say(&format!("NAMES {channel}"));
+    let mut names = Vec::new();
+    loop {
+        let line = client.hear(" 3");
+        match line.split_once(" :") {
+            Some((head, list)) if head.contains(" 353 ") => {
+                names.extend(list.split(' ').map(str::to_owned));
+            }
+            _ if line.contains(" 366 ") => break,
+            _ => {}
+        }
+    }
+    names.sort();
+    names
 }
 
-struct Client {
-    stream: TcpStream,
-    lines: BufReader<TcpStream>,
+/// Waits until a client sees these members in a channel.
+fn sees(client: &mut Irc, channel: &str, wanted: &[&str]) {
+    let deadline = Instant::now() + util::SOON;
+    loop {
+        let names = names(client, channel);
+        if names == wanted {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{channel}: {names:?}, not {wanted:?}");
+        std::thread::sleep(Duration::from_millis(300));
+    }
 }
 
-impl Client {
-    fn register(server: &Server, nick: &str) -> Self {
-        let stream = TcpStream::connect(&server.irc).expect("it listens");
-        stream.set_read_timeout(Some(util::SOON)).expect("a timeout");
-        let lines = BufReader::new(stream.try_clone().expect("a clone"));
-        let mut client = Self { stream, lines };
-        client.say(&format!("NICK {nick}\r\nUSER {nick} 0 * :{nick}"));
-        client.hear(" 376 ");
-        client
-    }
+/// Two servers at this Redis, and a client of each.
+fn two_servers(redis: u16) -> (Chat, Chat, Irc, Irc) {
+    let (one, two) = (server("one", redis), server("two", redis));
+    let (anna, bert) = (one.client("anna"), two.client("bert"));
+    (one, two, anna, bert)
+}
 
-    fn say(&mut self, line: &str) {
-        self.stream.write_all(format!("{line}\r\n").as_bytes()).expect("it takes a line");
-    }
-
-    /// The next line in which `wanted` stands.
-    fn hear(&mut self, wanted: &str) -> String {
-        let mut all = String::new();
-        loop {
-            let mut line = String::new();
-            match self.lines.read_line(&mut line) {
-                Ok(count) if count > 0 => {}
-                outcome => panic!("no {wanted:?} but {outcome:?} after:\n{all}"),
-            }
-            if line.contains(wanted) {
-                return line.trim_end().to_owned();
-            }
-            all += &line;
-        }
-    }
-
-    /// The members of a channel, in order.
-    fn names(&mut self, channel: &str) -> Vec<String> {
-        self.say(&format!("NAMES {channel}"));
-        let mut names = Vec::new();
-        loop {
-            let line = self.hear(" 3");
-            match line.split_once(" :") {
-                Some((head, list)) if head.contains(" 353 ") => {
-                    names.extend(list.split(' ').map(str::to_owned));
-                }
-                _ if line.contains(" 366 ") => break,
-                _ => {}
-            }
-        }
-        names.sort();
-        names
-    }
-
-    /// Waits until a channel has these members.
-    fn sees(&mut self, channel: &str, wanted: &[&str]) {
-        let deadline = Instant::now() + util::SOON;
-        loop {
-            let names = self.names(channel);
-            if names == wanted {
-                return;
-            }
-            assert!(Instant::now() < deadline, "{channel}: {names:?}, not {wanted:?}");
-            std::thread::sleep(Duration::from_millis(300));
-        }
-    }
+/// The founder joins `#x`, and those of the other server once they know of it: whoever does not
+/// would found it once more.
+fn gather(founder: &mut Irc, other: &mut Irc) {
+    founder.join("#x");
+    sees(other, "#x", &[&format!("@{}", founder.nick)]);
+    other.join("#x");
 }
 
 fn can_run() -> bool {
@@ -130,14 +98,10 @@ fn two_servers_are_one_for_their_users() {
     }
     let port = free_port();
     let _redis = redis(port);
-    let (one, two) = (server("one", port), server("two", port));
-    let (mut anna, mut bert) = (Client::register(&one, "anna"), Client::register(&two, "bert"));
-    anna.say("JOIN #x");
-    anna.hear(" 366 ");
-    bert.sees("#x", &["@anna"]);
-    bert.say("JOIN #x");
+    let (_one, two, mut anna, mut bert) = two_servers(port);
+    gather(&mut anna, &mut bert);
     assert_eq!(anna.hear(" JOIN "), ":bert!~bert@127.0.0.1 JOIN #x");
-    anna.sees("#x", &["@anna", "bert"]);
+    sees(&mut anna, "#x", &["@anna", "bert"]);
 
     anna.say("PRIVMSG #x :to all");
     assert_eq!(bert.hear("PRIVMSG"), ":anna!~anna@127.0.0.1 PRIVMSG #x :to all");
@@ -160,9 +124,9 @@ fn two_servers_are_one_for_their_users() {
     anna.hear("bertram!~bert@127.0.0.1 JOIN");
     bert.say("QUIT :good night");
     assert_eq!(anna.hear("QUIT"), ":bertram!~bert@127.0.0.1 QUIT :good night");
-    anna.sees("#x", &["@anna"]);
+    sees(&mut anna, "#x", &["@anna"]);
     // A nick that is had elsewhere is not given out here.
-    let mut other = Client::register(&two, "carl");
+    let mut other = two.client("carl");
     other.say("NICK anna");
     other.hear(" 433 ");
 }
@@ -174,18 +138,10 @@ fn while_redis_is_away_each_server_goes_on_alone_and_then_they_agree_again() {
     }
     let port = free_port();
     let first = redis(port);
-    let (one, two) = (server("one", port), server("two", port));
-    let (mut anna, mut bert) = (Client::register(&one, "anna"), Client::register(&two, "bert"));
-    let mut carl = Client::register(&one, "carl");
-    anna.say("JOIN #x");
-    anna.hear(" 366 ");
-    // Whoever does not know of the channel yet would found it once more.
-    bert.sees("#x", &["@anna"]);
-    for client in [&mut bert, &mut carl] {
-        client.say("JOIN #x");
-        client.hear(" 366 ");
-    }
-    anna.sees("#x", &["@anna", "bert", "carl"]);
+    let (one, two, mut anna, mut bert) = two_servers(port);
+    gather(&mut anna, &mut bert);
+    let mut carl = one.member("carl", "#x");
+    sees(&mut anna, "#x", &["@anna", "bert", "carl"]);
 
     drop(first);
     anna.hear("NOTICE anna :The link to the other servers is down");
@@ -195,13 +151,9 @@ fn while_redis_is_away_each_server_goes_on_alone_and_then_they_agree_again() {
     carl.say("PART #x");
     carl.hear("PART");
     // Both give out the same nick, one a good second after the other.
-    let mut early = Client::register(&one, "twin");
-    early.say("JOIN #x");
-    early.hear(" 366 ");
+    let mut early = one.member("twin", "#x");
     std::thread::sleep(Duration::from_millis(1100));
-    let mut late = Client::register(&two, "twin");
-    late.say("JOIN #x");
-    late.hear(" 366 ");
+    let mut late = two.member("twin", "#x");
 
     let _second = redis(port);
     anna.hear("NOTICE anna :The link to the other servers is back");
@@ -209,7 +161,7 @@ fn while_redis_is_away_each_server_goes_on_alone_and_then_they_agree_again() {
     // Who came later is renamed, everywhere.
     late.hear("NICK twin_2");
     for client in [&mut anna, &mut bert] {
-        client.sees("#x", &["@anna", "bert", "twin", "twin_2"]);
+        sees(client, "#x", &["@anna", "bert", "twin", "twin_2"]);
     }
     bert.say("PRIVMSG twin :the first of them");
     assert_eq!(early.hear("PRIVMSG"), ":bert!~bert@127.0.0.1 PRIVMSG twin :the first of them");
@@ -222,15 +174,11 @@ fn the_users_of_a_server_that_vanished_leave() {
     }
     let port = free_port();
     let _redis = redis(port);
-    let (one, two) = (server("one", port), server("two", port));
-    let (mut anna, mut bert) = (Client::register(&one, "anna"), Client::register(&two, "bert"));
-    anna.say("JOIN #x");
-    anna.hear(" 366 ");
-    bert.sees("#x", &["@anna"]);
-    bert.say("JOIN #x");
-    anna.sees("#x", &["@anna", "bert"]);
+    let (_one, two, mut anna, mut bert) = two_servers(port);
+    gather(&mut anna, &mut bert);
+    sees(&mut anna, "#x", &["@anna", "bert"]);
     // Killed, it says no goodbye.
-    drop(two.program);
+    drop(two);
     assert_eq!(anna.hear("QUIT"), ":bert!~bert@127.0.0.1 QUIT :one two");
-    anna.sees("#x", &["@anna"]);
+    sees(&mut anna, "#x", &["@anna"]);
 }

@@ -3,6 +3,7 @@
 //!
 //! `UNBROKEN_LONG=1` lets the crowd talk for 30 seconds instead of 5.
 
+#[path = "../chat/mod.rs"]
 mod chat;
 mod crowd;
 mod flags;

@@ -1,4 +1,6 @@
-//! A running chat server, a plain socket that speaks IRC, and programs that do.
+//! A running chat server, a plain socket that speaks IRC, and programs that do: shared by the tests
+//! of the chat.
+#![allow(dead_code)]
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
