@@ -8,12 +8,10 @@ use unbroken::{Broadcast, ConnId, Net};
 use crate::irc::fold;
 use crate::server::Chat;
 use crate::state::UserId;
-use crate::wire::{Form, Line};
+use crate::wire::{Line, VARIANTS};
 
-const FORMS: [Form; 3] = [Form::Irc, Form::Text, Form::Binary];
-
-/// The connections for each form, without the time and with it.
-type Lists = [Vec<ConnId>; 6];
+/// The connections for each variant of a line.
+type Lists = [Vec<ConnId>; VARIANTS];
 
 #[derive(Default)]
 pub struct Audiences(HashMap<String, Lists>);
@@ -45,7 +43,7 @@ impl Chat {
         let mut line = Line::new(text, (self.clock)());
         let mut congested = Vec::new();
         for (n, conns) in lists.iter().enumerate().filter(|(_, conns)| !conns.is_empty()) {
-            let bytes = line.get(FORMS[n / 2], n % 2 == 1);
+            let bytes = line.variant(n);
             let receivers = conns.iter().copied().filter(|conn| Some(*conn) != but);
             let outcome: Broadcast = net.broadcast(receivers, bytes);
             self.counters.deliveries += outcome.queued as u64;
@@ -64,7 +62,7 @@ impl Chat {
             let Some(conn) = self.conns.get(user) else { continue };
             let Some(client) = self.clients.get(conn) else { continue };
             if let Some(form) = client.form() {
-                lists[form as usize * 2 + usize::from(client.server_time)].push(*conn);
+                lists[form.variant(client.server_time)].push(*conn);
             }
         }
         Some(lists)

@@ -12,13 +12,13 @@ use crate::server::Chat;
 use crate::state::{Topic, User, UserId};
 
 /// Longest topic and longest words of a kick or a part, in bytes.
-const TEXT_LENGTH: usize = 300;
+pub const TEXT_LENGTH: usize = 300;
 
 /// A mode that is to be set or taken away, of a member when it is `o`.
 pub type Mode = (bool, char, Option<UserId>);
 
 /// Channels of one question at most.
-const MOST_CHANNELS: usize = 8;
+pub const MOST_CHANNELS: usize = 8;
 
 impl Chat {
     pub fn join(&mut self, net: &mut Net, asker: Asker, params: &[&str]) {
@@ -34,7 +34,7 @@ impl Chat {
         }
         for name in params[0].split(',').filter(|name| !name.is_empty()) {
             if !is_channel(name) {
-                self.numeric(net, asker.conn, 403, &format!("{} :No such channel", shown(name)));
+                self.no_channel(net, asker.conn, name);
                 continue;
             }
             let joined = self.state.user(asker.user).map_or(0, |user| user.channels.len());
@@ -75,9 +75,9 @@ impl Chat {
         let words = irc::truncate(params.get(1).copied().unwrap_or_default(), TEXT_LENGTH);
         for name in params[0].split(',').filter(|name| !name.is_empty()) {
             if self.state.channel(name).is_none() {
-                self.numeric(net, asker.conn, 403, &format!("{} :No such channel", shown(name)));
+                self.no_channel(net, asker.conn, name);
             } else if !self.state.is_member(asker.user, name) {
-                self.numeric(net, asker.conn, 442, &format!("{name} :You're not on that channel"));
+                self.not_inside(net, asker.conn, name);
             } else {
                 self.parted(net, asker.user, name, words);
             }
@@ -88,11 +88,11 @@ impl Chat {
     pub fn parted(&mut self, net: &mut Net, id: UserId, name: &str, words: &str) {
         let Some(source) = self.state.user(id).map(User::source) else { return };
         let Some(channel) = self.state.channel(name).map(|channel| channel.name.clone()) else { return };
-        let words = if words.is_empty() { String::new() } else { format!(" :{words}") };
-        self.deliver_to_channel(net, format!(":{source} PART {channel}{words}"), name, None);
+        let behind = if words.is_empty() { String::new() } else { format!(" :{words}") };
+        self.deliver_to_channel(net, format!(":{source} PART {channel}{behind}"), name, None);
         self.state.part(id, name);
         self.audiences.forget(name);
-        self.relay_part(net, id, &channel, words.trim_start_matches(" :"));
+        self.relay_part(net, id, &channel, words);
     }
 
     /// A user is gone, and all who share a channel hear of it.
@@ -107,12 +107,12 @@ impl Chat {
     pub fn topic(&mut self, net: &mut Net, asker: Asker, params: &[&str]) {
         let name = params[0];
         let Some(channel) = self.state.channel(name) else {
-            return self.numeric(net, asker.conn, 403, &format!("{} :No such channel", shown(name)));
+            return self.no_channel(net, asker.conn, name);
         };
         let operator = channel.members.get(&asker.user).copied();
         let Some(text) = params.get(1) else {
             if operator.is_none() {
-                return self.numeric(net, asker.conn, 442, &format!("{name} :You're not on that channel"));
+                return self.not_inside(net, asker.conn, name);
             }
             if channel.topic.is_none() {
                 return self.numeric(net, asker.conn, 331, &format!("{} :No topic is set", channel.name));
@@ -120,9 +120,9 @@ impl Chat {
             return self.show_topic(net, asker, name);
         };
         match operator {
-            None => self.numeric(net, asker.conn, 442, &format!("{name} :You're not on that channel")),
+            None => self.not_inside(net, asker.conn, name),
             Some(false) if channel.topic_locked => {
-                self.numeric(net, asker.conn, 482, &format!("{name} :You're not channel operator"));
+                self.not_operator(net, asker.conn, name);
             }
             Some(_) => {
                 let Some(by) = self.state.user(asker.user).map(User::source) else { return };
@@ -170,16 +170,16 @@ impl Chat {
 
     fn kick_one(&mut self, net: &mut Net, asker: Asker, name: &str, nick: &str, words: &str) {
         let Some(channel) = self.state.channel(name) else {
-            return self.numeric(net, asker.conn, 403, &format!("{} :No such channel", shown(name)));
+            return self.no_channel(net, asker.conn, name);
         };
         match (channel.members.get(&asker.user), self.state.find(nick)) {
-            (None, _) => self.numeric(net, asker.conn, 442, &format!("{name} :You're not on that channel")),
+            (None, _) => self.not_inside(net, asker.conn, name),
             (Some(false), _) => {
-                self.numeric(net, asker.conn, 482, &format!("{name} :You're not channel operator"));
+                self.not_operator(net, asker.conn, name);
             }
-            (_, None) => self.numeric(net, asker.conn, 401, &format!("{} :No such nick", shown(nick))),
+            (_, None) => self.no_nick(net, asker.conn, nick),
             (_, Some(id)) if !self.state.is_member(id, name) => {
-                self.numeric(net, asker.conn, 441, &format!("{nick} {name} :They aren't on that channel"));
+                self.not_member(net, asker.conn, nick, name);
             }
             (_, Some(id)) => self.kicked(net, asker.user, id, name, words),
         }
@@ -205,9 +205,7 @@ impl Chat {
 
     fn user_mode(&mut self, net: &mut Net, asker: Asker, params: &[&str]) {
         match self.state.find(params[0]) {
-            None => {
-                return self.numeric(net, asker.conn, 401, &format!("{} :No such nick", shown(params[0])))
-            }
+            None => return self.no_nick(net, asker.conn, params[0]),
             Some(id) if id != asker.user => {
                 return self.numeric(net, asker.conn, 502, ":Cannot change mode for other users");
             }
@@ -241,7 +239,7 @@ impl Chat {
     fn channel_mode(&mut self, net: &mut Net, asker: Asker, params: &[&str]) {
         let name = params[0];
         let Some(channel) = self.state.channel(name) else {
-            return self.numeric(net, asker.conn, 403, &format!("{} :No such channel", shown(name)));
+            return self.no_channel(net, asker.conn, name);
         };
         let Some(changes) = params.get(1) else {
             self.numeric(net, asker.conn, 324, &format!("{} {}", channel.name, channel.modes()));
@@ -252,7 +250,7 @@ impl Chat {
             return self.numeric(net, asker.conn, 368, &format!("{} :End of channel ban list", channel.name));
         }
         if channel.members.get(&asker.user) != Some(&true) {
-            return self.numeric(net, asker.conn, 482, &format!("{name} :You're not channel operator"));
+            return self.not_operator(net, asker.conn, name);
         }
         let (mut on, mut arguments, mut wanted) = (true, params[2..].iter(), Vec::new());
         for mode in changes.chars() {
@@ -266,10 +264,9 @@ impl Chat {
                         continue;
                     };
                     match self.state.find(nick) {
-                        None => self.numeric(net, asker.conn, 401, &format!("{} :No such nick", shown(nick))),
+                        None => self.no_nick(net, asker.conn, nick),
                         Some(id) if !self.state.is_member(id, name) => {
-                            let text = format!("{nick} {name} :They aren't on that channel");
-                            self.numeric(net, asker.conn, 441, &text);
+                            self.not_member(net, asker.conn, nick, name);
                         }
                         Some(id) => wanted.push((on, mode, Some(id))),
                     }

@@ -113,7 +113,7 @@ impl Chat {
         let Some(client) = self.clients.get_mut(&conn) else { return false };
         let gained = (tick - client.refilled) as f64 * TICK.as_secs_f64() * rate;
         (client.tokens, client.refilled) = ((client.tokens + gained).min(burst), tick);
-        if client.tokens < 1.0 || net.queued(conn) > self.options.send_queue as usize / 2 {
+        if client.tokens < 1.0 || net.queued(conn) > self.options.high_water() {
             client.throttled = true;
             net.pause_reading(conn);
             return false;

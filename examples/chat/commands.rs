@@ -83,6 +83,26 @@ impl Chat {
         self.send(net, conn, &line);
     }
 
+    pub fn no_nick(&self, net: &mut Net, conn: ConnId, nick: &str) {
+        self.numeric(net, conn, 401, &format!("{} :No such nick", shown(nick)));
+    }
+
+    pub fn no_channel(&self, net: &mut Net, conn: ConnId, name: &str) {
+        self.numeric(net, conn, 403, &format!("{} :No such channel", shown(name)));
+    }
+
+    pub fn not_member(&self, net: &mut Net, conn: ConnId, nick: &str, name: &str) {
+        self.numeric(net, conn, 441, &format!("{nick} {name} :They aren't on that channel"));
+    }
+
+    pub fn not_inside(&self, net: &mut Net, conn: ConnId, name: &str) {
+        self.numeric(net, conn, 442, &format!("{name} :You're not on that channel"));
+    }
+
+    pub fn not_operator(&self, net: &mut Net, conn: ConnId, name: &str) {
+        self.numeric(net, conn, 482, &format!("{name} :You're not channel operator"));
+    }
+
     fn cap(&mut self, net: &mut Net, conn: ConnId, params: &[&str]) {
         let server = self.options.name.clone();
         let nick = self.nick_of(conn);
@@ -206,10 +226,10 @@ impl Chat {
             user: name,
             host: client.host.clone(),
             realname,
-            away: None,
             invisible: false,
             server: String::new(),
             since: now,
+            number: 0,
             channels: Default::default(),
         };
         let Some(id) = self.state.add(user) else {
@@ -257,7 +277,9 @@ impl Chat {
             let Some(source) = self.state.user(asker.user).map(User::source) else { return };
             if target.starts_with('#') {
                 let Some(channel) = self.state.channel(target) else {
-                    refuse(self, net, 403, &format!("{} :No such channel", shown(target)));
+                    if !notice {
+                        self.no_channel(net, asker.conn, target);
+                    }
                     continue;
                 };
                 if channel.no_external && !channel.members.contains_key(&asker.user) {
@@ -269,7 +291,9 @@ impl Chat {
                 self.deliver_to_channel(net, line, target, Some(asker.user));
             } else {
                 let Some(id) = self.state.find(target) else {
-                    refuse(self, net, 401, &format!("{} :No such nick", shown(target)));
+                    if !notice {
+                        self.no_nick(net, asker.conn, target);
+                    }
                     continue;
                 };
                 let nick = self.state.user(id).map_or(target.to_owned(), |user| user.nick.to_owned());
@@ -294,10 +318,9 @@ impl Chat {
         let mask = params.first().copied().unwrap_or("*");
         let line = |id: UserId, channel: &str, operator: bool| {
             let user = self.state.user(id)?;
-            let flags = if user.away.is_some() { "G" } else { "H" };
             let operator = if operator { "@" } else { "" };
             let (User { nick, user: name, host, realname, .. }, server) = (user, self.server_of(user));
-            Some(format!("{channel} {name} {host} {server} {nick} {flags}{operator} :0 {realname}"))
+            Some(format!("{channel} {name} {host} {server} {nick} H{operator} :0 {realname}"))
         };
         let mut lines = Vec::new();
         if let Some(channel) = self.state.channel(mask) {
@@ -333,9 +356,8 @@ impl Chat {
         };
         let conn = asker.conn;
         let Some((id, user)) = self.state.find(asked).and_then(|id| Some((id, self.state.user(id)?))) else {
-            let asked = shown(asked);
-            self.numeric(net, conn, 401, &format!("{asked} :No such nick"));
-            return self.numeric(net, conn, 318, &format!("{asked} :End of /WHOIS list"));
+            self.no_nick(net, conn, asked);
+            return self.numeric(net, conn, 318, &format!("{} :End of /WHOIS list", shown(asked)));
         };
         let nick = &user.nick;
         self.numeric(net, conn, 311, &format!("{nick} {} {} * :{}", user.user, user.host, user.realname));

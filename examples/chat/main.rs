@@ -23,6 +23,7 @@ mod web;
 mod welcome;
 mod wire;
 
+use std::fmt::Display;
 use std::io::{self, ErrorKind, Write};
 use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::process::ExitCode;
@@ -104,7 +105,6 @@ fn listeners(
     options: &Options,
     sockets: Vec<(OwnedFd, String)>,
 ) -> io::Result<(ListenerId, ListenerId)> {
-    let named = |addr, error: io::Error| io::Error::new(error.kind(), format!("{addr}: {error}"));
     let (mut irc, mut web) = (None, None);
     for (n, (fd, name)) in sockets.into_iter().enumerate() {
         let place = match name.as_str() {
@@ -114,7 +114,8 @@ fn listeners(
             _ => &mut web,
         };
         if place.is_none() {
-            let listener = net.listen_from(fd).map_err(|error| named_fd(FIRST_FD + n as RawFd, error))?;
+            let listener =
+                net.listen_from(fd).map_err(|error| named(descriptor(FIRST_FD + n as RawFd), error))?;
             *place = Some(listener);
         }
     }
@@ -129,8 +130,12 @@ fn listeners(
     Ok((irc, web))
 }
 
-fn named_fd(fd: RawFd, error: io::Error) -> io::Error {
-    io::Error::new(error.kind(), format!("descriptor {fd} of LISTEN_FDS: {error}"))
+fn named(what: impl Display, error: io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{what}: {error}"))
+}
+
+fn descriptor(fd: RawFd) -> String {
+    format!("descriptor {fd} of LISTEN_FDS")
 }
 
 /// Listening sockets from systemd, with their names.
@@ -152,7 +157,7 @@ fn handed_over() -> io::Result<Vec<(OwnedFd, String)>> {
         // SAFETY: it is only asked whether it is open, and nothing was opened yet that it could be
         // confused with.
         let open = rustix::io::fcntl_getfd(unsafe { BorrowedFd::borrow_raw(fd) });
-        open.map_err(|error| named_fd(fd, error.into()))?;
+        open.map_err(|error| named(descriptor(fd), error.into()))?;
         // SAFETY: it is open, whoever set LISTEN_FDS for this process gave it to us, and nothing
         // else here owns it.
         Ok((unsafe { OwnedFd::from_raw_fd(fd) }, names.next().unwrap_or_default().to_owned()))

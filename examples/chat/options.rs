@@ -100,3 +100,10 @@ pub struct Options {
     #[arg(long, value_name = "SECONDS", default_value = "5", value_parser = seconds)]
     pub announce: Duration,
 }
+
+impl Options {
+    /// From so many queued bytes on a client is behind: half of what it may be.
+    pub fn high_water(&self) -> usize {
+        self.send_queue as usize / 2
+    }
+}

@@ -18,20 +18,21 @@ fn text<'a>(event: &'a Value, key: &str) -> &'a str {
 }
 
 impl Chat {
-    /// Whether a deed is one of this server's users, for the others to hear of.
     fn is_local(&self, id: UserId) -> bool {
         self.state.user(id).is_some_and(User::is_local)
+    }
+
+    /// Whether the other servers are to hear what this user does: it is one of ours, and they can be
+    /// reached.
+    fn is_told(&self, id: UserId) -> bool {
+        self.relay.is_up() && self.is_local(id)
     }
 
     /// A user as other servers name it: its server and its number there.
     fn reference(&self, id: UserId) -> Value {
         match self.state.user(id) {
             Some(user) if user.is_local() => json!([self.relay.id, id.0]),
-            Some(user) => {
-                let peer = self.relay.peers.get(&user.server);
-                let number = peer.and_then(|peer| peer.users.iter().find(|(_, known)| **known == id));
-                json!([user.server, number.map(|(number, _)| *number)])
-            }
+            Some(user) => json!([user.server, user.number]),
             None => Value::Null,
         }
     }
@@ -65,38 +66,41 @@ impl Chat {
     }
 
     pub fn relay_user(&mut self, net: &mut Net, id: UserId) {
-        if let (true, Some(user)) = (self.is_local(id), self.described(id)) {
+        if !self.is_told(id) {
+            return;
+        }
+        if let Some(user) = self.described(id) {
             self.publish(net, "user", user);
         }
     }
 
     pub fn relay_nick(&mut self, net: &mut Net, id: UserId) {
-        if let (true, Some(user)) = (self.is_local(id), self.state.user(id)) {
+        if let (true, Some(user)) = (self.is_told(id), self.state.user(id)) {
             let event = json!({ "user": id.0, "nick": user.nick });
             self.publish(net, "nick", event);
         }
     }
 
     pub fn relay_quit(&mut self, net: &mut Net, id: UserId, why: &str) {
-        if self.is_local(id) {
+        if self.is_told(id) {
             self.publish(net, "quit", json!({ "user": id.0, "text": why }));
         }
     }
 
     pub fn relay_join(&mut self, net: &mut Net, id: UserId, channel: &str, operator: bool) {
-        if self.is_local(id) {
+        if self.is_told(id) {
             self.publish(net, "join", json!({ "user": id.0, "channel": channel, "operator": operator }));
         }
     }
 
     pub fn relay_part(&mut self, net: &mut Net, id: UserId, channel: &str, words: &str) {
-        if self.is_local(id) {
+        if self.is_told(id) {
             self.publish(net, "part", json!({ "user": id.0, "channel": channel, "text": words }));
         }
     }
 
     pub fn relay_topic(&mut self, net: &mut Net, by: UserId, channel: &str, topic: &Topic) {
-        if self.is_local(by) {
+        if self.is_told(by) {
             let event = json!({
                 "user": by.0, "channel": channel, "text": topic.text, "by": topic.by, "at": topic.at,
             });
@@ -105,7 +109,7 @@ impl Chat {
     }
 
     pub fn relay_kick(&mut self, net: &mut Net, by: UserId, whom: UserId, channel: &str, words: &str) {
-        if self.is_local(by) {
+        if self.is_told(by) {
             let whom = self.reference(whom);
             self.publish(
                 net,
@@ -124,7 +128,7 @@ impl Chat {
         mode: char,
         of: Option<UserId>,
     ) {
-        if self.is_local(by) {
+        if self.is_told(by) {
             let whom = of.map_or(Value::Null, |id| self.reference(id));
             let event = json!({
                 "user": by.0, "channel": channel, "on": on, "mode": mode.to_string(), "whom": whom,
@@ -135,18 +139,15 @@ impl Chat {
 
     /// A message to a channel goes to all servers, one to a user to that user's.
     pub fn relay_message(&mut self, net: &mut Net, by: UserId, command: &str, target: &str, words: &str) {
+        if !self.is_told(by) {
+            return;
+        }
         let to = match self.state.find(target) {
             _ if target.starts_with('#') => json!(target),
             Some(id) if !self.is_local(id) => self.reference(id),
             _ => return,
         };
-        if self.is_local(by) {
-            self.publish(
-                net,
-                "message",
-                json!({ "user": by.0, "command": command, "to": to, "text": words }),
-            );
-        }
+        self.publish(net, "message", json!({ "user": by.0, "command": command, "to": to, "text": words }));
     }
 
     /// Something that another server published.
@@ -211,8 +212,9 @@ impl Chat {
                 self.rename(net, id, &free);
             }
             "quit" => {
+                let number = self.state.user(id).map_or(0, |user| user.number);
                 if let Some(peer) = self.relay.peers.get_mut(server) {
-                    peer.users.retain(|_, known| *known != id);
+                    peer.users.remove(&number);
                 }
                 self.quit(net, id, words);
             }
@@ -312,9 +314,9 @@ impl Chat {
                     user: part("username"),
                     host: part("host"),
                     realname: text(described, "realname").to_owned(),
-                    away: None,
                     invisible,
                     server: server.to_owned(),
+                    number,
                     since,
                     channels: Default::default(),
                 };

@@ -56,7 +56,7 @@ pub struct Chat {
 /// The engine's settings for a chat.
 pub fn config(options: &Options) -> Config {
     let mut config = Config::default();
-    config.high_water = options.send_queue as usize / 2;
+    config.high_water = options.high_water();
     config.low_water = options.send_queue as usize / 8;
     // For a client the cap is `push`'s; what goes to Redis may be more.
     config.max_write_buffer = config.max_write_buffer.max(2 * options.send_queue as usize);
@@ -143,7 +143,7 @@ impl Chat {
         // What cannot be taken any more stands in the report.
         let _ = net.send_bytes(conn, bytes);
         let queued = net.queued(conn);
-        if queued > self.options.send_queue as usize / 2 {
+        if queued > self.options.high_water() {
             client.asked_for.set(queued);
         }
     }
@@ -182,14 +182,10 @@ impl Chat {
         if client.form().is_some() {
             self.send(net, conn, &last);
         }
-        self.leave(net, conn, why);
-        if let Some(client) = self.clients.get_mut(&conn) {
-            client.leaving = true;
-        }
         if let Some(Client { protocol: Protocol::WebSocket(socket), .. }) = self.clients.get_mut(&conn) {
             let _ = net.send_bytes(conn, socket.goodbye(self.draining));
         }
-        net.close(conn);
+        self.gone(net, conn, why);
     }
 
     /// A connection is over, and has been told so.
@@ -228,7 +224,7 @@ impl Chat {
             Self::ticks(self.options.ping_timeout),
         );
         for (conn, client) in self.clients.iter_mut().filter(|(_, client)| !client.leaving) {
-            if client.asked_for.get() > 0 && net.queued(*conn) <= self.options.send_queue as usize / 2 {
+            if client.asked_for.get() > 0 && net.queued(*conn) <= self.options.high_water() {
                 client.asked_for.set(0);
             }
             if client.throttled {
@@ -293,7 +289,7 @@ impl Chat {
             }
             let line = &data[used..used + length];
             used += length + 1;
-            self.line(net, conn, line.strip_suffix(b"\r").unwrap_or(line));
+            self.line(net, conn, line);
         }
         if data.len() - used > MAX_TAGS + self.options.max_line as usize {
             self.end(net, conn, "Line too long");
@@ -304,6 +300,7 @@ impl Chat {
 
     /// One line, whatever it came in.
     pub fn line(&mut self, net: &mut Net, conn: ConnId, line: &[u8]) {
+        let line = line.strip_suffix(b"\r").unwrap_or(line);
         let tags = irc::tags_length(line);
         let nick = self.nick_of(conn);
         let server = &self.options.name;

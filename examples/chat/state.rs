@@ -16,10 +16,10 @@ pub struct User {
     pub user: String,
     pub host: String,
     pub realname: String,
-    pub away: Option<String>,
     pub invisible: bool,
-    /// The server whose user it is; empty for this one.
+    /// The server whose user it is, and its number there; empty and 0 for this one.
     pub server: String,
+    pub number: u64,
     /// Seconds since 1970.
     pub since: u64,
     /// The channels, by folded name.
@@ -221,9 +221,9 @@ mod tests {
             user: "u".to_owned(),
             host: "h".to_owned(),
             realname: String::new(),
-            away: None,
             invisible: false,
             server: String::new(),
+            number: 0,
             since: 0,
             channels: BTreeSet::new(),
         }

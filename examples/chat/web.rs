@@ -158,21 +158,21 @@ struct Request<'a> {
 }
 
 impl<'a> Request<'a> {
-    fn header(&self, name: &str) -> Option<&'a str> {
-        let header = self.headers.iter().find(|header| header.name.eq_ignore_ascii_case(name))?;
-        std::str::from_utf8(header.value).ok()
+    fn values<'b>(&'b self, name: &'b str) -> impl Iterator<Item = &'a [u8]> + 'b {
+        let named = self.headers.iter().filter(move |header| header.name.eq_ignore_ascii_case(name));
+        named.map(|header| header.value)
     }
 
-    fn count(&self, name: &str) -> usize {
-        self.headers.iter().filter(|header| header.name.eq_ignore_ascii_case(name)).count()
+    fn header(&self, name: &str) -> Option<&'a str> {
+        std::str::from_utf8(self.values(name).next()?).ok()
     }
 
     /// Whether it is clear where it ends and for whom it is: no body, and one host.
     fn is_sound(&self) -> bool {
-        let length = |header: &httparse::Header<'_>| header.name.eq_ignore_ascii_case("Content-Length");
-        let no_body = self.headers.iter().filter(|header| length(header)).all(|header| header.value == b"0");
-        let hosts = self.count("Host");
-        no_body && self.count("Transfer-Encoding") == 0 && (hosts == 1 || (hosts == 0 && !self.keep_alive))
+        let no_body = self.values("Content-Length").all(|length| length == b"0");
+        let hosts = self.values("Host").count();
+        let one_host = hosts == 1 || (hosts == 0 && !self.keep_alive);
+        no_body && self.values("Transfer-Encoding").count() == 0 && one_host
     }
 
     /// Whether a header's list holds a word.
@@ -202,9 +202,13 @@ impl Chat {
                 Ok(httparse::Status::Complete(length)) if length <= MAX_HEAD => length,
                 Ok(httparse::Status::Partial) if data.len() - used <= MAX_HEAD => return used,
                 Ok(_) | Err(httparse::Error::TooManyHeaders) => {
-                    return self.refuse(net, conn, "431 Request Header Fields Too Large", data.len());
+                    self.refuse(net, conn, &Answer::refusal("431 Request Header Fields Too Large"), false);
+                    return data.len();
                 }
-                Err(_) => return self.refuse(net, conn, "400 Bad Request", data.len()),
+                Err(_) => {
+                    self.refuse(net, conn, &Answer::refusal("400 Bad Request"), false);
+                    return data.len();
+                }
             };
             used += length;
             let request = Request {
@@ -214,9 +218,7 @@ impl Chat {
                 headers: parsed.headers,
             };
             if !request.is_sound() {
-                let head = request.method == "HEAD";
-                self.answer(net, conn, &Answer::refusal("400 Bad Request"), false, head);
-                net.close(conn);
+                self.refuse(net, conn, &Answer::refusal("400 Bad Request"), request.method == "HEAD");
                 return data.len();
             }
             if request.path == "/irc" {
@@ -241,10 +243,10 @@ impl Chat {
         used
     }
 
-    fn refuse(&mut self, net: &mut Net, conn: ConnId, status: &str, used: usize) -> usize {
-        self.answer(net, conn, &Answer::refusal(status), false, false);
+    /// The last answer of a connection.
+    fn refuse(&mut self, net: &mut Net, conn: ConnId, answer: &Answer<'_>, head: bool) {
+        self.answer(net, conn, answer, false, head);
         net.close(conn);
-        used
     }
 
     fn route(&mut self, net: &mut Net, conn: ConnId, request: &Request<'_>, keep: bool) {
@@ -310,8 +312,7 @@ impl Chat {
         let key = request.header("Sec-WebSocket-Key").filter(|key| key.trim().len() == 24);
         let (Some(key), None) = (key, &refusal) else {
             let refusal = refusal.unwrap_or(Answer::refusal("400 Bad Request"));
-            self.answer(net, conn, &refusal, false, request.method == "HEAD");
-            net.close(conn);
+            self.refuse(net, conn, &refusal, request.method == "HEAD");
             return false;
         };
         let offers = request.header("Sec-WebSocket-Protocol");
@@ -365,8 +366,7 @@ impl Chat {
             let Some(client) = self.clients.get_mut(&conn) else { return };
             let Protocol::WebSocket(socket) = &mut client.protocol else { return };
             let Some(message) = socket.lines.pop_front() else { return };
-            let line = message.strip_suffix(b"\n").unwrap_or(&message);
-            self.line(net, conn, line.strip_suffix(b"\r").unwrap_or(line));
+            self.line(net, conn, message.strip_suffix(b"\n").unwrap_or(&message));
         }
     }
 

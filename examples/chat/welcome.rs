@@ -3,6 +3,7 @@
 
 use unbroken::{ConnId, Net};
 
+use crate::channels::{MOST_CHANNELS, TEXT_LENGTH};
 use crate::clients::Client;
 use crate::commands::MOST_TARGETS;
 use crate::irc;
@@ -35,8 +36,9 @@ impl Chat {
             conn,
             5,
             &format!(
-                "KICKLEN=300 LINELEN={} MODES=4 STATUSMSG= TARGMAX=JOIN:,KICK:,NAMES:8,\
-                 NOTICE:{MOST_TARGETS},PART:,PRIVMSG:{MOST_TARGETS},WHOIS:1 TOPICLEN=300 UTF8ONLY :are supported by this server",
+                "KICKLEN={TEXT_LENGTH} LINELEN={} MODES=4 STATUSMSG= TARGMAX=JOIN:,KICK:,NAMES:{MOST_CHANNELS},\
+                 NOTICE:{MOST_TARGETS},PART:,PRIVMSG:{MOST_TARGETS},WHOIS:1 TOPICLEN={TEXT_LENGTH} UTF8ONLY \
+                 :are supported by this server",
                 self.options.max_line,
             ),
         );

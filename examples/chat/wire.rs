@@ -19,11 +19,23 @@ pub enum Form {
     Binary,
 }
 
+const FORMS: [Form; 3] = [Form::Irc, Form::Text, Form::Binary];
+
+/// The forms, each without the time and with it.
+pub const VARIANTS: usize = 2 * FORMS.len();
+
+impl Form {
+    /// The number of a variant, below [`VARIANTS`].
+    pub fn variant(self, tagged: bool) -> usize {
+        self as usize * 2 + usize::from(tagged)
+    }
+}
+
 /// A line for any number of clients.
 pub struct Line {
     text: String,
     time: SystemTime,
-    built: [Option<Bytes>; 6],
+    built: [Option<Bytes>; VARIANTS],
 }
 
 impl Line {
@@ -36,9 +48,14 @@ impl Line {
 
     /// The line in one form, with the time or without it.
     pub fn get(&mut self, form: Form, tagged: bool) -> Bytes {
+        self.variant(form.variant(tagged))
+    }
+
+    /// The same by number.
+    pub fn variant(&mut self, variant: usize) -> Bytes {
         let (text, time) = (&self.text, self.time);
-        let built = &mut self.built[form as usize * 2 + usize::from(tagged)];
-        let bytes = built.get_or_insert_with(|| match tagged {
+        let (form, tagged) = (FORMS[variant / 2], variant % 2 == 1);
+        let bytes = self.built[variant].get_or_insert_with(|| match tagged {
             true => encode(form, &format!("@time={} {text}", timestamp(time))),
             false => encode(form, text),
         });
