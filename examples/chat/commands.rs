@@ -145,12 +145,7 @@ impl Chat {
                 return self.register(net, conn);
             }
             other => {
-                return self.numeric(
-                    net,
-                    conn,
-                    410,
-                    &format!("{} :Invalid CAP command", irc::truncate(other, 50)),
-                )
+                return self.numeric(net, conn, 410, &format!("{} :Invalid CAP command", shown(other)));
             }
         };
         self.send(net, conn, &format!(":{server} CAP {nick} {reply}"));

@@ -191,3 +191,21 @@ fn a_frozen_client_times_out_and_one_that_answers_does_not() {
         }
     }
 }
+
+#[test]
+fn a_refusal_repeats_no_word_that_could_be_taken_for_several() {
+    let chat = Chat::start(&[]);
+    let mut client = chat.client("ann");
+    for (line, answer) in [
+        ("CAP :no such", "410 ann * :Invalid CAP command"),
+        ("CAP ::end", "410 ann * :Invalid CAP command"),
+        ("WHOIS :a b", "401 ann * :No such nick"),
+        ("PART :#a b", "403 ann * :No such channel"),
+    ] {
+        client.say(line);
+        assert_eq!(client.line(), format!(":chat.local {answer}"), "{line}");
+        if line.starts_with("WHOIS") {
+            client.hear(" 318 ");
+        }
+    }
+}
