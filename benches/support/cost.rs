@@ -5,8 +5,9 @@ use std::io;
 use super::count::{self, Counts, Tool};
 use super::load::{Goal, Load, Run};
 use super::process::Server;
+use super::rounds::Rounds;
 use super::servers::{self, BURST_SENDS};
-use super::table::{Rounds, Row};
+use super::table::Row;
 use super::Plan;
 
 /// A server with its clients, connected for all rounds.

@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use super::load::{Goal, Load, Run};
 use super::process::Server;
+use super::rounds::Rounds;
 use super::servers;
-use super::table::{Rounds, Row};
+use super::table::Row;
 use super::Plan;
 
 const HEALTHY: usize = 50;

@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use super::load::{Goal, Load};
 use super::process::{self, Server};
+use super::rounds::Rounds;
 use super::servers;
-use super::table::{Rounds, Row};
+use super::table::Row;
 use super::Plan;
 
 /// Growth per connection in bytes: before anything was sent, and after one echo each.

@@ -5,11 +5,13 @@ mod count;
 mod fairness;
 mod load;
 mod memory;
-// The race uses it as well, and other parts of it.
+// The race uses it as well, and other parts of it; so with `rounds`.
 #[allow(dead_code)]
 mod process;
 mod quiet;
 mod raw_mio;
+#[allow(dead_code)]
+mod rounds;
 mod servers;
 mod table;
 

@@ -80,23 +80,25 @@ pub struct Server {
 impl Server {
     /// Starts this program again as `role`.
     pub fn start(role: &str) -> io::Result<Self> {
-        Self::launch(Command::new(std::env::current_exe()?).args(["--role", role]))
+        let mut command = Command::new(std::env::current_exe()?);
+        let child = command.args(["--role", role]).stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?;
+        Self::announced(child, LISTENING)
+            .map_err(|error| io::Error::new(error.kind(), format!("{role}: {error}")))
     }
 
-    /// Starts `command`, a server that says on standard output where it listens. It inherits the
-    /// processor of the caller.
-    pub fn launch(command: &mut Command) -> io::Result<Self> {
-        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?;
+    /// One that has been started, and says where it listens in the first line of its output, behind
+    /// `prefix`.
+    pub fn announced(mut child: Child, prefix: &str) -> io::Result<Self> {
         let mut line = String::new();
         if let Some(stdout) = child.stdout.as_mut() {
             BufReader::new(stdout).read_line(&mut line)?;
         }
-        match line.trim().strip_prefix(LISTENING).and_then(|addr| addr.parse().ok()) {
+        match line.trim().strip_prefix(prefix).and_then(|addr| addr.parse().ok()) {
             Some(addr) => Ok(Self { addr, child }),
             None => {
                 let _ = child.kill();
                 let _ = child.wait();
-                Err(io::Error::other(format!("{command:?} did not start: {line:?}")))
+                Err(io::Error::other(format!("the server did not start: {line:?}")))
             }
         }
     }

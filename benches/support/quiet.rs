@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use super::load::{Goal, Load};
 use super::process::Server;
+use super::rounds::Rounds;
 use super::servers::{self, PAUSE};
-use super::table::{Rounds, Row};
+use super::table::Row;
 use super::Plan;
 
 const CLIENTS: usize = 1000;

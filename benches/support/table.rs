@@ -1,44 +1,10 @@
-//! Medians, and the table that is printed in the end.
+//! The table that is printed in the end.
 
 use std::fmt::Write as _;
 use std::io;
 use std::time::Duration;
 
 use super::Plan;
-
-/// Values of several rounds.
-pub struct Rounds(Vec<f64>);
-
-impl Rounds {
-    pub fn new(values: impl IntoIterator<Item = f64>) -> Self {
-        let mut values: Vec<f64> = values.into_iter().collect();
-        values.sort_by(f64::total_cmp);
-        Self(values)
-    }
-
-    pub fn median(&self) -> f64 {
-        let (len, half) = (self.0.len(), self.0.len() / 2);
-        match len {
-            0 => f64::NAN,
-            _ if len % 2 == 1 => self.0[half],
-            _ => (self.0[half - 1] + self.0[half]) / 2.0,
-        }
-    }
-
-    pub fn min(&self) -> f64 {
-        self.0.first().copied().unwrap_or(f64::NAN)
-    }
-
-    pub fn max(&self) -> f64 {
-        self.0.last().copied().unwrap_or(f64::NAN)
-    }
-
-    /// Median, and in brackets the least and the greatest.
-    pub fn show(&self, digits: usize, unit: &str) -> String {
-        let (median, min, max) = (self.median(), self.min(), self.max());
-        format!("{median:.digits$}{unit} [{min:.digits$}–{max:.digits$}]")
-    }
-}
 
 /// How a figure compares with what it must reach.
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -5,7 +5,6 @@
 
 use std::fs;
 use std::io;
-use std::process::Command;
 use std::time::Duration;
 
 use rustix::process::{kill_process, Pid, Signal};
@@ -17,9 +16,6 @@ use crate::Plan;
 
 /// `None` when valgrind is missing, or cannot run this peer.
 pub fn per_unit(peer: &Peer, scenario: &Scenario, plan: Plan) -> Option<f64> {
-    if !Command::new("valgrind").arg("--version").output().is_ok_and(|output| output.status.success()) {
-        return None;
-    }
     let few = run(peer, scenario, Duration::from_millis(50)).ok()?;
     let many = run(peer, scenario, Duration::from_millis(if plan.quick { 500 } else { 1500 })).ok()?;
     let units = many.0.checked_sub(few.0).filter(|units| *units > 0)?;
@@ -34,7 +30,7 @@ fn run(peer: &Peer, scenario: &Scenario, time: Duration) -> io::Result<(u64, u64
     under.push(format!("--log-file={}", log.display()));
     let (role, opening) = scenario.play.set_up()?;
     let mut server = peer.start(&role, &under).map_err(io::Error::other)?;
-    let mut game = opening.open(server.addr)?;
+    let mut game = opening(server.addr)?;
     let units = game.play(time, &mut latencies())?;
     // It must be at rest, and be asked to end, or it tells nothing.
     server.cpu()?;

@@ -1,14 +1,13 @@
 //! What the chat server costs above the bare engine.
 
-use std::io::{self, BufRead, BufReader};
-use std::net::SocketAddr;
-use std::process::{Command, Stdio};
+use std::io;
+use std::process::Command;
 use std::time::Duration;
 
 use crate::load::{chat, latencies, Fanout, Game};
-use crate::peers::{Peer, ENGINE};
-use crate::process::{self, Server, Side};
-use crate::stats::Rounds;
+use crate::peers::{spawn, Peer, ENGINE};
+use crate::process::Server;
+use crate::rounds::Rounds;
 use crate::Plan;
 
 const MEMBERS: usize = 1000;
@@ -38,21 +37,7 @@ fn start() -> io::Result<Server> {
     let mut command = Command::new(program);
     command.args(["--irc", "127.0.0.1:0", "--web", "127.0.0.1:0", "--rate", "1000000", "--burst", "1000000"]);
     command.args(["--max-clients-per-address", "20000", "--send-queue", "16777216"]);
-    process::pin(Side::Server)?;
-    let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn();
-    process::pin(Side::Load)?;
-    let mut child = child?;
-    let mut line = String::new();
-    if let Some(stdout) = child.stdout.as_mut() {
-        BufReader::new(stdout).read_line(&mut line)?;
-    }
-    let addr = line.trim().split_once("irc://").and_then(|(_, addr)| addr.parse::<SocketAddr>().ok());
-    // Kept in any case, so that it ends with us.
-    let server = Server::running(addr.unwrap_or_else(|| ([127, 0, 0, 1], 0).into()), child);
-    match addr {
-        Some(_) => Ok(server),
-        None => Err(io::Error::other(format!("the chat server did not start: {line:?}"))),
-    }
+    Server::announced(spawn(&mut command)?, "IRC   irc://")
 }
 
 pub fn race(peers: &[Peer], plan: Plan) -> Result<ChatCost, String> {

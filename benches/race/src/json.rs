@@ -4,7 +4,7 @@ use serde_json::{json, Map, Value};
 
 use crate::load::Latencies;
 use crate::measure::Data;
-use crate::stats::Rounds;
+use crate::rounds::Rounds;
 use crate::{targets, Results, Special};
 
 fn rounds(values: &Rounds) -> Value {

@@ -28,10 +28,13 @@ mod plots;
 mod process;
 mod redis;
 mod report;
+#[path = "../../support/rounds.rs"]
+mod rounds;
 mod scenarios;
 mod special;
-mod stats;
 mod targets;
+#[cfg(test)]
+mod tests;
 
 use std::io;
 use std::path::Path;
@@ -95,6 +98,13 @@ pub struct Results {
 
 /// One figure for each peer; empty when it was not asked for.
 pub type Special<T> = Vec<(&'static str, Result<T, String>)>;
+
+impl Results {
+    /// A scenario and its cells, if it was run.
+    pub fn scenario(&self, id: &str) -> Option<&(&'static Scenario, Vec<Cell>)> {
+        self.scenarios.iter().find(|(scenario, _)| scenario.id == id)
+    }
+}
 
 /// The figures beside the scenarios that can be asked for by name.
 const SPECIAL: [(&str, &str); 5] = [

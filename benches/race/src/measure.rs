@@ -10,8 +10,8 @@ use crate::count::{self, Counts, Tool};
 use crate::load::{latencies, Game, Latencies};
 use crate::peers::{Peer, ENGINE, REFERENCE};
 use crate::process::Server;
+use crate::rounds::Rounds;
 use crate::scenarios::Scenario;
-use crate::stats::Rounds;
 use crate::Plan;
 
 /// What a peer did in a scenario, or why it did nothing.
@@ -27,8 +27,9 @@ pub struct Data {
     pub cpu: Rounds,
     /// The same by the reference's of the same round.
     pub ratio: Rounds,
-    /// The part of the processor time that was spent in user space.
-    pub user_share: f64,
+    /// The part of the processor time that was spent in user space; `None` when the clock ticked too
+    /// seldom to tell.
+    pub user_share: Option<f64>,
     pub latencies: Latencies,
     /// The server's resident memory at the end, in bytes.
     pub resident: u64,
@@ -37,6 +38,9 @@ pub struct Data {
     /// Instructions in user space per unit.
     pub instructions: Option<f64>,
 }
+
+/// Below so many ticks of 10 ms their shares say nothing.
+const FEWEST_TICKS: u64 = 50;
 
 pub struct Calls {
     pub per_unit: f64,
@@ -59,12 +63,9 @@ struct Contender<'a> {
 
 impl<'a> Contender<'a> {
     fn start(peer: &'a Peer, scenario: &Scenario, plan: Plan) -> Result<Self, String> {
-        if let Some(why) = peer.absent() {
-            return Err(why.to_owned());
-        }
         let (role, opening) = scenario.play.set_up().map_err(|error| error.to_string())?;
         let server = peer.start(&role, &[])?;
-        let game = opening.open(server.addr).map_err(|error| error.to_string())?;
+        let game = opening(server.addr).map_err(|error| error.to_string())?;
         let mut contender = Self {
             peer,
             server,
@@ -105,9 +106,7 @@ impl<'a> Contender<'a> {
 pub fn run(scenario: &Scenario, peers: &[Peer], plan: Plan) -> Vec<Cell> {
     let mut fates: Vec<Result<Contender<'_>, String>> =
         peers.iter().map(|peer| Contender::start(peer, scenario, plan)).collect();
-    let time = scenario.play.slice(plan);
-    // A proxied megabyte takes long, and varies little.
-    let turns = if scenario.id == "proxy" { 1 } else { plan.turns };
+    let (turns, time) = scenario.play.turns(plan);
     for turn in 0..plan.rounds * turns {
         // Everybody is first, and last, as often as anybody else, and nobody plays twice in a row:
         // the second time the caches would be warm.
@@ -151,20 +150,21 @@ fn finish(
         false => None,
     };
     let counted = if plan.quick { matters && scenario.id == "echo_50" } else { scenario.instructions };
-    let instructions = match counted && contender.peer.is_compiled() {
+    let instructions = match counted && contender.peer.compiled {
         true => crate::callgrind::per_unit(contender.peer, scenario, plan),
         false => None,
     };
     let rounds = contender.rounds.iter().flatten();
     let ratios = contender.rounds.iter().zip(reference).filter_map(|(round, reference)| {
         let ((_, cpu), reference) = ((*round)?, (*reference)?);
-        Some(cpu / reference)
+        // A slice in which the reference's count did not move gives none.
+        Some(cpu / reference).filter(|ratio| ratio.is_finite())
     });
     Ok(Data {
         rate: Rounds::new(rounds.clone().map(|(rate, _)| *rate)),
         cpu: Rounds::new(rounds.map(|(_, cpu)| *cpu)),
         ratio: Rounds::new(ratios),
-        user_share: user as f64 / (user + system).max(1) as f64,
+        user_share: (user + system >= FEWEST_TICKS).then(|| user as f64 / (user + system) as f64),
         latencies: contender.latencies,
         resident,
         calls,

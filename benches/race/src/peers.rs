@@ -3,42 +3,32 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
-use crate::process::{self, Server, Side};
+use crate::process::{self, Server, Side, LISTENING};
 
 /// The reference of every ratio.
 pub const REFERENCE: &str = "raw epoll";
 /// What the race is for.
 pub const ENGINE: &str = "unbroken";
 
-enum How {
-    /// A part of `race-peer`.
-    Rust(&'static str),
-    /// Compiled here when the library is installed.
-    C {
-        library: &'static str,
-    },
-    Python {
-        uvloop: bool,
-        malloc: bool,
-    },
-    /// Given on the command line.
-    Other,
-}
-
 pub struct Peer {
     pub name: &'static str,
-    how: How,
-    /// Set by [`prepare`]: how it is started, or why it cannot be.
+    /// How it is started, or why it cannot be.
     command: Result<Vec<String>, String>,
+    /// Whether its instructions can be counted in reasonable time.
+    pub compiled: bool,
 }
 
 /// All of them, the reference first, each with its way to be started.
 pub fn prepare(target: &Path) -> io::Result<Vec<Peer>> {
-    let rust = |name, role| (name, How::Rust(role));
-    let python = |name, uvloop, malloc| (name, How::Python { uvloop, malloc });
-    let list = [
+    let binaries = target.join("peers");
+    fs::create_dir_all(&binaries)?;
+    let program = std::env::current_exe()?.with_file_name("race-peer").display().to_string();
+    let compiled = |name, command| Peer { name, command, compiled: true };
+    let interpreted = |name, command| Peer { name, command, compiled: false };
+    let rust = |name, role: &str| compiled(name, Ok(vec![program.clone(), role.to_owned()]));
+    Ok(vec![
         rust(REFERENCE, "epoll"),
         rust(ENGINE, "unbroken"),
         rust("raw mio", "mio"),
@@ -47,28 +37,16 @@ pub fn prepare(target: &Path) -> io::Result<Vec<Peer>> {
         rust("smol", "smol"),
         rust("message-io", "message-io"),
         rust("monoio", "monoio"),
-        ("libevent", How::C { library: "libevent" }),
-        ("libuv", How::C { library: "libuv" }),
-        python("asyncio", false, false),
-        python("asyncio + malloc", false, true),
-        python("uvloop", true, false),
-    ];
-    let binaries = target.join("peers");
-    fs::create_dir_all(&binaries)?;
-    let mut peers = Vec::new();
-    for (name, how) in list {
-        let command = match &how {
-            How::Rust(role) => {
-                let program = std::env::current_exe()?.with_file_name("race-peer");
-                Ok(vec![program.display().to_string(), (*role).to_owned()])
-            }
-            How::C { library } => compile(library, &binaries.join(library)),
-            How::Python { uvloop, .. } => python_command(*uvloop),
-            How::Other => continue,
-        };
-        peers.push(Peer { name, how, command });
-    }
-    Ok(peers)
+        compiled("libevent", compile("libevent", &binaries)),
+        compiled("libuv", compile("libuv", &binaries)),
+        interpreted("asyncio", python("asyncio", &["python3"], &[])),
+        // `env` becomes the program it starts.
+        interpreted(
+            "asyncio + malloc",
+            python("asyncio", &["env", "MALLOC_MMAP_THRESHOLD_=4194304", "python3"], &[]),
+        ),
+        interpreted("uvloop", python("uvloop", &["python3"], &["--uvloop"])),
+    ])
 }
 
 /// A peer given as `NAME=PROGRAM ARGUMENTS`: another build of one, to be compared.
@@ -77,7 +55,7 @@ pub fn other(text: &str) -> Option<Peer> {
     let command: Vec<String> = command.split_whitespace().map(str::to_owned).collect();
     // It is named for as long as the program runs.
     let name: &'static str = Box::leak(name.to_owned().into_boxed_str());
-    (!command.is_empty()).then_some(Peer { name, how: How::Other, command: Ok(command) })
+    (!command.is_empty()).then_some(Peer { name, command: Ok(command), compiled: true })
 }
 
 fn source(file: &str) -> PathBuf {
@@ -97,24 +75,24 @@ fn output(command: &mut Command) -> Result<String, String> {
     }
 }
 
-fn compile(library: &str, binary: &Path) -> Result<Vec<String>, String> {
+/// A server in C, compiled here when its library is installed.
+fn compile(library: &str, binaries: &Path) -> Result<Vec<String>, String> {
     let flags = output(Command::new("pkg-config").args(["--cflags", "--libs", library]))
         .map_err(|_| format!("{library} is not installed"))?;
+    let binary = binaries.join(library);
     let mut compiler = Command::new("cc");
-    compiler.args(["-O2", "-o"]).arg(binary).arg(source(&format!("{library}.c")));
+    compiler.args(["-O2", "-o"]).arg(&binary).arg(source(&format!("{library}.c")));
     output(compiler.args(flags.split_whitespace()))?;
     Ok(vec![binary.display().to_string()])
 }
 
-fn python_command(uvloop: bool) -> Result<Vec<String>, String> {
-    let module = if uvloop { "uvloop" } else { "asyncio" };
+/// The server in Python, when this module is installed.
+fn python(module: &str, interpreter: &[&str], flags: &[&str]) -> Result<Vec<String>, String> {
     output(Command::new("python3").args(["-c", &format!("import {module}")]))
         .map_err(|_| format!("{module} is not installed"))?;
-    let mut command = vec!["python3".to_owned(), source("asyncio_server.py").display().to_string()];
-    if uvloop {
-        command.push("--uvloop".to_owned());
-    }
-    Ok(command)
+    let script = source("asyncio_server.py").display().to_string();
+    let words = interpreter.iter().copied().chain([script.as_str()]).chain(flags.iter().copied());
+    Ok(words.map(str::to_owned).collect())
 }
 
 impl Peer {
@@ -123,20 +101,12 @@ impl Peer {
         self.command.as_ref().err().map(String::as_str)
     }
 
-    /// Whether its instructions can be counted in reasonable time.
-    pub fn is_compiled(&self) -> bool {
-        !matches!(self.how, How::Python { .. })
-    }
-
     /// Starts its server for `role`, on the server's processor, run by `under` when there is one.
     pub fn start(&self, role: &[String], under: &[String]) -> Result<Server, String> {
         let own = self.command.as_ref().map_err(Clone::clone)?;
         let mut words = under.iter().chain(own).chain(role);
         let mut command = Command::new(words.next().ok_or("no program")?);
         command.args(words);
-        if let How::Python { malloc: true, .. } = self.how {
-            command.env("MALLOC_MMAP_THRESHOLD_", "4194304");
-        }
         if under.is_empty() {
             command.stderr(Stdio::null());
         }
@@ -153,14 +123,19 @@ impl Peer {
     }
 }
 
-/// Starts a server on the server's processor, to end with us.
-pub fn launch(command: &mut Command) -> io::Result<Server> {
+/// Starts a program on the server's processor, to end with us.
+pub fn spawn(command: &mut Command) -> io::Result<Child> {
     use std::os::unix::process::CommandExt;
     // SAFETY: between fork and exec one system call is made, and nothing else.
     unsafe { command.pre_exec(process::die_with_parent) };
     // What is started inherits the processor.
     process::pin(Side::Server)?;
-    let server = Server::launch(command);
+    let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn();
     process::pin(Side::Load)?;
-    server
+    child
+}
+
+/// The same with a server that says where it listens.
+pub fn launch(command: &mut Command) -> io::Result<Server> {
+    Server::announced(spawn(command)?, LISTENING)
 }

@@ -8,7 +8,6 @@ use plotters::prelude::*;
 
 use crate::measure::Data;
 use crate::peers::{ENGINE, REFERENCE};
-use crate::scenarios::SCENARIOS;
 use crate::Results;
 
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
@@ -45,9 +44,8 @@ pub fn draw(results: &Results, dir: &Path) -> io::Result<()> {
 }
 
 fn panels(results: &Results, ids: &[&str], figure: impl Fn(&Data) -> f64) -> Vec<Panel> {
-    let measured =
-        ids.iter().filter_map(|id| results.scenarios.iter().find(|(scenario, _)| scenario.id == *id));
-    measured
+    ids.iter()
+        .filter_map(|id| results.scenario(id))
         .map(|(scenario, cells)| Panel {
             title: scenario.title.to_owned(),
             bars: cells
@@ -116,10 +114,7 @@ fn panel_of(area: &Area<'_>, panel: &Panel) -> io::Result<()> {
 
 /// The percentiles of the open loop, in which a server that stops is seen to have stopped.
 fn latency(path: &Path, results: &Results) -> io::Result<()> {
-    let open = SCENARIOS.iter().find(|scenario| scenario.id == "echo_open");
-    let found =
-        results.scenarios.iter().find(|(scenario, _)| open.is_some_and(|open| open.id == scenario.id));
-    let Some((scenario, cells)) = found else { return Ok(()) };
+    let Some((scenario, cells)) = results.scenario("echo_open") else { return Ok(()) };
     let curves: Vec<(&str, &crate::load::Latencies)> =
         cells.iter().filter_map(|cell| Some((cell.peer, &cell.outcome.as_ref().ok()?.latencies))).collect();
     let highest = curves.iter().map(|(_, latencies)| latencies.value_at_quantile(0.9995)).max().unwrap_or(0);

@@ -5,9 +5,9 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::peers::launch;
-use crate::process::{self, Server, Side};
-use crate::stats::Rounds;
+use crate::peers::{launch, spawn};
+use crate::process::Server;
+use crate::rounds::Rounds;
 use crate::Plan;
 
 pub const COMMANDS: [&str; 3] = ["PING", "GET", "SET"];
@@ -38,12 +38,9 @@ fn start_redis() -> io::Result<Server> {
     // It has to be told a port; this one was free a moment ago.
     let addr = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
     let mut command = Command::new("redis-server");
-    command.args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--port"]);
-    command.arg(addr.port().to_string()).stdin(Stdio::null()).stdout(Stdio::null());
-    process::pin(Side::Server)?;
-    let child = command.spawn();
-    process::pin(Side::Load)?;
-    let server = Server::running(addr, child?);
+    command.args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]);
+    command.args(["--loglevel", "warning"]).arg("--port").arg(addr.port().to_string());
+    let server = Server::running(addr, spawn(&mut command)?);
     let deadline = Instant::now() + Duration::from_secs(5);
     while TcpStream::connect(addr).is_err() {
         if Instant::now() > deadline {

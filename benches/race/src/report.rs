@@ -4,8 +4,8 @@ use std::fmt::Write as _;
 
 use crate::measure::{Cell, Data};
 use crate::peers::{ENGINE, REFERENCE};
+use crate::rounds::Rounds;
 use crate::scenarios::Scenario;
-use crate::stats::Rounds;
 use crate::{targets, Results, Special};
 
 /// A row of a table: its head, and one cell for each peer.
@@ -13,25 +13,21 @@ type Row = (String, Vec<String>);
 
 /// What the engine came to, for the progress.
 pub fn summary(scenario: &Scenario, cells: &[Cell]) -> String {
-    let find = |peer: &str| cells.iter().find(|cell| cell.peer == peer);
-    match (find(ENGINE).map(|cell| &cell.outcome), find(REFERENCE).map(|cell| &cell.outcome)) {
-        (Some(Ok(engine)), Some(Ok(reference))) => format!(
-            "{:.2} µs of processor per {}, {:.3} of raw epoll [{:.3}–{:.3}]",
+    match cells.iter().find(|cell| cell.peer == ENGINE).map(|cell| &cell.outcome) {
+        Some(Ok(engine)) if engine.ratio.len() == 0 => "no reference".to_owned(),
+        Some(Ok(engine)) => format!(
+            "{:.2} µs of processor per {}, {} of raw epoll",
             engine.cpu.median(),
             scenario.unit,
-            engine.ratio.median(),
-            engine.ratio.interval().0,
-            engine.ratio.interval().1,
-        )
-        .replace("NaN", "?")
-        .replace("?–?", if reference.ratio.len() == 0 { "no rounds" } else { "?" }),
-        (Some(Err(why)), _) => why.clone(),
-        _ => "no reference".to_owned(),
+            engine.ratio.show_interval(),
+        ),
+        Some(Err(why)) => why.clone(),
+        None => "without the engine".to_owned(),
     }
 }
 
 fn ratio(rounds: &Rounds) -> String {
-    format!("{:.2} [{:.2}–{:.2}]", rounds.median(), rounds.min(), rounds.max())
+    rounds.show(2, "")
 }
 
 /// A number with as many digits as say something.
@@ -139,7 +135,11 @@ fn scenarios(text: &mut String, results: &Results) {
     };
     part("Server processor time in microseconds: all (in user space)", &|data| {
         let all = data.cpu.median();
-        Some(format!("{} ({})", number(all), number(all * data.user_share)))
+        Some(format!(
+            "{} ({})",
+            number(all),
+            data.user_share.map_or("?".to_owned(), |share| number(all * share))
+        ))
     });
     part("System calls", &|data| Some(format!("{:.3}", data.calls.as_ref()?.per_unit)));
     part("Instructions in user space", &|data| Some(number(data.instructions?)));
@@ -292,10 +292,9 @@ fn absent(text: &mut String, results: &Results) {
         return;
     }
     text.push_str("## What is missing, and why\n\n");
-    let mut reasons: Vec<(&str, &str)> = all.iter().map(|(peer, _, why)| (*peer, *why)).collect();
-    reasons.dedup();
     let mut told = Vec::new();
-    for (peer, why) in reasons {
+    for (peer, _, why) in &all {
+        let (peer, why) = (*peer, *why);
         if told.contains(&(peer, why)) {
             continue;
         }

@@ -47,7 +47,7 @@ impl Scenario {
 }
 
 /// Messages a second of the open loop: about a fifth of what the reference can do.
-pub const OPEN_RATE: u64 = 20_000;
+const OPEN_RATE: u64 = 20_000;
 
 pub const SCENARIOS: &[Scenario] = &[
     scenario("echo_1", "echo 64 B, 1 connection", "message", echo(1, 64, 1)).counted(false),
@@ -73,54 +73,45 @@ pub const SCENARIOS: &[Scenario] = &[
     scenario("proxy", "proxy, a fast sender to a slow reader", "megabyte", Play::Proxy),
 ];
 
+/// The beginning of a game, once the server's address is known.
+pub type Opening = Box<dyn FnOnce(SocketAddr) -> io::Result<Box<dyn Game>>>;
+
 impl Play {
-    /// What a server has to be started as, and the game against it; the latter begins once the
-    /// server's address is known.
+    /// What a server has to be started as, and the game against it.
     pub fn set_up(self) -> io::Result<(Vec<String>, Opening)> {
-        Ok(match self {
-            Self::Echo(_) | Self::Churn => (vec!["echo".to_owned()], Opening { play: self, proxy: None }),
-            Self::Fanout { .. } => (vec!["fanout".to_owned()], Opening { play: self, proxy: None }),
+        let (role, opening): (&str, Opening) = match self {
+            Self::Echo(shape) => ("echo", Box::new(move |addr| Ok(Box::new(Echo::open(addr, shape)?)))),
+            Self::Churn => ("echo", Box::new(|addr| Ok(Box::new(Churn::open(addr)?)))),
+            Self::Fanout { subscribers, silent, in_flight } => {
+                let open = move |addr| -> io::Result<Box<dyn Game>> {
+                    let mut game = Fanout::open(addr, subscribers, silent, in_flight)?;
+                    if silent > 0 {
+                        game.set_patience(Duration::from_secs(2));
+                    }
+                    Ok(Box::new(game))
+                };
+                ("fanout", Box::new(open))
+            }
             Self::Proxy => {
-                let proxy = Proxy::listen()?;
+                let mut proxy = Proxy::listen()?;
                 let role = vec!["proxy".to_owned(), proxy.upstream()?.to_string()];
-                (role, Opening { play: self, proxy: Some(proxy) })
+                let open = move |addr| -> io::Result<Box<dyn Game>> {
+                    proxy.open(addr)?;
+                    Ok(Box::new(proxy))
+                };
+                return Ok((role, Box::new(open)));
             }
-        })
+        };
+        Ok((vec![role.to_owned()], opening))
     }
 
-    /// How long a slice is, when `plan` leaves it to the scenario.
-    pub fn slice(self, plan: Plan) -> Duration {
+    /// How many turns a round has, and how long each peer's slice of one is.
+    pub fn turns(self, plan: Plan) -> (usize, Duration) {
         match self {
-            // Long enough for some of them; what the kernel holds has to drain after each.
-            Self::Proxy => plan.slice * 2,
-            _ => plan.slice,
+            // A proxied megabyte takes long and varies little, and what the kernel holds has to
+            // drain after each slice.
+            Self::Proxy => (1, plan.slice * 2),
+            _ => (plan.turns, plan.slice),
         }
-    }
-}
-
-/// A game that waits for its server.
-pub struct Opening {
-    play: Play,
-    proxy: Option<Proxy>,
-}
-
-impl Opening {
-    pub fn open(self, addr: SocketAddr) -> io::Result<Box<dyn Game>> {
-        Ok(match (self.play, self.proxy) {
-            (Play::Echo(shape), _) => Box::new(Echo::open(addr, shape)?),
-            (Play::Churn, _) => Box::new(Churn::open(addr)?),
-            (Play::Fanout { subscribers, silent, in_flight }, _) => {
-                let mut game = Fanout::open(addr, subscribers, silent, in_flight)?;
-                if silent > 0 {
-                    game.set_patience(Duration::from_secs(2));
-                }
-                Box::new(game)
-            }
-            (Play::Proxy, Some(mut proxy)) => {
-                proxy.open(addr)?;
-                Box::new(proxy)
-            }
-            (Play::Proxy, None) => return Err(io::Error::other("the proxy's far end is missing")),
-        })
     }
 }

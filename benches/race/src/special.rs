@@ -9,16 +9,13 @@ use rustix::process::{prlimit, Pid, Resource, Rlimit};
 use crate::load::{connect, latencies, Arrivals, Echo, Game, Greedy, Idle, Latencies, Shape};
 use crate::peers::Peer;
 use crate::process::Server;
-use crate::stats::Rounds;
+use crate::rounds::Rounds;
 use crate::Plan;
 
 const HEALTHY: Shape = Shape { connections: 50, length: 64, messages: 1, arrivals: Arrivals::Closed };
 
 fn start(peer: &Peer) -> Result<Server, String> {
-    match peer.absent() {
-        Some(why) => Err(why.to_owned()),
-        None => peer.start(&["echo".to_owned()], &[]),
-    }
+    peer.start(&["echo".to_owned()], &[])
 }
 
 fn text(error: io::Error) -> String {

@@ -2,6 +2,7 @@
 //! another processor. There is nothing of the engine, of mio or of any peer in it. It checks every
 //! byte that comes back: a wrong one fails the run.
 
+mod audience;
 pub mod chat;
 mod churn;
 mod echo;

@@ -1,12 +1,11 @@
 //! Medians, and how sure one can be of them.
 
-/// Values of several rounds, in the order in which they were taken.
-#[derive(Clone, Debug, Default)]
+/// Values of several rounds, the least first.
 pub struct Rounds(Vec<f64>);
 
 impl Rounds {
     pub fn new(values: impl IntoIterator<Item = f64>) -> Self {
-        let mut values: Vec<f64> = values.into_iter().filter(|value| value.is_finite()).collect();
+        let mut values: Vec<f64> = values.into_iter().collect();
         values.sort_by(f64::total_cmp);
         Self(values)
     }
@@ -30,6 +29,18 @@ impl Rounds {
 
     pub fn max(&self) -> f64 {
         self.0.last().copied().unwrap_or(f64::NAN)
+    }
+
+    /// Median, and in brackets the least and the greatest.
+    pub fn show(&self, digits: usize, unit: &str) -> String {
+        let (median, min, max) = (self.median(), self.min(), self.max());
+        format!("{median:.digits$}{unit} [{min:.digits$}–{max:.digits$}]")
+    }
+
+    /// Median, and in brackets the interval.
+    pub fn show_interval(&self) -> String {
+        let (low, high) = self.interval();
+        format!("{:.3} [{low:.3}–{high:.3}]", self.median())
     }
 
     /// Where the true median lies with a probability of 95 % or more, whatever the distribution:
@@ -57,26 +68,4 @@ impl Rounds {
 /// The probability that a fair coin falls on one side `k` times of `n`.
 fn binomial(n: usize, k: usize) -> f64 {
     (0..k).fold(0.5f64.powi(n as i32), |p, i| p * (n - i) as f64 / (i + 1) as f64)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_median_of_an_even_number_lies_between_the_middle_two() {
-        assert_eq!(Rounds::new([4.0, 1.0, 3.0, 2.0]).median(), 2.5);
-        assert_eq!(Rounds::new([3.0, 1.0, 2.0]).median(), 2.0);
-    }
-
-    #[test]
-    fn the_interval_of_fifteen_rounds_leaves_out_three_on_either_side() {
-        // The tables of the sign test have it so: 15 values, the 4th and the 12th, 96.5 %.
-        assert_eq!(Rounds::new((1..=15).map(f64::from)).interval(), (4.0, 12.0));
-    }
-
-    #[test]
-    fn few_rounds_give_the_whole_range() {
-        assert_eq!(Rounds::new([1.0, 2.0, 3.0]).interval(), (1.0, 3.0));
-    }
 }
