@@ -20,6 +20,7 @@ use crate::addr::{Addr, Peer};
 use crate::close::{CloseReason, CloseReport};
 use crate::config::Config;
 use crate::id::ListenerId;
+use crate::lapses::Lapses;
 use crate::read_buffer::ReadBuffer;
 use crate::stats::Stats;
 use crate::timers::Time;
@@ -27,6 +28,7 @@ use crate::transport::{Hints, Transport};
 use crate::write_buffer::{BufferPool, WriteBuffer};
 
 pub(crate) use receiving::Received;
+pub(crate) use sending::WRITE_THROUGH;
 
 /// Where a connection stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -63,6 +65,10 @@ pub enum Via {
 pub(crate) struct Context<'a> {
     pub(crate) now: Time,
     pub(crate) config: &'a Config,
+    /// When nobody was served lately.
+    pub(crate) lapses: &'a Lapses,
+    /// A shutdown is under way: its deadline bounds the closes.
+    pub(crate) draining: bool,
     pub(crate) pool: &'a mut BufferPool,
     pub(crate) stats: &'a mut Stats,
 }
@@ -73,6 +79,10 @@ pub(crate) struct Listed {
     pub(crate) ready: bool,
     pub(crate) dirty: bool,
     pub(crate) dead: bool,
+    /// Its deadline came up; the verdict falls after it was read from and flushed.
+    pub(crate) due: bool,
+    /// Among those that have all their bytes and only owe their end.
+    pub(crate) owing: bool,
 }
 
 /// One connection, its socket excepted.
@@ -94,8 +104,10 @@ pub(crate) struct Connection {
     paused: bool,
     /// The queue passed high water and has not fallen to low water since.
     congested: bool,
-    /// A drain grants one read, congested or not.
+    /// One read is granted, congested or not.
     may_read_once: bool,
+    /// Bytes were queued since the last read: while congested, the next one has to wait for a drain.
+    grew: bool,
     /// What the handler left unused is to be shown again without new input.
     show_again: bool,
     /// The queue fell to low water and the handler has not been told.
@@ -136,17 +148,20 @@ pub(crate) struct Connection {
     since: Time,
     /// When the last byte came or went.
     activity: Time,
-    /// When the peer was last seen to take bytes of ours, or the close to get on.
+    /// When the peer was last seen to take bytes of ours; once it has taken all, when it was last heard.
     progress: Time,
-    /// Bytes known to be acknowledged at `progress`.
+    /// Bytes known to be acknowledged when it was last looked at.
     acknowledged: u64,
-    closing_since: Time,
+    /// Since when the peer has had all of our bytes, in a close: from here on only its end is awaited.
+    lingering_since: Time,
     /// Since when the queue has been at the soft limit.
     soft_since: Time,
-    /// Input read while closing, or after the write half broke.
+    /// Input read since then, or after the write half broke.
     discarded: u64,
-    /// The moment of this connection's entry among the timers.
+    /// The moment of this connection's entry among the deadlines.
     pub(crate) armed: Time,
+    /// The moment of its entry among those who hold memory.
+    pub(crate) ranked: Time,
 }
 
 impl Connection {
@@ -164,6 +179,7 @@ impl Connection {
             paused: false,
             congested: false,
             may_read_once: false,
+            grew: false,
             show_again: false,
             drain_due: false,
             eof_due: false,
@@ -191,10 +207,11 @@ impl Connection {
             activity: now,
             progress: now,
             acknowledged: 0,
-            closing_since: now,
+            lingering_since: Time::NEVER,
             soft_since: Time::NEVER,
             discarded: 0,
             armed: Time::NEVER,
+            ranked: Time::NEVER,
         }
     }
 
@@ -215,6 +232,23 @@ impl Connection {
     #[inline]
     pub(crate) fn queued(&self) -> usize {
         self.out.as_ref().map_or(0, |out| out.len())
+    }
+
+    /// Whether it holds memory that it did not get rid of when it had the chance: bytes that the
+    /// kernel would not take, or that the handler left unused.
+    #[inline]
+    pub(crate) fn is_holder(&self) -> bool {
+        let queues = self.out.is_some() && (self.waiting || self.state == State::Connecting);
+        !self.is_dead() && (queues || !self.input.is_empty())
+    }
+
+    /// When a holder was last seen to get on.
+    pub(crate) fn last_progress(&self) -> Time {
+        match self.queued() >= self.unused() {
+            true if self.state == State::Connecting => self.since,
+            true => self.progress,
+            false => self.activity,
+        }
     }
 
     #[inline]
@@ -280,16 +314,19 @@ impl Connection {
             || self.eof_is_due()
     }
 
-    /// Open, with nothing queued, unread or untold: there is no work in it, and no deadline but that
-    /// of the idle, which is not earlier than the one among the timers.
+    /// Open, with nothing queued, unread, unused or untold: there is no work in it, and no deadline
+    /// but that of the idle, which is not earlier than the one among the timers.
     #[inline]
     pub(crate) fn is_at_rest(&self, config: &Config) -> bool {
         let busy = self.readable | self.error_hint | self.show_again | self.drain_due | self.eof_due;
         self.state == State::Open
-            && !busy
+            && !(busy | self.listed.due)
             && self.out.is_none()
+            && self.ranked == Time::NEVER
+            && self.input.is_empty()
             && !self.is_broken()
-            && self.armed <= self.activity.plus_option(config.idle_timeout)
+            && (config.idle_timeout.is_none()
+                || (self.armed <= self.activity.plus_option(config.idle_timeout) && self.all_acknowledged()))
     }
 
     /// Whether anything else is to be done before new input is read: a broken or waiting queue,
@@ -335,15 +372,6 @@ impl Connection {
         let Some(errno) = error.raw_os_error() else { return };
         if self.errno == 0 || (self.errno == libc::EPIPE && errno == libc::ECONNRESET) {
             self.errno = errno;
-        }
-    }
-
-    /// Moves what was stamped with one moment to another.
-    pub(crate) fn restamp(&mut self, from: Time, to: Time) {
-        for stamp in [&mut self.activity, &mut self.progress] {
-            if *stamp == from {
-                *stamp = to;
-            }
         }
     }
 

@@ -88,6 +88,7 @@ pub mod fuzzing;
 mod handle;
 mod handler;
 mod id;
+mod lapses;
 mod listener;
 mod mailbox;
 mod net;

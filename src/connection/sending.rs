@@ -14,7 +14,7 @@ use crate::write_buffer::GATHER;
 
 /// From this length on a slice that finds the queue empty is written straight away: below it one
 /// gathered write at the end of the turn is cheaper, above it the copy is what costs.
-const WRITE_THROUGH: usize = 16 << 10;
+pub(crate) const WRITE_THROUGH: usize = 16 << 10;
 
 impl Connection {
     /// Whether bytes can still be sent.
@@ -43,6 +43,7 @@ impl Connection {
         socket: &mut T,
         cx: &mut Context<'_>,
     ) -> Sent {
+        let whole = data.len();
         let data = match data {
             Data::Slice(slice) if slice.len() >= WRITE_THROUGH && self.out.is_none() => {
                 let taken = self.write_through(slice, socket, cx);
@@ -66,11 +67,24 @@ impl Connection {
         if cx.config.soft_limit.is_some_and(|soft| queued >= soft.bytes) && self.soft_since == Time::NEVER {
             self.soft_since = cx.now;
         }
-        if queued >= cx.config.high_water {
-            self.congested = true;
+        self.grew = true;
+        // At high water, or where another message like this one would not fit: who stops at
+        // `Congested` must not meet the cap.
+        if queued >= cx.config.high_water || queued + whole > cx.config.max_write_buffer {
+            self.cross();
             return Sent::Congested;
         }
         Sent::Queued
+    }
+
+    /// The queue is at high water. The peer is heard once more: two ends that both send before they
+    /// read must not hold each other up.
+    #[inline]
+    fn cross(&mut self) {
+        if !self.congested {
+            self.congested = true;
+            self.may_read_once = true;
+        }
     }
 
     /// Writes the front of a large slice without copying it, when nothing waits before it.

@@ -219,6 +219,16 @@ pub(crate) enum Held {
     Sim(#[allow(dead_code)] SimDescriptor),
 }
 
+/// What came of a try to turn a client away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Shed {
+    One,
+    /// Nobody waits.
+    Nobody,
+    /// The reserve is gone, or of no use.
+    Failed,
+}
+
 /// A file descriptor held back, so that there is one left to turn clients away with when there
 /// are no others.
 pub(crate) struct Reserve {
@@ -231,20 +241,20 @@ impl Reserve {
         Ok(Self { held: Some(take()?), take })
     }
 
-    /// Accepts one waiting client with the reserved descriptor and resets it. False when there
-    /// was none to be shed, or the reserve is gone.
-    pub(crate) fn shed_one(&mut self, acceptor: &mut impl Accept) -> bool {
+    /// Accepts one waiting client with the reserved descriptor and resets it.
+    pub(crate) fn shed_one(&mut self, acceptor: &mut impl Accept) -> Shed {
         if self.held.take().is_none() {
             self.refill();
-            return false;
+            return Shed::Failed;
         }
         let shed = match acceptor.accept() {
             Ok((mut stream, _)) => {
                 // Reset rather than closed: what it sent will not be read.
                 stream.reset_on_close();
-                true
+                Shed::One
             }
-            Err(_) => false,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => Shed::Nobody,
+            Err(_) => Shed::Failed,
         };
         self.refill();
         shed

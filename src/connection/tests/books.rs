@@ -101,20 +101,20 @@ fn a_write_that_broke_without_an_error_stays_the_reason() {
 }
 
 #[test]
-fn a_close_is_looked_at_more_often_while_something_is_under_way() {
-    let deadline = |world: &World| world.conn.deadline(world.now, &world.config).since(world.now);
-    let idle = Config::default().linger_idle;
+fn a_close_is_looked_at_while_something_is_under_way() {
+    let config = Config::default();
+    let looks = |world: &World| world.deadline().since(world.now);
     let mut silent = world();
     silent.close();
-    assert_eq!(deadline(&silent), idle, "nothing to look for");
+    assert_eq!(looks(&silent), config.linger_idle, "nothing to look for");
     let mut queued = world();
     let _ = queued.send(10);
     queued.close();
-    assert_eq!(deadline(&queued), idle / 8);
+    assert_eq!(looks(&queued), Duration::from_secs(60) / 8);
     let mut unacknowledged = world();
     let _ = unacknowledged.send(10);
     unacknowledged.socket.unacknowledged = Some(11);
     unacknowledged.socket.writes.extend([Answer::Bytes(10)]);
     unacknowledged.close();
-    assert_eq!((unacknowledged.conn.queued(), deadline(&unacknowledged)), (0, idle / 8));
+    assert_eq!((unacknowledged.conn.queued(), looks(&unacknowledged)), (0, Duration::from_millis(10)));
 }
