@@ -298,13 +298,15 @@ impl Reactor {
         }
     }
 
-    /// New clients, after those who are in. A shutdown takes in whoever waits, for closing a listener
-    /// resets them, and closes each listener the moment that its queue is empty.
+    /// New clients, after those who are in.
     fn accept<H: Handler + ?Sized>(&mut self, handler: &mut H) {
         let listeners = self.net.listeners.iter();
         let mut ready: Vec<_> = listeners.filter(|(_, l)| l.is_ready()).map(|(id, _)| id).collect();
         if ready.is_empty() {
             return;
+        }
+        if self.net.stopping == Stopping::Draining {
+            return self.accept_last(handler, &ready);
         }
         // Whose turn comes last in a turn that is cut short comes first in the next.
         let first = self.first_listener % ready.len();
@@ -319,45 +321,77 @@ impl Reactor {
     }
 
     fn accept_from<H: Handler + ?Sized>(&mut self, handler: &mut H, id: ListenerId) {
-        let until = self.spent_at(share::ACCEPTS);
+        for _ in 0..self.net.config.accepts_per_turn {
+            if !self.accept_one(handler, id) || self.is_spent(share::ACCEPTS) {
+                return;
+            }
+        }
+    }
+
+    /// A shutdown takes in whoever waits, for closing a listener resets them. A pass that finds
+    /// nobody at any of them closes them all: no callback comes between, in which others could come.
+    fn accept_last<H: Handler + ?Sized>(&mut self, handler: &mut H, ready: &[ListenerId]) {
+        loop {
+            let mut accepted = false;
+            for id in ready {
+                accepted |= self.accept_one(handler, *id);
+            }
+            let listeners = ready.iter().filter_map(|id| Some((*id, self.net.listeners.get(*id)?)));
+            let empty: Vec<_> = listeners.filter(|(_, l)| l.is_empty()).map(|(id, _)| id).collect();
+            if !accepted {
+                return empty.into_iter().for_each(|id| self.net.close_listener(id));
+            }
+            // They are asked once more, in this turn or in the next.
+            for id in empty {
+                if let Some(listener) = self.net.listeners.get_mut(id) {
+                    listener.on_readable();
+                }
+            }
+            if self.is_spent(share::ACCEPTS) {
+                return;
+            }
+        }
+    }
+
+    /// Accepts one client. Returns whether it is worth trying for another.
+    fn accept_one<H: Handler + ?Sized>(&mut self, handler: &mut H, id: ListenerId) -> bool {
         let net = &mut self.net;
-        for _ in 0..net.config.accepts_per_turn {
-            let open = net.conns.len() - net.dead.len() - net.awaited.len();
-            let full = net.config.max_connections.is_some_and(|most| open >= most);
-            let draining = net.stopping == Stopping::Draining;
-            let Some(listener) = net.listeners.get_mut(id) else { return };
-            if !listener.is_ready() {
-                return;
-            }
-            if full && net.config.at_limit == AtLimit::Wait {
-                return listener.hold_at_limit();
-            }
-            match listener.accept(net.now, net.reserve.as_mut(), &mut net.stats) {
-                Step::Accepted(stream, peer) => {
-                    listener.acceptor.finish_accept(&stream, &net.config);
-                    let last = draining && listener.accepted_last() >= LAST_ACCEPTS;
-                    let conn = admit(net, handler, id, stream, peer, full);
-                    if draining {
-                        net.close(conn);
-                    }
-                    if last {
-                        return net.close_listener(id);
-                    }
+        let open = net.conns.len() - net.dead.len() - net.awaited.len();
+        let full = net.config.max_connections.is_some_and(|most| open >= most);
+        let draining = net.stopping == Stopping::Draining;
+        let Some(listener) = net.listeners.get_mut(id) else { return false };
+        if !listener.is_ready() {
+            return false;
+        }
+        if full && net.config.at_limit == AtLimit::Wait {
+            listener.hold_at_limit();
+            return false;
+        }
+        match listener.accept(net.now, net.reserve.as_mut(), &mut net.stats) {
+            Step::Accepted(stream, peer) => {
+                listener.acceptor.finish_accept(&stream, &net.config);
+                let last = draining && listener.accepted_last() >= LAST_ACCEPTS;
+                let conn = admit(net, handler, id, stream, peer, full);
+                if draining {
+                    net.close(conn);
                 }
-                Step::GoOn => {}
-                Step::Empty if draining => return net.close_listener(id),
-                Step::Empty => return,
-                Step::Pause(until) => return net.deadlines.arm_single(until, Deadline::Listener(id)),
-                Step::Broken(error) => {
-                    log::error!("listener {id}: {error}");
+                if last {
                     net.close_listener(id);
-                    handler.on_listener_error(net, id, &error);
-                    net.tick();
-                    return;
                 }
+                true
             }
-            if net.now >= until {
-                return;
+            Step::GoOn => true,
+            Step::Empty => false,
+            Step::Pause(until) => {
+                net.deadlines.arm_single(until, Deadline::Listener(id));
+                false
+            }
+            Step::Broken(error) => {
+                log::error!("listener {id}: {error}");
+                net.close_listener(id);
+                handler.on_listener_error(net, id, &error);
+                net.tick();
+                false
             }
         }
     }
@@ -453,7 +487,9 @@ impl Reactor {
             }
         }
         for id in self.net.listeners.ids().collect::<Vec<_>>() {
-            if self.net.listeners.get_mut(id).is_some_and(|listener| listener.on_freed()) {
+            let owed = self.net.listeners.get_mut(id).is_some_and(|listener| listener.on_freed());
+            // In a shutdown they are all looked into together, in the next turn.
+            if owed && self.net.stopping != Stopping::Draining {
                 self.accept_from(handler, id);
             }
         }
