@@ -95,6 +95,7 @@ mod net;
 mod reactor;
 mod read_buffer;
 mod send;
+mod settings;
 #[cfg(feature = "sim")]
 pub mod sim;
 #[cfg(feature = "sim")]
@@ -109,7 +110,7 @@ mod write_buffer;
 
 pub use crate::addr::{Addr, IntoAddr};
 pub use crate::close::{CloseReason, CloseReport, Timeout};
-pub use crate::config::{AtLimit, Config, ConfigError, Keepalive, Overflow, SoftLimit, UserTimeout};
+pub use crate::config::{AtLimit, Config, Keepalive, UserTimeout};
 pub use crate::connection::{State, Via};
 pub use crate::handle::{Handle, HandleError};
 pub use crate::handler::Handler;
@@ -117,6 +118,7 @@ pub use crate::id::{ConnId, ListenerId, TimerId};
 pub use crate::net::Net;
 pub use crate::reactor::{Reactor, Turn};
 pub use crate::send::{Broadcast, SendError, Sent};
+pub use crate::settings::{ConfigError, Overflow, Settings, SoftLimit};
 pub use crate::stats::Stats;
 /// A cheaply shared buffer, from the [`bytes`](https://docs.rs/bytes) crate.
 pub use bytes::Bytes;

@@ -23,6 +23,7 @@ use crate::id::{ConnId, ListenerId, TimerId};
 use crate::lapses::Lapses;
 use crate::listener::Listener;
 use crate::mailbox::{Command, Mailbox};
+use crate::settings::{ConfigError, Settings};
 use crate::socket::{Acceptor, Connect, Reserve, Stream};
 use crate::stats::Stats;
 use crate::system::System;
@@ -78,6 +79,10 @@ pub(crate) enum Stopping {
 pub struct Net {
     pub(crate) system: System,
     pub(crate) config: Config,
+    /// What the configuration says of those connections that have no settings of their own.
+    pub(crate) defaults: Settings,
+    /// Some connection may have a soft limit.
+    has_soft_limits: bool,
     /// The clock as it was last read: after each callback that may have taken long, and by each call
     /// that sets a span.
     pub(crate) now: Time,
@@ -133,6 +138,8 @@ pub struct Net {
     pub(crate) stopping: Stopping,
     /// From when on and how long a shutdown waits before it cuts off what is left.
     pub(crate) stop: Option<(Time, Duration)>,
+    /// The handler has been told of it.
+    pub(crate) told_shutdown: bool,
     /// Everybody has been flushed since then.
     pub(crate) flushed_since_stop: bool,
     /// The connection whose callback is running.
@@ -160,6 +167,8 @@ impl Net {
         };
         Ok(Self {
             system,
+            defaults: config.settings(),
+            has_soft_limits: config.soft_limit.is_some(),
             config,
             now: Time::default(),
             lapses: Lapses::default(),
@@ -189,6 +198,7 @@ impl Net {
             stats: Stats::default(),
             stopping: Stopping::No,
             stop: None,
+            told_shutdown: false,
             flushed_since_stop: false,
             calling: None,
             serving: None,
@@ -415,6 +425,73 @@ impl Net {
         let Some(armed) = self.user_timers.remove(timer) else { return false };
         self.alarms.disarm(armed, timer);
         true
+    }
+
+    /// Has [`on_deadline`](crate::Handler::on_deadline) called for this connection, `after` the moment of
+    /// this call, unless it is moved, [cleared](Self::clear_deadline) or the connection closed before. Each
+    /// connection has one such deadline; setting it again moves it, which costs next to nothing.
+    ///
+    /// Whatever came in by then is delivered first: a request or a heartbeat that arrives in time can
+    /// move the deadline, however busy the reactor is.
+    pub fn set_deadline(&mut self, conn: ConnId, after: Duration) {
+        let at = self.tick().plus(after);
+        self.move_deadline(conn, at);
+    }
+
+    /// The connection's deadline is not to come.
+    pub fn clear_deadline(&mut self, conn: ConnId) {
+        self.move_deadline(conn, Time::NEVER);
+    }
+
+    fn move_deadline(&mut self, conn: ConnId, at: Time) {
+        if let Some(entry) = self.conns.get_mut(conn) {
+            entry.conn.set_alarm(at);
+            // What is being served is settled after its callbacks anyway.
+            if self.serving != Some(conn) {
+                self.settle(conn);
+            }
+        }
+    }
+
+    /// Shows the handler nothing of this connection before `bytes` are there, those counted that it left
+    /// unused, or its peer's stream ends: for a protocol that knows how long the next frame is. It holds
+    /// for the next [`on_data`](crate::Handler::on_data) only.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidInput` for more than [`max_read_buffer`](crate::Config::max_read_buffer): so many can
+    /// never be kept.
+    pub fn want(&mut self, conn: ConnId, bytes: usize) -> io::Result<()> {
+        let Some(entry) = self.conns.get_mut(conn) else { return Ok(()) };
+        let most = entry.conn.settings(&self.defaults).max_read_buffer;
+        let wanted = u32::try_from(bytes).ok().filter(|_| bytes <= most);
+        let Some(wanted) = wanted else {
+            let message = format!("{bytes} bytes are more than max_read_buffer ({most}) keeps");
+            return Err(io::Error::new(ErrorKind::InvalidInput, message));
+        };
+        entry.conn.want(wanted);
+        Ok(())
+    }
+
+    /// The settings of a connection; `None` when it is gone.
+    pub fn settings(&self, conn: ConnId) -> Option<&Settings> {
+        Some(self.conns.get(conn)?.conn.settings(&self.defaults))
+    }
+
+    /// Gives a connection settings of its own. What has been queued or kept already stays; a time-out
+    /// runs from when its span began, under the new length.
+    ///
+    /// # Errors
+    ///
+    /// Names the first setting that cannot be met and says why; nothing is changed.
+    pub fn set_settings(&mut self, conn: ConnId, settings: Settings) -> Result<(), ConfigError> {
+        settings.validate(self.config.total_write_buffer)?;
+        self.has_soft_limits |= settings.soft_limit.is_some();
+        if let Some(entry) = self.conns.get_mut(conn) {
+            entry.conn.set_settings(Arc::new(settings));
+            self.mark_dirty(conn);
+        }
+        Ok(())
     }
 
     /// Bytes queued for a connection and not handed to the kernel; 0 when it is gone.

@@ -3,7 +3,7 @@
 
 use super::{Deadline, Entry, Net, Stopping, REDIAL};
 use crate::close::{CloseReason, Timeout};
-use crate::connection::{Connection, Context};
+use crate::connection::{Connection, Context, Terms};
 use crate::id::ConnId;
 use crate::socket::Stream;
 use crate::timers::Time;
@@ -25,9 +25,12 @@ impl Net {
         let (congested, closing) = (conn.is_congested(), conn.is_closing());
         let mut cx = Context {
             now: self.now,
-            config: &self.config,
-            lapses: &self.lapses,
-            draining: self.stopping == Stopping::Draining,
+            terms: Terms {
+                config: &self.config,
+                defaults: &self.defaults,
+                lapses: &self.lapses,
+                draining: self.stopping == Stopping::Draining,
+            },
             pool: &mut self.pool,
             stats: &mut self.stats,
         };
@@ -159,14 +162,19 @@ impl Net {
     /// need not touch them.
     pub(crate) fn settle(&mut self, id: ConnId) {
         let Some(Entry { conn, stream }) = self.conns.get_mut(id) else { return };
-        if conn.has_work(&self.config) && !std::mem::replace(&mut conn.listed.ready, true) {
+        if conn.has_work(&self.defaults) && !std::mem::replace(&mut conn.listed.ready, true) {
             self.ready.push_back(id);
             self.readied += 1;
         }
         // Its verdict is under way, and settles it again.
         if !conn.listed.due {
-            let draining = self.stopping == Stopping::Draining;
-            let mut deadline = conn.deadline(self.now, &self.config, &self.lapses, draining);
+            let terms = Terms {
+                config: &self.config,
+                defaults: &self.defaults,
+                lapses: &self.lapses,
+                draining: self.stopping == Stopping::Draining,
+            };
+            let mut deadline = conn.deadline(self.now, terms);
             if stream.is_dialing() {
                 deadline = deadline.min(self.now.plus(REDIAL));
             }

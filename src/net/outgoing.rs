@@ -4,10 +4,10 @@ use bytes::Bytes;
 
 use super::{Entry, Net};
 use crate::close::CloseReason;
-use crate::config::Overflow;
 use crate::connection::WRITE_THROUGH;
 use crate::id::ConnId;
 use crate::send::{Broadcast, Data, SendError, Sent};
+use crate::settings::Overflow;
 #[cfg(feature = "sim")]
 use crate::socket::Stream;
 use crate::write_buffer::BY_REFERENCE;
@@ -64,7 +64,7 @@ impl Net {
     fn send_data(&mut self, id: ConnId, data: Data<'_>) -> Result<Sent, SendError> {
         self.try_reserve(id, data.len())?;
         // A span may begin with it, or what is written straight away is stamped.
-        if data.len() >= WRITE_THROUGH || self.config.soft_limit.is_some() {
+        if data.len() >= WRITE_THROUGH || self.has_soft_limits {
             self.tick();
         }
         #[cfg(feature = "sim")]
@@ -95,15 +95,15 @@ impl Net {
     #[inline]
     pub fn try_reserve(&mut self, conn: ConnId, len: usize) -> Result<(), SendError> {
         let entry = self.conns.get(conn).ok_or(SendError::Closed);
-        let sendable = entry.and_then(|Entry { conn, .. }| conn.check_sendable().map(|()| conn.queued()));
-        match sendable {
-            Ok(queued)
-                if queued.saturating_add(len) <= self.config.max_write_buffer
-                    && self.held().saturating_add(len) <= self.config.total_write_buffer =>
-            {
+        let room = entry.and_then(|Entry { conn, .. }| {
+            let cap = conn.settings(&self.defaults).max_write_buffer;
+            conn.check_sendable().map(|()| cap.saturating_sub(conn.queued()))
+        });
+        match room {
+            Ok(room) if len <= room && self.held().saturating_add(len) <= self.config.total_write_buffer => {
                 Ok(())
             }
-            Ok(queued) => self.make_room(conn, queued, len),
+            Ok(room) => self.make_room(conn, room, len),
             Err(error) => {
                 self.stats.stale_sends += 1;
                 Err(error)
@@ -119,14 +119,16 @@ impl Net {
 
     /// A cap would be passed: somebody has to go, or the send is refused.
     #[cold]
-    fn make_room(&mut self, conn: ConnId, queued: usize, len: usize) -> Result<(), SendError> {
+    fn make_room(&mut self, conn: ConnId, room: usize, len: usize) -> Result<(), SendError> {
+        let Some(Entry { conn: state, .. }) = self.conns.get(conn) else { return Err(SendError::Closed) };
         if len == 0 {
             return Ok(());
         }
-        let closes = self.config.overflow == Overflow::Close;
+        let settings = state.settings(&self.defaults);
+        let closes = settings.overflow == Overflow::Close;
         // What no connection could hold, however fast it reads, is the sender's mistake.
-        let possible = len <= self.config.max_write_buffer.min(self.config.total_write_buffer);
-        if queued.saturating_add(len) > self.config.max_write_buffer {
+        let possible = len <= settings.max_write_buffer.min(self.config.total_write_buffer);
+        if len > room {
             self.stats.overflows += 1;
             if closes && possible {
                 self.kill(conn, CloseReason::SlowConsumer);

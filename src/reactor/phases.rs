@@ -63,10 +63,10 @@ impl Reactor {
                 2 => self.take_deadlines(),
                 3 => self.serve_ready(handler),
                 4 => self.fire_timers(handler),
-                5 => self.shut_down(),
+                5 => self.shut_down(handler),
                 6 => self.accept(handler),
                 7 => self.flush_dirty(handler),
-                8 => self.judge(),
+                8 => self.judge(handler),
                 9 => self.reap(handler),
                 10 => self.end(handler),
                 _ => return,
@@ -271,16 +271,15 @@ impl Reactor {
         let mut more = true;
         while more && budget > 0 {
             let step = net.touch(id, |conn, stream, cx| {
-                let wanted = conn.may_read(cx.config);
-                wanted
-                    .then(|| (conn.receive(stream, scratch, cx), conn.is_readable(), conn.has_unused_input()))
+                let wanted = conn.may_read(cx.terms.defaults);
+                wanted.then(|| (conn.receive(stream, scratch, cx), conn.is_readable(), conn.shows_directly()))
             });
-            let Some((received, readable, unused)) = step.flatten() else { break };
+            let Some((received, readable, directly)) = step.flatten() else { break };
             more = readable;
             // Whatever a read brings, it costs: an interrupted one must not be tried for ever.
             let count = match received {
                 Received::Data(count) => {
-                    deliver(net, handler, id, scratch.get(..count).unwrap_or_default(), unused);
+                    deliver(net, handler, id, scratch.get(..count).unwrap_or_default(), directly);
                     count
                 }
                 Received::Eof => {
@@ -396,11 +395,15 @@ impl Reactor {
         }
     }
 
-    /// A shutdown was asked for: everybody is told to close, and the accept queues are looked into,
-    /// for those who came since the poll have brought no event yet.
-    fn shut_down(&mut self) {
+    /// A shutdown was asked for: after the handler's last words everybody is told to close, and the
+    /// accept queues are looked into, for those who came since the poll have brought no event yet.
+    fn shut_down<H: Handler + ?Sized>(&mut self, handler: &mut H) {
         if self.net.stopping != Stopping::Asked {
             return;
+        }
+        if !std::mem::replace(&mut self.net.told_shutdown, true) {
+            handler.on_shutdown(&mut self.net);
+            self.net.tick();
         }
         self.net.stopping = Stopping::Draining;
         self.net.flushed_since_stop = false;
@@ -433,13 +436,19 @@ impl Reactor {
         }
     }
 
-    /// The verdicts on those whose deadline came up, now that they were read from and flushed.
-    fn judge(&mut self) {
+    /// The verdicts on those whose deadline came up, now that they were read from and flushed. The
+    /// handler's own deadline comes first: what it sends may still be in time.
+    fn judge<H: Handler + ?Sized>(&mut self, handler: &mut H) {
         // Before those on single connections: at a tie it is the shutdown that cuts them off.
         self.cut_off_if_due();
         for judged in 1..=self.net.judged.len() {
             let Some((id, basis)) = self.net.judged.pop_front() else { break };
-            self.net.judge(id, basis);
+            let net = &mut self.net;
+            if net.conns.get_mut(id).is_some_and(|entry| entry.conn.take_alarm(basis)) {
+                call(net, id, |net| handler.on_deadline(net, id));
+                finish(net, handler, id);
+            }
+            net.judge(id, basis);
             if judged % BATCH == 0 {
                 self.net.tick();
                 if self.is_spent(share::ENDS) {
@@ -593,10 +602,18 @@ fn redial(net: &mut Net, id: ConnId) {
 
 /// Hands new input to the handler: as it came when nothing older is unused, else behind that.
 #[inline]
-fn deliver<H: Handler + ?Sized>(net: &mut Net, handler: &mut H, id: ConnId, data: &[u8], unused: bool) {
-    if unused {
-        let input = net.touch(id, |conn, _, _| conn.take_input_with(data));
-        return input.map_or((), |input| show(net, handler, id, input));
+fn deliver<H: Handler + ?Sized>(net: &mut Net, handler: &mut H, id: ConnId, data: &[u8], directly: bool) {
+    if !directly {
+        let Some(entry) = net.conns.get_mut(id) else { return };
+        let enough = !entry.conn.wants_more_than(data.len());
+        if enough {
+            entry.conn.want(0);
+        }
+        let Some(input) = net.touch(id, |conn, _, _| conn.take_input_with(data)) else { return };
+        return match enough {
+            true => show(net, handler, id, input),
+            false => keep(net, id, input),
+        };
     }
     let used = call(net, id, |net| handler.on_data(net, id, data));
     if let Some(rest @ [_, ..]) = data.get(used..) {
@@ -636,7 +653,7 @@ fn flush<H: Handler + ?Sized>(net: &mut Net, handler: &mut H, id: ConnId) -> boo
         conn.listed.dirty = false;
         conn.flush(stream, cx);
         conn.advance(stream, cx);
-        (conn.take_drain(), conn.is_at_rest(cx.config))
+        (conn.take_drain(), conn.is_at_rest(cx.terms.defaults))
     });
     let Some((drained, at_rest)) = flushed else { return true };
     if drained {

@@ -8,6 +8,7 @@ use crate::config::Config;
 use crate::connection::{Connection, State};
 use crate::id::ConnId;
 use crate::net::{Entry, Net, Stopping};
+use crate::settings::Settings;
 use crate::simnet::{Phase, Sock, World, MILLI};
 use crate::socket::Stream;
 
@@ -86,7 +87,7 @@ impl Ages {
             };
             let age = self.0.entry(conn).or_default();
             let draining = net.stopping == Stopping::Draining;
-            match age.check(state, sock, net.config(), clock, draining) {
+            match age.check(state, sock, (net.config(), &net.defaults), clock, draining) {
                 Err(what) if age.overdue >= TURNS_OVERDUE => return Err(format!("{conn}: {what}")),
                 Err(_) => age.overdue += 1,
                 Ok(()) => age.overdue = 0,
@@ -101,7 +102,7 @@ impl Age {
         &mut self,
         conn: &Connection,
         sock: Option<&Sock>,
-        config: &Config,
+        (config, defaults): (&Config, &Settings),
         clock: Clock,
         draining: bool,
     ) -> Result<(), String> {
@@ -119,7 +120,8 @@ impl Age {
             self.half_silent.restart();
         }
         // Who is not read from is not silent while input comes, or waits because of a pause.
-        if conn.is_delivering() && !conn.wants_input(config) && (sock.data_at > now - MILLI || sock.paused) {
+        if conn.is_delivering() && !conn.wants_input(defaults) && (sock.data_at > now - MILLI || sock.paused)
+        {
             self.silent.restart();
             self.half_silent.restart();
         }

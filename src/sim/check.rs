@@ -183,6 +183,16 @@ impl<H: Handler> Handler for Watch<H> {
         self.inner.on_timer(net, timer);
     }
 
+    fn on_deadline(&mut self, net: &mut Net, conn: ConnId) {
+        self.see(net, conn, "on_deadline");
+        self.inner.on_deadline(net, conn);
+    }
+
+    fn on_shutdown(&mut self, net: &mut Net) {
+        self.callbacks += 1;
+        self.inner.on_shutdown(net);
+    }
+
     fn on_wake(&mut self, net: &mut Net) {
         self.callbacks += 1;
         self.inner.on_wake(net);
@@ -350,7 +360,7 @@ pub(super) fn at_rest(net: &Net, kernel: &Kernel, told_eof: &BTreeSet<ConnId>) -
             return Err(format!("{conn}: stalls: the peer's stream has ended, and nobody was told"));
         }
         let level = sock.level();
-        if level.input && state.wants_input(net.config()) {
+        if level.input && state.wants_input(&net.defaults) {
             return Err(format!(
                 "{conn}: stalls: input waits in the kernel and is not read ({:?})",
                 state.state()

@@ -226,7 +226,7 @@ fn the_end_asked_for_while_connecting_is_ours() {
 #[test]
 fn the_time_of_connecting_does_not_count_for_the_soft_limit() {
     let mut world = world();
-    world.config.soft_limit = Some(crate::config::SoftLimit { bytes: 100, duration: 4 * SECOND });
+    world.config.soft_limit = Some(crate::settings::SoftLimit { bytes: 100, duration: 4 * SECOND });
     world.conn = Connection::new(State::Connecting, Via::Connect, None, world.now);
     let _ = world.send(100);
     world.pass(5 * SECOND);
@@ -278,7 +278,7 @@ fn what_nobody_could_use_does_not_count_for_the_peers_time() {
     lingering.close();
     outlives(lingering, 5 * SECOND, CloseReason::TimedOut(Timeout::Linger));
     let mut soft = world();
-    soft.config.soft_limit = Some(crate::config::SoftLimit { bytes: 100, duration: 4 * SECOND });
+    soft.config.soft_limit = Some(crate::settings::SoftLimit { bytes: 100, duration: 4 * SECOND });
     let _ = soft.send(100);
     outlives(soft, 4 * SECOND, CloseReason::SlowConsumer);
 }
