@@ -63,6 +63,8 @@
 //!
 //! # Reaching further
 //!
+//! [`PerConn`] holds what a program knows of each connection.
+//!
 //! [`Net::connect`] opens outbound connections, [`Net::set_timer`] sets timers, [`Net::handle`]
 //! gives a [`Handle`] for other threads, [`Net::shutdown`] ends everything in good order. To run a
 //! reactor inside another event loop see [`Reactor`].
@@ -91,6 +93,7 @@ mod id;
 mod listener;
 mod mailbox;
 mod net;
+mod per_conn;
 mod reactor;
 mod read_buffer;
 mod send;
@@ -114,6 +117,7 @@ pub use crate::handle::{Handle, HandleError};
 pub use crate::handler::Handler;
 pub use crate::id::{ConnId, ListenerId, TimerId};
 pub use crate::net::Net;
+pub use crate::per_conn::{Id, PerConn, PerId, PerListener, PerTimer};
 pub use crate::reactor::{Reactor, Turn};
 pub use crate::send::{Broadcast, SendError, Sent};
 pub use crate::stats::Stats;
