@@ -63,6 +63,7 @@
 //!
 //! # Reaching further
 //!
+//! [`frame`] finds lines, delimited parts and length prefixes in what `on_data` shows, and
 //! [`PerConn`] holds what a program knows of each connection.
 //!
 //! [`Net::connect`] opens outbound connections, [`Net::set_timer`] sets timers, [`Net::handle`]
@@ -85,6 +86,7 @@ mod addr;
 mod close;
 mod config;
 mod connection;
+pub mod frame;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod handle;
