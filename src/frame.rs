@@ -71,10 +71,43 @@
 //!     while let Some(frame) = self.lines.get_mut(conn).and_then(|lines| lines.next_in(&mut rest)) {
 //!         match frame {
 //!             Frame::Whole(line) => self.command(net, conn, line),
-//!             Frame::TooLong { .. } => net.close(conn),
+//!             Frame::TooLong { .. } => {
+//!                 net.close(conn);
+//!                 break;
+//!             }
 //!         }
 //!     }
 //!     data.len() - rest.len()
+//! }
+//! # }
+//! ```
+//!
+//! Behind a frame, what is no frame can be taken off the front of `rest` by hand, such as the body
+//! behind the head of a request.
+//!
+//! A [`LengthPrefix`] says whether a length was one. The answers to what came before leave first: a
+//! send behind `close` is refused.
+//!
+//! ```
+//! # use unbroken::frame::LengthPrefix;
+//! # use unbroken::{ConnId, Net, PerConn};
+//! const RPC: LengthPrefix = LengthPrefix::be::<u32>().max(1 << 20);
+//!
+//! # struct Server { decoders: PerConn<LengthPrefix> }
+//! # impl Server {
+//! fn on_data(&mut self, net: &mut Net, conn: ConnId, data: &[u8]) -> usize {
+//!     let mut answers = Vec::new();
+//!     let mut frames = self.decoders[conn].frames(data);
+//!     let broken = frames.by_ref().find_map(|frame| match frame {
+//!         Ok(request) => RPC.frame_into(request, &mut answers).err().map(|error| error.to_string()),
+//!         Err(error) => Some(error.to_string()),
+//!     });
+//!     let _ = net.send(conn, &answers);
+//!     if let Some(why) = broken {
+//!         log::info!("{conn}: {why}");
+//!         net.close(conn);
+//!     }
+//!     frames.used()
 //! }
 //! # }
 //! ```

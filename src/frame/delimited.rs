@@ -98,7 +98,7 @@ impl Delimited {
             self.skipping = false;
         }
         if self.searched > rest.len() {
-            // Nothing of what is unused goes away; should less be shown all the same, look again.
+            // Less is shown than before: how much of it matches has to be found again.
             (self.searched, self.matched) = (0, 0);
         }
         match self.search(rest) {

@@ -75,11 +75,10 @@ impl Lines {
             *rest = rest.get(end + 1..).unwrap_or_default();
             self.skipping = false;
         }
-        // Nothing of what is unused goes away; should less be shown all the same, all of it is known.
-        let searched = self.searched.min(rest.len());
-        match find(b'\n', rest.get(searched..).unwrap_or_default()) {
+        // Should less be shown than before, all of it is known.
+        match find(b'\n', rest.get(self.searched..).unwrap_or_default()) {
             Some(end) => {
-                let (whole, after) = rest.split_at_checked(searched + end + 1)?;
+                let (whole, after) = rest.split_at_checked(self.searched + end + 1)?;
                 *rest = after;
                 self.searched = 0;
                 let line = without_end(whole);

@@ -103,6 +103,10 @@ fn less_may_be_shown_than_before() {
     }
     assert_eq!(lines.next_in(&mut b"xaa\n".as_slice()), Some(Frame::Whole(b"xaa")));
     assert_eq!(parts.next_in(&mut b"xaab".as_slice()), Some(Frame::Whole(b"x")));
+    let mut parts = Delimited::new("aa");
+    for shown in ["xa", "x", "xa"] {
+        assert_eq!(parts.next_in(&mut shown.as_bytes()), None);
+    }
 }
 
 #[test]

@@ -174,6 +174,10 @@ fn what_a_frame_needs_is_known_as_soon_as_it_can_be() {
         decoder.frames(shown).for_each(drop);
         assert_eq!(decoder.needed(), needed);
     }
+    // Who breaks off behind a frame needs the next header.
+    assert_eq!(decoder.next_in(&mut b"x\0\x05ab".as_slice()), None);
+    assert!(decoder.next_in(&mut b"x\0\x05abcdex\0\x01a".as_slice()).is_some());
+    assert_eq!(decoder.needed(), 3);
     let mut decoder = LengthPrefix::varint();
     for (shown, needed) in [(b"".as_slice(), 1), (b"\x80", 2), (b"\x80\x01", 130)] {
         decoder.frames(shown).for_each(drop);
@@ -189,16 +193,11 @@ fn a_payload_that_does_not_fit_is_refused_and_nothing_written() {
         (LengthPrefix::be::<u8>().includes_itself(), 255, EncodeError::OutOfRange { value: 256 }),
         (LengthPrefix::be::<u8>().adjust(3), 2, EncodeError::OutOfRange { value: -1 }),
         (LengthPrefix::varint().adjust(3), 2, EncodeError::OutOfRange { value: -1 }),
+        (LengthPrefix::varint().includes_itself().adjust(2), 0, EncodeError::OutOfRange { value: -1 }),
         (LengthPrefix::le::<u16>().max(9), 10, EncodeError::TooLong { length: 10, max: 9 }),
         (LengthPrefix::be::<u32>(), 1 << 17, EncodeError::TooLong { length: 1 << 17, max: (64 << 10) - 3 }),
-        (LengthPrefix::be::<u64>().adjust(i64::MIN), 1, EncodeError::OutOfRange { value: 1 + (1 << 63) }),
+        (LengthPrefix::be::<[u8; 7]>().adjust(i64::MIN), 1, EncodeError::OutOfRange { value: 1 + (1 << 63) }),
     ] {
-        if decoder.frame_into(&vec![0; len], &mut out).is_ok() {
-            // A length of 64 bits holds even that.
-            assert_eq!(expected, EncodeError::OutOfRange { value: 1 + (1 << 63) });
-            out.truncate(6);
-            continue;
-        }
         assert_eq!(decoder.frame_into(&vec![0; len], &mut out), Err(expected));
     }
     assert_eq!(out, b"before");
