@@ -63,6 +63,9 @@
 //!
 //! # Reaching further
 //!
+//! [`frame`] finds lines, delimited parts and length prefixes in what `on_data` shows, and
+//! [`PerConn`] holds what a program knows of each connection.
+//!
 //! [`Net::connect`] opens outbound connections, [`Net::set_timer`] sets timers, [`Net::handle`]
 //! gives a [`Handle`] for other threads, [`Net::shutdown`] ends everything in good order. To run a
 //! reactor inside another event loop see [`Reactor`].
@@ -83,6 +86,7 @@ mod addr;
 mod close;
 mod config;
 mod connection;
+pub mod frame;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod handle;
@@ -92,6 +96,7 @@ mod lapses;
 mod listener;
 mod mailbox;
 mod net;
+mod per_conn;
 mod reactor;
 mod read_buffer;
 mod send;
@@ -116,6 +121,7 @@ pub use crate::handle::{Handle, HandleError};
 pub use crate::handler::Handler;
 pub use crate::id::{ConnId, ListenerId, TimerId};
 pub use crate::net::Net;
+pub use crate::per_conn::{Id, PerConn, PerId, PerListener, PerTimer};
 pub use crate::reactor::{Reactor, Turn};
 pub use crate::send::{Broadcast, SendError, Sent};
 pub use crate::settings::{ConfigError, Overflow, Settings, SoftLimit};
