@@ -87,6 +87,7 @@ mod connection;
 pub mod fuzzing;
 mod handle;
 mod handler;
+mod host;
 mod id;
 mod listener;
 mod mailbox;
