@@ -83,6 +83,7 @@ mod addr;
 mod close;
 mod config;
 mod connection;
+mod dial;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod handle;
@@ -111,6 +112,7 @@ pub use crate::addr::{Addr, IntoAddr};
 pub use crate::close::{CloseReason, CloseReport, Timeout};
 pub use crate::config::{AtLimit, Config, ConfigError, Keepalive, Overflow, SoftLimit, UserTimeout};
 pub use crate::connection::{State, Via};
+pub use crate::dial::Family;
 pub use crate::handle::{Handle, HandleError};
 pub use crate::handler::Handler;
 pub use crate::id::{ConnId, ListenerId, TimerId};
