@@ -6,6 +6,8 @@ use std::net::{IpAddr, SocketAddr, SocketAddrV4};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use crate::host::Host;
+
 /// The address of a stream socket.
 ///
 /// Its text is `IP:PORT` for TCP (`127.0.0.1:7007`, `[::1]:7007`; port 0 lets the system choose)
@@ -15,6 +17,8 @@ use std::str::FromStr;
 pub enum Addr {
     /// An IPv4 or IPv6 address and a TCP port.
     Tcp(SocketAddr),
+    /// The name of a host, to be looked up, and a TCP port: to connect to, not to listen on.
+    Host(Host),
     /// The path of a Unix-domain socket; empty for one that has no name, as most clients.
     Unix(PathBuf),
 }
@@ -24,7 +28,7 @@ impl Addr {
     pub fn as_tcp(&self) -> Option<SocketAddr> {
         match self {
             Self::Tcp(addr) => Some(*addr),
-            Self::Unix(_) => None,
+            Self::Host(_) | Self::Unix(_) => None,
         }
     }
 }
@@ -33,6 +37,7 @@ impl fmt::Display for Addr {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Tcp(addr) => addr.fmt(f),
+            Self::Host(host) => host.fmt(f),
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
         }
     }
@@ -49,9 +54,10 @@ impl FromStr for Addr {
                 Err(invalid(format!("a NUL byte stands in the path {path:?}")))
             }
             Some(path) => Ok(Self::Unix(PathBuf::from(path))),
-            None => text.parse().map(Self::Tcp).map_err(|_| {
-                invalid(format!("{text:?} is neither IP:PORT nor unix:PATH (host names are not resolved)"))
-            }),
+            None => match text.parse() {
+                Ok(addr) => Ok(Self::Tcp(addr)),
+                Err(_) => text.parse().map(Self::Host),
+            },
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::dial::Family;
 use crate::settings::{check, ConfigError, Overflow, Settings, SoftLimit, SHORTEST};
 
 /// TCP keepalive: when to probe an idle peer, and when to give it up.
@@ -78,8 +79,14 @@ pub struct Config {
     /// [`InputOverflow`](crate::CloseReason::InputOverflow): the longest line or frame. 64 KiB.
     pub max_read_buffer: usize,
 
-    /// Time for an outbound connection to be established. 10 s.
+    /// Time for an outbound connection to be established, the lookup of a host's name and all attempts
+    /// to reach its addresses included. 10 s.
     pub connect_timeout: Duration,
+    /// How long an attempt to reach one of a host's addresses is given before the next address is
+    /// tried as well; the attempt goes on. 10 ms to 2 s. 250 ms (RFC 8305, section 8).
+    pub attempt_delay: Duration,
+    /// Which of a host's addresses are tried. Default: those of both families, by turns.
+    pub family: Family,
     /// An open connection with no byte in either direction for this long is ended, at the latest an
     /// eighth of it after that. What the peer acknowledges counts, at the moment when it did. A
     /// connection that is not read from is judged by what the kernel knows: while the handler has
@@ -173,6 +180,8 @@ impl Default for Config {
             read_while_congested: false,
             max_read_buffer: 64 << 10,
             connect_timeout: Duration::from_secs(10),
+            attempt_delay: Duration::from_millis(250),
+            family: Family::Both,
             idle_timeout: None,
             half_close_timeout: Some(Duration::from_secs(300)),
             write_stall: Some(Duration::from_secs(60)),
@@ -291,6 +300,10 @@ impl Config {
         ] {
             check(time >= SHORTEST, || format!("{name} ({time:?}) must be at least 1 ms"))?;
         }
+        let (least, most) = (Duration::from_millis(10), Duration::from_secs(2));
+        check((least..=most).contains(&self.attempt_delay), || {
+            format!("attempt_delay ({:?}) must lie between 10 ms and 2 s", self.attempt_delay)
+        })?;
         let (least, most) = (Duration::from_micros(100), Duration::from_secs(10));
         check((least..=most).contains(&self.turn_slice), || {
             format!("turn_slice ({:?}) must lie between 100 µs and 10 s", self.turn_slice)
@@ -385,6 +398,8 @@ mod tests {
             ("send_buffer", |c| c.send_buffer = Some(0)),
             ("recv_buffer", |c| c.recv_buffer = Some(usize::MAX)),
             ("idle_timeout", |c| c.idle_timeout = Some(Duration::from_micros(999))),
+            ("attempt_delay", |c| c.attempt_delay = Duration::from_millis(9)),
+            ("attempt_delay", |c| c.attempt_delay = Duration::from_millis(2001)),
             ("turn_slice", |c| c.turn_slice = Duration::ZERO),
             ("turn_slice", |c| c.turn_slice = Duration::MAX),
             ("read_size", |c| c.read_size = 0),

@@ -16,9 +16,10 @@ mod tests;
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::addr::{Addr, Peer};
-use crate::close::{CloseReason, CloseReport};
+use crate::close::{Attempt, CloseReason, CloseReport, Timeout};
 use crate::config::Config;
 use crate::id::ListenerId;
 use crate::lapses::Lapses;
@@ -102,6 +103,10 @@ const UNKNOWN: u64 = u64::MAX;
 #[derive(Debug, Default)]
 struct Extra {
     settings: Option<Arc<Settings>>,
+    connect_timeout: Option<Duration>,
+    /// Addresses that were tried in vain.
+    attempts: Vec<Attempt>,
+    lookup_error: Option<Box<str>>,
 }
 
 /// One connection, its socket excepted.
@@ -259,6 +264,17 @@ impl Connection {
         self.extra.get_or_insert_default().settings = Some(settings);
     }
 
+    pub(crate) fn set_connect_timeout(&mut self, timeout: Duration) {
+        self.extra.get_or_insert_default().connect_timeout = Some(timeout);
+    }
+
+    /// For the report: addresses that were tried in vain.
+    pub(crate) fn note_attempts(&mut self, attempts: Vec<Attempt>) {
+        if !attempts.is_empty() {
+            self.extra.get_or_insert_default().attempts.extend(attempts);
+        }
+    }
+
     pub(crate) fn via(&self) -> Via {
         self.via
     }
@@ -304,6 +320,12 @@ impl Connection {
     #[cfg(feature = "sim")]
     pub(crate) fn saw_end(&self) -> bool {
         self.saw_fin && !self.is_broken()
+    }
+
+    /// All that is queued.
+    #[cfg(feature = "sim")]
+    pub(crate) fn queue(&self) -> Vec<u8> {
+        self.out.as_ref().map_or(Vec::new(), |out| out.to_vec())
     }
 
     #[cfg(feature = "sim")]
@@ -406,6 +428,17 @@ impl Connection {
         self.die(if connecting { CloseReason::ConnectFailed } else { CloseReason::Io }, socket, cx);
     }
 
+    /// The host's name could not be looked up.
+    pub(crate) fn fail_lookup<T: Transport>(
+        &mut self,
+        error: &io::Error,
+        socket: &mut T,
+        cx: &mut Context<'_>,
+    ) {
+        self.extra.get_or_insert_default().lookup_error = Some(error.to_string().into());
+        self.fail(error, socket, cx);
+    }
+
     /// Keeps the first error. One thing is told later and means more: a Unix-domain socket
     /// answers a write with EPIPE and keeps its ECONNRESET for the next read.
     fn record(&mut self, error: &io::Error) {
@@ -424,6 +457,10 @@ impl Connection {
     }
 
     pub(crate) fn report(&self, now: Time) -> CloseReport {
+        let (attempts, lookup_error) = match &self.extra {
+            Some(extra) => (extra.attempts.clone(), extra.lookup_error.clone()),
+            None => (Vec::new(), None),
+        };
         CloseReport {
             reason: self.reason.unwrap_or(CloseReason::Io),
             errno: (self.errno != 0).then_some(self.errno),
@@ -433,6 +470,24 @@ impl Connection {
             unsent: self.unsent,
             unacked: (self.unacked != UNKNOWN).then_some(self.unacked),
             duration: now.since(self.since),
+            attempts: attempts.into(),
+            lookup_error,
         }
+    }
+
+    /// The time for connecting was up.
+    pub(crate) fn connect_timed_out(&self) -> bool {
+        self.reason == Some(CloseReason::TimedOut(Timeout::Connect))
+    }
+
+    /// The one address that was tried, when that is why the connection ended.
+    pub(crate) fn only_attempt(&self) -> Option<Attempt> {
+        let errno = match self.reason? {
+            CloseReason::ConnectFailed if self.errno != 0 => self.errno,
+            CloseReason::TimedOut(Timeout::Connect) => libc::ETIMEDOUT,
+            _ => return None,
+        };
+        let addr = self.peer.addr()?.as_tcp()?;
+        Some(Attempt { addr, errno })
     }
 }

@@ -9,9 +9,6 @@
 //! An attempt ends by its own success or failure, or with the whole. That the next one is due
 //! changes nothing for those under way: a path may just be slow.
 
-// Used once `Net::connect` takes host names.
-#![cfg_attr(not(test), allow(dead_code))]
-
 #[cfg(test)]
 mod tests;
 

@@ -3,9 +3,6 @@
 //! Nothing is looked up here. What cannot be the name of a host is refused before anybody is asked
 //! for it, with a sentence that says what to write.
 
-// Used once `Addr` knows host names.
-#![cfg_attr(not(test), allow(dead_code))]
-
 use std::fmt;
 use std::io;
 use std::str::FromStr;
@@ -21,7 +18,7 @@ const MAX_NAME: usize = 253;
 /// an international name is not encoded (the system's resolver may do that), and a dot at the
 /// end, which keeps the resolver from trying its search domains, stays.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Host {
+pub struct Host {
     name: Box<str>,
     port: u16,
 }
@@ -35,7 +32,7 @@ impl Host {
     /// empty, longer than 253 bytes, holds an empty label, white space, a control character or
     /// punctuation that belongs to URLs and IPv6 addresses, or consists of numbers, as an IPv4
     /// address does. And when the port is 0, which nothing can be connected to.
-    pub(crate) fn new(name: &str, port: u16) -> io::Result<Self> {
+    pub fn new(name: &str, port: u16) -> io::Result<Self> {
         check_name(name)?;
         match port {
             0 => {
@@ -45,11 +42,13 @@ impl Host {
         }
     }
 
-    pub(crate) fn name(&self) -> &str {
+    /// The name, as it was given.
+    pub fn name(&self) -> &str {
         &self.name
     }
 
-    pub(crate) fn port(&self) -> u16 {
+    /// The TCP port, never 0.
+    pub fn port(&self) -> u16 {
         self.port
     }
 }

@@ -85,6 +85,7 @@
 mod addr;
 mod close;
 mod config;
+mod connect_options;
 mod connection;
 mod dial;
 pub mod frame;
@@ -117,12 +118,14 @@ mod transport;
 mod write_buffer;
 
 pub use crate::addr::{Addr, IntoAddr};
-pub use crate::close::{CloseReason, CloseReport, Timeout};
+pub use crate::close::{Attempt, CloseReason, CloseReport, Timeout};
 pub use crate::config::{AtLimit, Config, Keepalive, UserTimeout};
+pub use crate::connect_options::ConnectOptions;
 pub use crate::connection::{State, Via};
 pub use crate::dial::Family;
 pub use crate::handle::{Handle, HandleError};
 pub use crate::handler::Handler;
+pub use crate::host::Host;
 pub use crate::id::{ConnId, ListenerId, TimerId};
 pub use crate::names::{Answer, Resolve};
 pub use crate::net::Net;

@@ -3,9 +3,6 @@
 //! The system's resolver blocks, for as long as half a minute when a name server is silent. So it
 //! is called on threads of its own, and its answer comes back through the reactor's mailbox.
 
-// Used once `Net::connect` takes host names.
-#![cfg_attr(not(test), allow(dead_code))]
-
 #[cfg(all(test, shuttle))]
 mod model;
 mod pool;

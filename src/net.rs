@@ -4,6 +4,7 @@
 //! sees to it in the later phases of its turn.
 
 mod books;
+mod dialing;
 mod outgoing;
 
 use std::collections::{BTreeSet, VecDeque};
@@ -19,17 +20,22 @@ use crate::addr::{Addr, IntoAddr};
 use crate::close::CloseReason;
 use crate::config::Config;
 use crate::connection::{Connection, State, Via};
-use crate::id::{ConnId, ListenerId, TimerId};
+use crate::id::{AttemptId, ConnId, ListenerId, TimerId};
 use crate::lapses::Lapses;
 use crate::listener::Listener;
 use crate::mailbox::{Command, Mailbox};
+use crate::names::Resolve;
+use crate::per_conn::PerConn;
 use crate::settings::{ConfigError, Settings};
-use crate::socket::{Acceptor, Connect, Reserve, Stream};
+use crate::socket::{Acceptor, Reserve, Stream};
 use crate::stats::Stats;
 use crate::system::System;
 use crate::table::Table;
 use crate::timers::{Armed, Time, Timers};
 use crate::write_buffer::BufferPool;
+
+pub(crate) use dialing::{why_all_failed, Called};
+use dialing::{Call, Try};
 
 /// A closure from another thread.
 pub(crate) type Task = Box<dyn FnOnce(&mut Net) + Send>;
@@ -91,6 +97,12 @@ pub struct Net {
 
     pub(crate) conns: Table<ConnId, Entry>,
     pub(crate) listeners: Table<ListenerId, Listener>,
+    /// Connections whose host is being looked up or dialed.
+    calls: PerConn<Box<Call>>,
+    /// The attempts under way for them.
+    pub(crate) attempts: Table<AttemptId, Try>,
+    /// Made when the first name is to be looked up.
+    pub(crate) resolver: Option<Box<dyn Resolve>>,
     pub(crate) user_timers: Table<TimerId, Armed>,
     /// The timers of the program.
     pub(crate) alarms: Timers<TimerId>,
@@ -174,6 +186,9 @@ impl Net {
             lapses: Lapses::default(),
             conns: Table::new(),
             listeners: Table::new(),
+            calls: PerConn::new(),
+            attempts: Table::new(),
+            resolver: None,
             user_timers: Table::new(),
             alarms: Timers::new(),
             deadlines: Timers::new(),
@@ -288,48 +303,6 @@ impl Net {
     pub fn close_listener(&mut self, listener: ListenerId) {
         if let Some(mut listener) = self.listeners.remove(listener) {
             listener.acceptor.deregister(&self.system.registry);
-        }
-    }
-
-    /// Connects to `addr`: an address, or its text. The connection can be sent to at once; what is
-    /// sent is queued until it is established.
-    ///
-    /// Success is told by `on_open`, every failure by `on_close`, in a later callback: also those
-    /// that the system reports at once.
-    ///
-    /// # Errors
-    ///
-    /// `InvalidInput` for a text that is no address; `ConnectionAborted` during a shutdown, so that
-    /// a handler which connects anew whenever a connection ends does not keep it from ending.
-    pub fn connect(&mut self, addr: impl IntoAddr) -> io::Result<ConnId> {
-        let addr = addr.into_addr()?;
-        self.refuse_while_stopping()?;
-        self.tick();
-        let conn = Connection::new(State::Connecting, Via::Connect, Some(addr.clone()), self.now);
-        let id = self.add(conn, Stream::None);
-        self.stats.connects += 1;
-        let connect = self.system.connect(&addr, &self.config);
-        self.connecting(id, connect);
-        self.settle(id);
-        Ok(id)
-    }
-
-    /// Takes up what a try to connect came to.
-    pub(crate) fn connecting(&mut self, id: ConnId, connect: io::Result<Connect>) {
-        let Some(entry) = self.conns.get_mut(id) else { return };
-        let result = match connect {
-            Ok(Connect::Started(stream)) => {
-                entry.stream = stream;
-                entry.stream.register(&self.system.registry, id.token())
-            }
-            Ok(Connect::TryAgain(stream)) => {
-                entry.stream = stream;
-                Ok(())
-            }
-            Err(error) => Err(error),
-        };
-        if let Err(error) = result {
-            self.touch(id, |conn, stream, cx| conn.fail(&error, stream, cx));
         }
     }
 

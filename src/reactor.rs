@@ -15,6 +15,7 @@ use crate::config::Config;
 use crate::handler::Handler;
 use crate::id::Source;
 use crate::mailbox::Mailbox;
+use crate::names::Resolve;
 use crate::net::Net;
 use crate::system::{self, Poller, System, Wake};
 use crate::timers::Time;
@@ -94,6 +95,11 @@ impl Reactor {
     pub fn net(&mut self) -> &mut Net {
         self.note_lateness(self.owes_work(), self.next_deadline());
         &mut self.net
+    }
+
+    /// Has the names of hosts looked up by another [`Resolve`] than the system's, from here on.
+    pub fn set_resolver(&mut self, resolver: Box<dyn Resolve>) {
+        self.net.resolver = Some(resolver);
     }
 
     /// Turns until a shutdown has been carried out.
@@ -239,6 +245,13 @@ impl Reactor {
                 },
                 Some(Source::Listener { slot, generation }) => match net.listeners.find(slot, generation) {
                     Some((_, listener)) => listener.on_readable(),
+                    None => net.stats.stale_events += 1,
+                },
+                Some(Source::Attempt { slot, generation }) => match net.attempts.find(slot, generation) {
+                    Some((_, attempt)) => {
+                        let conn = attempt.conn;
+                        net.list_ready(conn);
+                    }
                     None => net.stats.stale_events += 1,
                 },
                 Some(Source::Waker) => *woken = true,

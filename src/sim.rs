@@ -48,7 +48,7 @@ mod script;
 use std::error::Error;
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use crate::close::CloseReport;
@@ -57,7 +57,7 @@ use crate::handler::Handler;
 use crate::id::ConnId;
 use crate::net::Net;
 use crate::reactor::{Reactor, Turn};
-use crate::simnet::{Kernel, Knock, PeerState, MICRO};
+use crate::simnet::{Kernel, Knock, Name, PeerState, MICRO};
 
 use ages::Ages;
 use check::Watch;
@@ -232,6 +232,32 @@ impl<H> Sim<H> {
         self.kernel.world().remotes.insert(parse(addr), remote);
     }
 
+    /// Gives a host a name: a lookup of it finds these addresses, `after` so long. A name that was not
+    /// given is not known.
+    ///
+    /// # Panics
+    ///
+    /// When one of `addrs` is no IP address.
+    pub fn name<'a>(&mut self, name: &str, addrs: impl IntoIterator<Item = &'a str>, after: Duration) {
+        let addrs = addrs.into_iter().map(parse_ip).collect();
+        self.set_name(name, Ok(addrs), Some(after));
+    }
+
+    /// A lookup of this name fails, `after` so long, with these words.
+    pub fn no_name(&mut self, name: &str, error: &str, after: Duration) {
+        self.set_name(name, Err(error.to_owned()), Some(after));
+    }
+
+    /// A lookup of this name hangs: it is never answered.
+    pub fn silent_name(&mut self, name: &str) {
+        self.set_name(name, Ok(Vec::new()), None);
+    }
+
+    fn set_name(&mut self, name: &str, addrs: Result<Vec<IpAddr>, String>, after: Option<Duration>) {
+        let after = after.map(|after| u64::try_from(after.as_nanos()).unwrap_or(u64::MAX));
+        self.kernel.world().names.insert(name.to_owned(), Name { addrs, after });
+    }
+
     /// The kernel's buffers of each socket hold from `least` to `most` bytes, each direction by
     /// itself, for those that are made from here on. 32 to 128 KiB.
     pub fn buffers(&mut self, least: usize, most: usize) {
@@ -247,6 +273,13 @@ impl<H> Sim<H> {
 #[allow(clippy::panic)]
 fn parse(addr: &str) -> SocketAddr {
     addr.parse().unwrap_or_else(|_| panic!("{addr:?} is no address such as 10.0.0.1:7"))
+}
+
+/// Likewise; an IPv6 address may stand in brackets.
+#[allow(clippy::panic)]
+fn parse_ip(addr: &str) -> IpAddr {
+    let bare = addr.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(addr);
+    bare.parse().unwrap_or_else(|_| panic!("{addr:?} is no IP address such as 10.0.0.1 or [fd00::1]"))
 }
 
 impl<H: Handler> Sim<H> {

@@ -6,6 +6,7 @@
 mod acting;
 mod calls;
 mod faults;
+mod names;
 mod peer;
 mod rng;
 mod socket;
@@ -25,6 +26,7 @@ use crate::transport::{LastHeard, Transport};
 
 pub(crate) use calls::NOBODY;
 pub use faults::Faults;
+pub(crate) use names::Name;
 pub(crate) use peer::PeerState;
 pub use peer::{End, Reading, Remote, Script};
 pub(crate) use rng::Rng;
@@ -69,8 +71,8 @@ impl Kernel {
         timeout: Option<Duration>,
     ) -> io::Result<()> {
         events.clear();
-        let mut world = self.world();
-        let world = &mut *world;
+        let mut guard = self.world();
+        let mut world = &mut *guard;
         if world.dice.chance(world.faults.pause) {
             let longest = u64::try_from(world.faults.longest_pause.as_micros()).unwrap_or(u64::MAX >> 20);
             let pause = world.dice.between(1, usize::try_from(longest).unwrap_or(usize::MAX >> 1));
@@ -87,6 +89,12 @@ impl Kernel {
         world.now += MICRO;
         loop {
             world.settle();
+            if !world.answers.is_empty() {
+                drop(guard);
+                self.send_answers();
+                guard = self.world();
+                world = &mut *guard;
+            }
             if std::mem::take(&mut world.woken) {
                 events.push((WAKER_TOKEN, Bits { input: true, ..Bits::default() }));
             }

@@ -4,6 +4,7 @@
 mod acceptor;
 
 use std::io::{self, ErrorKind, IoSlice, Read};
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 use std::time::Duration;
@@ -69,12 +70,18 @@ pub(crate) enum Connect {
 
 impl Stream {
     /// Begins to connect.
-    pub(crate) fn connect(addr: &Addr, config: &Config) -> io::Result<Connect> {
+    pub(crate) fn connect(addr: &Addr, from: Option<SocketAddr>, config: &Config) -> io::Result<Connect> {
         match addr {
+            Addr::Host(host) => {
+                Err(io::Error::new(ErrorKind::InvalidInput, format!("{host} was not looked up")))
+            }
             Addr::Tcp(addr) => {
                 let socket = Socket::new(Domain::for_address(*addr), Type::STREAM, None)?;
                 socket.set_nonblocking(true)?;
                 apply_options(&socket, config, true)?;
+                if let Some(from) = from {
+                    bind_to_connect(&socket, from)?;
+                }
                 match socket.connect(&SockAddr::from(*addr)) {
                     Ok(()) => {}
                     Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => {}
@@ -147,6 +154,18 @@ impl Stream {
         }
         match self.source() {
             Some(source) => registry.register(source, Token(token), stream_interest()),
+            None => Ok(()),
+        }
+    }
+
+    /// Has the poll tell of it under another token: what is ready already is told once more.
+    pub(crate) fn reregister(&mut self, registry: &Registry, token: usize) -> io::Result<()> {
+        #[cfg(feature = "sim")]
+        if let Self::Sim(stream) = self {
+            stream.register(token);
+        }
+        match self.source() {
+            Some(source) => registry.reregister(source, Token(token), stream_interest()),
             None => Ok(()),
         }
     }
@@ -353,6 +372,34 @@ fn tcp_info(socket: BorrowedFd<'_>) -> Option<LastHeard> {
         ack: Duration::from_millis(info.tcpi_last_ack_recv.into()),
         round_trip: Duration::from_micros(info.tcpi_rtt.into()),
     })
+}
+
+/// Binds a socket that will connect. With port 0 the system chooses one when it knows where to: until
+/// then no port is taken, and one may serve several connections to different places.
+fn bind_to_connect(socket: &Socket, from: SocketAddr) -> io::Result<()> {
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    if from.port() == 0 {
+        set_int(socket.as_fd(), libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT, 1)?;
+    }
+    socket.bind(&SockAddr::from(from))
+}
+
+/// Sets an option of a socket that is a number.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+#[allow(unsafe_code)]
+fn set_int(socket: BorrowedFd<'_>, level: i32, option: i32, value: libc::c_int) -> io::Result<()> {
+    use std::os::fd::AsRawFd;
+
+    let length = size_of::<libc::c_int>() as libc::socklen_t;
+    // SAFETY: the kernel reads `length` bytes, the size of what the pointer points to, which lives
+    // longer than the call; the descriptor is borrowed, hence open.
+    let status = unsafe {
+        libc::setsockopt(socket.as_raw_fd(), level, option, std::ptr::from_ref(&value).cast(), length)
+    };
+    match status {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
 }
 
 fn unix_addr(path: Option<&Path>) -> Addr {

@@ -223,7 +223,7 @@ impl Connection {
         let settings = self.settings(terms.defaults);
         match self.state {
             State::Dead => Time::NEVER,
-            State::Connecting => self.since.plus(terms.config.connect_timeout).min(self.alarm),
+            State::Connecting => self.connect_ends(terms).min(self.alarm),
             State::Flushing | State::Lingering if self.is_lingering() => {
                 let look = if self.saw_fin { self.next_look(now) } else { Time::NEVER };
                 self.linger_ends(terms).min(look)
@@ -251,6 +251,12 @@ impl Connection {
                 deadline.min(self.soft_ends(terms)).min(self.alarm)
             }
         }
+    }
+
+    /// When a connection is given up that is not established.
+    fn connect_ends(&self, terms: Terms<'_>) -> Time {
+        let own = self.extra.as_ref().and_then(|extra| extra.connect_timeout);
+        self.since.plus(own.unwrap_or(terms.config.connect_timeout))
     }
 
     /// When the last acknowledgement is looked for again: the longer it takes the more rarely.
@@ -321,7 +327,7 @@ impl Connection {
         match self.state {
             State::Dead => {}
             State::Connecting => {
-                if now >= self.since.plus(cx.terms.config.connect_timeout) {
+                if now >= self.connect_ends(cx.terms) {
                     self.die(CloseReason::TimedOut(Timeout::Connect), socket, cx);
                 }
             }

@@ -178,6 +178,9 @@ impl Net {
             if stream.is_dialing() {
                 deadline = deadline.min(self.now.plus(REDIAL));
             }
+            if !self.calls.is_empty() {
+                deadline = deadline.min(self.calls.get(id).map_or(Time::NEVER, |call| call.next_at));
+            }
             if deadline < conn.armed {
                 let before = std::mem::replace(&mut conn.armed, deadline);
                 self.deadlines.disarm_single(before, Deadline::Conn(id));

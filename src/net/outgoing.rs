@@ -195,6 +195,18 @@ impl Net {
         conn.is_congested()
     }
 
+    /// What was promised, and how it stands, before it was known who would keep the promise.
+    pub(super) fn note_winner(&self, id: ConnId) {
+        let Some(Entry { conn, stream: Stream::Sim(stream) }) = self.conns.get(id) else { return };
+        stream.promise(&conn.queue());
+        if conn.is_congested() {
+            stream.crossed(true);
+        }
+        if conn.is_paused() {
+            stream.pause(true);
+        }
+    }
+
     fn note_crossing(&self, id: ConnId) {
         if let Some(Entry { conn, stream: Stream::Sim(stream) }) = self.conns.get(id) {
             stream.crossed(conn.is_congested());

@@ -14,7 +14,7 @@ use crate::handler::Handler;
 use crate::id::{ConnId, ListenerId};
 use crate::listener::Step;
 use crate::mailbox::Command;
-use crate::net::{Deadline, Entry, Net, Stopping, Task};
+use crate::net::{why_all_failed, Called, Deadline, Entry, Net, Stopping, Task};
 use crate::read_buffer::ReadBuffer;
 use crate::socket::Stream;
 use crate::timers::Time;
@@ -134,6 +134,7 @@ impl Reactor {
                 task(net);
             }
             Command::Shutdown(deadline) => net.shutdown(deadline),
+            Command::Resolved(conn, addrs) => net.resolved(conn, addrs),
         }
         net.tick();
     }
@@ -248,7 +249,10 @@ impl Reactor {
             if stream.is_dialing() {
                 return redial(net, id);
             }
-            finish_connect(net, handler, id);
+            match net.is_calling(id) {
+                true => go_on_calling(net, handler, id),
+                false => finish_connect(net, handler, id),
+            }
             old_business = net.conns.get(id).is_some_and(|entry| entry.conn.has_old_business());
         }
         if old_business {
@@ -525,6 +529,7 @@ impl Reactor {
         let net = &mut self.net;
         let Some(&id) = net.dead.front() else { return };
         let now = net.now;
+        net.gather_attempts(id);
         if let Some(Entry { conn, .. }) = net.conns.get_mut(id) {
             if !std::mem::replace(&mut conn.reported, true) {
                 let report = conn.report(now);
@@ -558,6 +563,43 @@ fn finish_connect<H: Handler + ?Sized>(net: &mut Net, handler: &mut H, id: ConnI
     if told == Some(true) {
         net.stats.opened += 1;
         call(net, id, |net| handler.on_open(net, id, Via::Connect));
+    }
+}
+
+/// Looks what has become of the attempts to reach a host.
+fn go_on_calling<H: Handler + ?Sized>(net: &mut Net, handler: &mut H, id: ConnId) {
+    match net.go_on_calling(id) {
+        Called::Waits => {}
+        Called::Failed => {
+            let attempts = net.end_call(id, false);
+            let error = why_all_failed(&attempts);
+            net.touch(id, |conn, stream, cx| {
+                conn.note_attempts(attempts);
+                conn.fail(&error, stream, cx);
+            });
+        }
+        Called::Won(stream, peer, pending) => {
+            let mut attempts = net.end_call(id, false);
+            // Those who were still under way have not failed, they have lost.
+            attempts.retain(|attempt| attempt.errno != libc::EINPROGRESS);
+            let registered = net.take_winner(id, stream);
+            let told = net.touch(id, |conn, stream, cx| {
+                conn.note_attempts(attempts);
+                if let Err(error) = registered {
+                    conn.fail(&error, stream, cx);
+                    return false;
+                }
+                let told = conn.opened(stream, Some(peer), cx);
+                if let Some(error) = pending {
+                    conn.broken_at_birth(&error);
+                }
+                told
+            });
+            if told == Some(true) {
+                net.stats.opened += 1;
+                call(net, id, |net| handler.on_open(net, id, Via::Connect));
+            }
+        }
     }
 }
 

@@ -38,6 +38,10 @@ impl Acceptor {
     pub(crate) fn bind(addr: &Addr, config: &Config) -> io::Result<Self> {
         let backlog = i32::try_from(config.backlog).unwrap_or(i32::MAX);
         match addr {
+            Addr::Host(host) => Err(io::Error::new(
+                ErrorKind::InvalidInput,
+                format!("{host} is the name of a host: write the address to listen on"),
+            )),
             Addr::Tcp(addr) => {
                 let socket = Socket::new(Domain::for_address(*addr), Type::STREAM, None)?;
                 socket.set_nonblocking(true)?;
