@@ -116,7 +116,7 @@ impl Lab {
 
     /// Connects to the listener itself, or to a port where nobody listens.
     pub(super) fn connect(&mut self, addr: SocketAddr) {
-        match self.system.connect(&Addr::Tcp(addr), &Config::default()) {
+        match self.system.connect(&Addr::Tcp(addr), None, &Config::default()) {
             Ok(Connect::Started(mut stream)) => {
                 stream.register(&self.system.registry, STREAM).unwrap();
                 self.ours = stream;
