@@ -30,6 +30,7 @@ use crate::timers::Time;
 use crate::transport::{Hints, Transport};
 use crate::write_buffer::{BufferPool, WriteBuffer};
 
+pub(crate) use ending::HEALTHY;
 pub(crate) use receiving::Received;
 pub(crate) use sending::WRITE_THROUGH;
 

@@ -37,8 +37,9 @@ pub trait Handler {
     fn on_data(&mut self, net: &mut Net, conn: ConnId, data: &[u8]) -> usize;
 
     /// The peer finished sending. It may well be waiting for an answer: the default closes, which
-    /// sends what is queued first. What `on_data` left unused will not be completed any more; while
-    /// it is held back by a pause or a full queue, the end waits behind it.
+    /// sends what is queued first. While input that `on_data` left unused is held back by a pause or a
+    /// full queue, the end waits behind it. What is still unused now will not be completed and is shown no
+    /// more: [`Net::unused`] gives it, an unfinished last line for one, and after this callback it is gone.
     fn on_eof(&mut self, net: &mut Net, conn: ConnId) {
         net.close(conn);
     }

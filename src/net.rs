@@ -44,6 +44,10 @@ pub(crate) type Task = Box<dyn FnOnce(&mut Net) + Send>;
 /// when there is room.
 pub(crate) const REDIAL: Duration = Duration::from_millis(20);
 
+/// How many holders of memory are looked at in a turn, to find out who gets on, at most: some
+/// milliseconds' worth.
+pub(crate) const LOOKS: u32 = 4096;
+
 /// A connection and its socket.
 #[derive(Debug)]
 pub(crate) struct Entry {
@@ -92,6 +96,8 @@ pub struct Net {
     /// The clock as it was last read: after each callback that may have taken long, and by each call
     /// that sets a span.
     pub(crate) now: Time,
+    /// When somebody was served last: what has passed since went to a callback, or to something outside.
+    pub(crate) last_served: Time,
     /// When nobody was served lately.
     pub(crate) lapses: Lapses,
 
@@ -129,6 +135,8 @@ pub struct Net {
     /// Who holds memory without getting rid of it, by when it was last seen to get on. An entry is
     /// never later than that.
     holders: BTreeSet<(Time, ConnId)>,
+    /// How many of them may still be looked at in this turn.
+    pub(crate) looks: u32,
 
     pub(crate) mailbox: Arc<Mailbox<Task>>,
     /// Commands taken from the mailbox and not carried out yet.
@@ -183,6 +191,7 @@ impl Net {
             has_soft_limits: config.soft_limit.is_some(),
             config,
             now: Time::default(),
+            last_served: Time::default(),
             lapses: Lapses::default(),
             conns: Table::new(),
             listeners: Table::new(),
@@ -201,6 +210,7 @@ impl Net {
             closing: VecDeque::new(),
             owing: VecDeque::new(),
             holders: BTreeSet::new(),
+            looks: LOOKS,
             mailbox: Arc::new(mailbox),
             inbox: VecDeque::new(),
             carried_out: (0, 0),
@@ -224,13 +234,19 @@ impl Net {
         self.system.clock()
     }
 
-    /// Reads the clock. What has passed since it was last read went to a callback, or to something
-    /// outside: nobody was served meanwhile.
+    /// Reads the clock.
     #[inline]
     pub(crate) fn tick(&mut self) -> Time {
-        let now = self.clock();
-        self.lapses.note(self.now, now);
-        self.now = now;
+        self.now = self.clock();
+        self.now
+    }
+
+    /// The same, after a callback: nobody was served while it ran.
+    #[inline]
+    pub(crate) fn tick_over(&mut self) -> Time {
+        let now = self.tick();
+        self.lapses.note(self.last_served, now);
+        self.last_served = now;
         now
     }
 
@@ -444,6 +460,13 @@ impl Net {
         };
         entry.conn.want(wanted);
         Ok(())
+    }
+
+    /// The input of a connection that [`on_data`](crate::Handler::on_data) left unused: in
+    /// [`on_eof`](crate::Handler::on_eof) what its peer did not complete. Empty within `on_data` itself,
+    /// which has it in its hands.
+    pub fn unused(&self, conn: ConnId) -> &[u8] {
+        self.conns.get(conn).map_or(&[], |entry| entry.conn.unused_input())
     }
 
     /// The settings of a connection; `None` when it is gone.

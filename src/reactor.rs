@@ -16,7 +16,7 @@ use crate::handler::Handler;
 use crate::id::Source;
 use crate::mailbox::Mailbox;
 use crate::names::Resolve;
-use crate::net::Net;
+use crate::net::{Net, LOOKS};
 use crate::system::{self, Poller, System, Wake};
 use crate::timers::Time;
 
@@ -176,12 +176,13 @@ impl Reactor {
             self.poll(timeout)?;
         }
         self.net.stats.turns += 1;
+        self.net.looks = LOOKS;
         self.phase = 0;
         while let Err(panic) = catch_unwind(AssertUnwindSafe(|| self.phases(handler))) {
             // A timer that panics each time must not keep the phases behind it from their turn.
             self.after_panic(panic);
         }
-        let length = self.net.tick().since(self.began);
+        let length = self.net.tick_over().since(self.began);
         self.net.stats.longest_turn = self.net.stats.longest_turn.max(length);
         Ok(match self.net.has_stopped() {
             true => Turn::Stopped,
@@ -213,14 +214,14 @@ impl Reactor {
     /// The turn begins. When something was owed or due long before, the process was not there for it:
     /// stopped, or busy in an outer loop.
     fn note_lateness(&mut self, owed: bool, due: Option<Time>) {
-        let (before, now) = (self.net.now, self.net.clock());
+        let (before, now) = (self.net.last_served, self.net.clock());
         let missed_from = match due {
             _ if owed => before,
             Some(due) => due.max(before),
             None => now,
         };
         self.net.lapses.note(missed_from, now);
-        self.net.now = now;
+        (self.net.now, self.net.last_served) = (now, now);
         self.began = now;
     }
 

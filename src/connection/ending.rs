@@ -26,7 +26,7 @@ const LAST_LOOK: Duration = Duration::from_secs(5);
 const SLOWER: u32 = 3;
 
 /// Without progress for no longer than this, nobody pays for the memory that others hold.
-const HEALTHY: Duration = Duration::from_millis(10);
+pub(crate) const HEALTHY: Duration = Duration::from_millis(10);
 
 impl Connection {
     /// `close`: the handler wants no more input, what is queued goes out, then all ends.

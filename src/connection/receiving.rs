@@ -203,7 +203,8 @@ impl Connection {
 
     #[inline]
     pub(super) fn may_show_again(&self) -> bool {
-        self.is_delivering() && !self.paused && !self.input.is_empty() && !self.wants_more_than(0)
+        let kept = !self.input.is_empty() && !self.wants_more_than(0);
+        kept && self.is_delivering() && !self.paused && !self.end_is_told()
     }
 
     /// Takes out what the handler left unused, when it is due to be shown again.
@@ -237,6 +238,17 @@ impl Connection {
         let mut input = std::mem::take(&mut self.input);
         input.append(data);
         input
+    }
+
+    /// The handler has heard of the peer's end: what it left unused is of no use to it any more.
+    pub(crate) fn forget_input(&mut self) {
+        self.input = ReadBuffer::default();
+        self.show_again = false;
+    }
+
+    /// What the handler left unused.
+    pub(crate) fn unused_input(&self) -> &[u8] {
+        self.input.view()
     }
 
     /// The handler wants to be shown nothing before so many bytes are there.

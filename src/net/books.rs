@@ -3,7 +3,7 @@
 
 use super::{Deadline, Entry, Net, Stopping, REDIAL};
 use crate::close::{CloseReason, Timeout};
-use crate::connection::{Connection, Context, Terms};
+use crate::connection::{Connection, Context, Terms, HEALTHY};
 use crate::id::ConnId;
 use crate::socket::Stream;
 use crate::timers::Time;
@@ -205,12 +205,17 @@ impl Net {
     }
 
     /// The holder of memory that has made no progress for longest, unless everybody has lately. It
-    /// costs O(log n): an entry that has become too early is moved to where it belongs, and it
-    /// stays there until everybody else had its turn.
+    /// costs O(log n), for an entry that has become too early is moved to where it belongs, and is not
+    /// looked at again before it is the earliest once more; and a bounded number of them is looked at
+    /// in a turn.
     pub(super) fn idlest_holder(&mut self) -> Option<ConnId> {
         let now = self.tick();
-        for _ in 0..ASKED {
+        while self.looks > 0 {
             let (ranked, id) = self.holders.first().copied()?;
+            if now < self.lapses.end_of(ranked, HEALTHY) {
+                // Nor has anybody else gone without for longer.
+                return None;
+            }
             let Some(Entry { conn, stream }) = self.conns.get_mut(id) else {
                 self.holders.remove(&(ranked, id));
                 continue;
@@ -221,6 +226,7 @@ impl Net {
                 return (now >= self.lapses.end_of(ranked, patience)).then_some(id);
             }
             self.rank(id);
+            self.looks -= 1;
         }
         None
     }

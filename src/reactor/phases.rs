@@ -49,7 +49,7 @@ fn call<R>(net: &mut Net, conn: ConnId, callback: impl FnOnce(&mut Net) -> R) ->
     net.calling = Some(conn);
     let result = callback(net);
     net.calling = None;
-    net.tick();
+    net.tick_over();
     result
 }
 
@@ -96,7 +96,7 @@ impl Reactor {
                 self.woken = true;
             } else if net.mailbox.collect(&mut net.inbox) {
                 handler.on_wake(net);
-                net.tick();
+                net.tick_over();
             }
         }
         if self.net.inbox.is_empty() {
@@ -136,7 +136,7 @@ impl Reactor {
             Command::Shutdown(deadline) => net.shutdown(deadline),
             Command::Resolved(conn, addrs) => net.resolved(conn, addrs),
         }
-        net.tick();
+        net.tick_over();
     }
 
     /// Sends from other threads that could not be queued.
@@ -187,7 +187,7 @@ impl Reactor {
         while let Some((_, timer)) = self.net.alarms.pop_due(heard, batch) {
             self.net.user_timers.remove(timer);
             handler.on_timer(&mut self.net, timer);
-            self.net.tick();
+            self.net.tick_over();
             if self.is_spent(share::TIMERS) {
                 break;
             }
@@ -218,7 +218,7 @@ impl Reactor {
             let full = self.net.served.len() >= BATCH;
             if full || self.net.now.since(batch_began) >= LONGEST_BATCH {
                 self.flush_served(handler);
-                batch_began = self.net.tick();
+                batch_began = self.net.tick_over();
                 if self.is_spent(share::CONNECTIONS) {
                     break;
                 }
@@ -298,6 +298,9 @@ impl Reactor {
         }
         if net.conns.get_mut(id).is_some_and(|entry| entry.conn.take_eof()) {
             call(net, id, |net| handler.on_eof(net, id));
+            if net.conns.get(id).is_some_and(|entry| entry.conn.unused() > 0) {
+                net.touch(id, |conn, _, _| conn.forget_input());
+            }
         }
     }
 
@@ -393,7 +396,7 @@ impl Reactor {
                 log::error!("listener {id}: {error}");
                 net.close_listener(id);
                 handler.on_listener_error(net, id, &error);
-                net.tick();
+                net.tick_over();
                 false
             }
         }
@@ -407,7 +410,7 @@ impl Reactor {
         }
         if !std::mem::replace(&mut self.net.told_shutdown, true) {
             handler.on_shutdown(&mut self.net);
-            self.net.tick();
+            self.net.tick_over();
         }
         self.net.stopping = Stopping::Draining;
         self.net.flushed_since_stop = false;
@@ -454,7 +457,7 @@ impl Reactor {
             }
             net.judge(id, basis);
             if judged % BATCH == 0 {
-                self.net.tick();
+                self.net.tick_over();
                 if self.is_spent(share::ENDS) {
                     break;
                 }
@@ -474,7 +477,7 @@ impl Reactor {
                 finish(&mut self.net, handler, id);
             }
             if flushed % BATCH == 0 {
-                self.net.tick();
+                self.net.tick_over();
                 if self.is_spent(share::FLUSHES) {
                     return;
                 }

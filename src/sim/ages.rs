@@ -38,7 +38,7 @@ impl Clock {
     fn within(self, what: &str, since: Since, limit: Option<Duration>) -> Result<(), String> {
         let (Some(since), Some(limit)) = (since.0, limit) else { return Ok(()) };
         let age = Duration::from_nanos(self.now - since);
-        let most = if self.back > since { limit * 2 } else { limit };
+        let most = limit + Duration::from_nanos(self.back.saturating_sub(since));
         match age > most + Duration::from_millis(1) {
             true => Err(format!("{what} for {age:?}, although {most:?} are the most")),
             false => Ok(()),
