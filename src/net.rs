@@ -305,8 +305,8 @@ impl Net {
         self.conns.get(conn).map_or(0, |entry| entry.conn.queued())
     }
 
-    /// The peer's address: known from the accept or the call of `connect`, so that it can still be
-    /// asked in `on_close`. `None` for a connection that is gone, and where the system gave none.
+    /// The peer's address: known from the accept or the call of `connect`, so that it stays the same
+    /// and can still be asked in `on_close`. `None` for a connection that is gone, and where the system gave none.
     pub fn peer_addr(&self, conn: ConnId) -> Option<Addr> {
         self.conns.get(conn)?.conn.peer()
     }

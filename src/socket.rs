@@ -1,23 +1,25 @@
-//! Sockets: this file and the one below it are the only ones that call the operating system's
-//! socket functions.
+//! Sockets: this file and those below it are the only ones that call the operating system's socket
+//! functions.
 
 mod acceptor;
+mod address;
 
 use std::io::{self, ErrorKind, IoSlice, Read};
-use std::os::fd::{AsFd, BorrowedFd};
-use std::path::Path;
+use std::os::fd::AsFd;
 use std::time::Duration;
 
 use mio::event::Source;
 use mio::net::{TcpStream, UnixStream};
 use mio::{Interest, Registry, Token};
-use socket2::{Domain, SockAddr, SockRef, Socket, TcpKeepalive, Type};
+use socket2::{SockAddr, SockRef, Socket, TcpKeepalive, Type};
 
 use crate::addr::Addr;
 use crate::config::Config;
 #[cfg(feature = "sim")]
 use crate::simnet::SimStream;
 use crate::transport::Transport;
+
+use self::address::{addr_of, sock_addr};
 
 pub(crate) use acceptor::{Accept, Acceptor, Held, Reserve};
 
@@ -70,26 +72,20 @@ pub(crate) enum Connect {
 impl Stream {
     /// Begins to connect.
     pub(crate) fn connect(addr: &Addr, config: &Config) -> io::Result<Connect> {
-        match addr {
-            Addr::Tcp(addr) => {
-                let socket = Socket::new(Domain::for_address(*addr), Type::STREAM, None)?;
-                socket.set_nonblocking(true)?;
-                apply_options(&socket, config, true)?;
-                match socket.connect(&SockAddr::from(*addr)) {
-                    Ok(()) => {}
-                    Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => {}
-                    Err(error) => return Err(error),
-                }
-                Ok(Connect::Started(Self::Tcp(TcpStream::from_std(socket.into()))))
-            }
-            Addr::Unix(path) => {
-                let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-                socket.set_nonblocking(true)?;
-                apply_options(&socket, config, false)?;
-                let addr = SockAddr::unix(path)?;
-                Self::Dialing(Box::new(Dialing { socket, addr })).redial()
-            }
+        let name = sock_addr(addr)?;
+        let socket = Socket::new(name.domain(), Type::STREAM, None)?;
+        socket.set_nonblocking(true)?;
+        let tcp = addr.as_tcp().is_some();
+        apply_options(&socket, config, tcp)?;
+        if !tcp {
+            return Self::Dialing(Box::new(Dialing { socket, addr: name })).redial();
         }
+        match socket.connect(&name) {
+            Ok(()) => {}
+            Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => {}
+            Err(error) => return Err(error),
+        }
+        Ok(Connect::Started(Self::Tcp(TcpStream::from_std(socket.into()))))
     }
 
     /// Tries again to connect a Unix-domain socket whose listener was too busy.
@@ -114,30 +110,41 @@ impl Stream {
 
     /// Whether a connection under way is established. The pending error comes first: asking for
     /// the peer's name proves nothing while one is pending.
-    pub(crate) fn finish_connect(&mut self) -> io::Result<Option<Addr>> {
+    pub(crate) fn finish_connect(&mut self) -> io::Result<bool> {
         if let Some(error) = self.take_error()? {
             return Err(error);
         }
-        match self {
+        let peer = match self {
             Self::Tcp(stream) => match stream.peer_addr() {
                 // An ephemeral port that happens to be the one asked for: the socket has
                 // connected to itself, and would hear its own echo.
                 Ok(peer) if stream.local_addr().is_ok_and(|local| local == peer) => {
-                    Err(io::Error::from_raw_os_error(libc::ECONNREFUSED))
+                    // Closed in good order it would keep its port for a minute (TIME-WAIT) from the
+                    // very server that is awaited there.
+                    self.reset_on_close();
+                    return Err(io::Error::from_raw_os_error(libc::ECONNREFUSED));
                 }
-                Ok(peer) => Ok(Some(Addr::Tcp(peer))),
-                Err(error) if error.raw_os_error() == Some(libc::ENOTCONN) => Ok(None),
-                Err(error) => Err(error),
+                peer => peer.map(drop),
             },
-            Self::Unix(stream) => match stream.peer_addr() {
-                Ok(peer) => Ok(Some(unix_addr(peer.as_pathname()))),
-                Err(error) if error.raw_os_error() == Some(libc::ENOTCONN) => Ok(None),
-                Err(error) => Err(error),
-            },
+            Self::Unix(stream) => SockRef::from(&*stream).peer_addr().map(drop),
             #[cfg(feature = "sim")]
-            Self::Sim(stream) => Ok(stream.connected().map(Addr::Tcp)),
-            Self::Dialing(_) | Self::None => Ok(None),
+            Self::Sim(stream) => return Ok(stream.is_connected()),
+            Self::Dialing(_) | Self::None => return Ok(false),
+        };
+        match peer {
+            Ok(()) => Ok(true),
+            Err(error) if error.raw_os_error() == Some(libc::ENOTCONN) => Ok(false),
+            Err(error) => Err(error),
         }
+    }
+
+    /// The address of our end.
+    pub(crate) fn local_addr(&self) -> Option<Addr> {
+        #[cfg(feature = "sim")]
+        if let Self::Sim(stream) = self {
+            return Some(Addr::Tcp(stream.local_addr()));
+        }
+        addr_of(&self.socket()?.local_addr().ok()?)
     }
 
     pub(crate) fn register(&mut self, registry: &Registry, token: usize) -> io::Result<()> {
@@ -273,7 +280,7 @@ impl Transport for Stream {
 /// be asked after a reset.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 #[allow(unsafe_code)]
-fn send_queue(socket: BorrowedFd<'_>) -> Option<u64> {
+fn send_queue(socket: std::os::fd::BorrowedFd<'_>) -> Option<u64> {
     use std::os::fd::AsRawFd;
 
     let mut bytes: libc::c_int = 0;
@@ -283,12 +290,9 @@ fn send_queue(socket: BorrowedFd<'_>) -> Option<u64> {
     (status == 0).then(|| u64::try_from(bytes).unwrap_or(0))
 }
 
-fn unix_addr(path: Option<&Path>) -> Addr {
-    Addr::Unix(path.map(Path::to_owned).unwrap_or_default())
-}
-
-/// Sets what the configuration asks for. Sockets that a listener accepts inherit all of it on
-/// Linux, so that an accept costs no further call.
+/// Sets what the configuration asks for, either way: a socket that was made by somebody else may have
+/// any of it. TCP sockets that a listener accepts inherit all of it on Linux, so that an accept costs
+/// no further call.
 fn apply_options(socket: &Socket, config: &Config, tcp: bool) -> io::Result<()> {
     if let Some(size) = config.send_buffer {
         socket.set_send_buffer_size(size)?;
@@ -296,18 +300,21 @@ fn apply_options(socket: &Socket, config: &Config, tcp: bool) -> io::Result<()> 
     if let Some(size) = config.recv_buffer {
         socket.set_recv_buffer_size(size)?;
     }
+    // Without it an urgent byte vanishes from the stream, a Unix-domain socket's as well.
+    socket.set_out_of_band_inline(true)?;
     if !tcp {
         return Ok(());
     }
     socket.set_tcp_nodelay(config.nodelay)?;
-    // Without it an urgent byte vanishes from the stream.
-    socket.set_out_of_band_inline(true)?;
-    if let Some(keepalive) = config.keepalive {
-        let keepalive = TcpKeepalive::new()
-            .with_time(keepalive.idle)
-            .with_interval(keepalive.interval)
-            .with_retries(keepalive.count);
-        socket.set_tcp_keepalive(&keepalive)?;
+    match config.keepalive {
+        Some(keepalive) => {
+            let keepalive = TcpKeepalive::new()
+                .with_time(keepalive.idle)
+                .with_interval(keepalive.interval)
+                .with_retries(keepalive.count);
+            socket.set_tcp_keepalive(&keepalive)?;
+        }
+        None => socket.set_keepalive(false)?,
     }
     #[cfg(any(target_os = "linux", target_os = "android"))]
     socket.set_tcp_user_timeout(config.effective_user_timeout())?;
@@ -333,6 +340,24 @@ mod tests {
         }
         let pending = send_queue(client.as_fd()).unwrap();
         assert!(pending > 0 && pending < written, "{pending} of {written}");
+    }
+
+    #[test]
+    fn a_connection_to_itself_is_refused_and_leaves_its_port_to_the_server_that_is_awaited_there() {
+        for ip in ["127.0.0.1:0", "[::1]:0"] {
+            let anywhere = SockAddr::from(ip.parse::<net::SocketAddr>().unwrap());
+            let socket = Socket::new(anywhere.domain(), Type::STREAM, None).unwrap();
+            if socket.bind(&anywhere).is_err() {
+                continue; // No IPv6 here.
+            }
+            let addr = socket.local_addr().unwrap();
+            socket.connect(&addr).expect("Linux lets it");
+            let mut stream = Stream::Tcp(TcpStream::from_std(socket.into()));
+            let error = stream.finish_connect().unwrap_err();
+            assert_eq!(error.raw_os_error(), Some(libc::ECONNREFUSED));
+            drop(stream);
+            net::TcpListener::bind(addr.as_socket().unwrap()).expect("nothing waits on the port");
+        }
     }
 
     #[test]

@@ -200,3 +200,118 @@ fn events_of_a_unix_client_come_in_order() {
     drop(tcp.client());
     assert_eq!(tcp.closed().1.unacked, Some(0));
 }
+
+// A Unix-domain socket inherits nothing from its listener.
+#[test]
+fn accepted_connections_have_the_buffers_that_were_configured() {
+    // How much the kernel takes while nobody reads.
+    let taken = |size: Option<usize>| {
+        let mut config = Config::default();
+        config.send_buffer = size;
+        let path = std::env::temp_dir().join(format!("unbroken-buffers-{}", std::process::id()));
+        let listen = path.clone();
+        let server = serve_with(config, Custom::default(), move |net| {
+            net.listen(listen).unwrap();
+        });
+        let _client = UnixStream::connect(&path).unwrap();
+        let conn = server.opened();
+        server.ask(move |net| net.send(conn, &[0; 1 << 20])).unwrap();
+        server.wait_stats(|stats| stats.write_eagains > 0);
+        (1 << 20) - server.ask(move |net| net.queued(conn))
+    };
+    let (small, large) = (taken(Some(8192)), taken(Some(100_000)));
+    assert!(small < 30_000 && large > 50_000, "{small} and {large}");
+}
+
+#[test]
+fn an_urgent_byte_is_a_byte_like_any_other() {
+    let unix = serve("urgent", echo());
+    let mut client = unix.client();
+    let socket = socket2::SockRef::from(&client);
+    socket.send(b"ab").unwrap();
+    if let Err(error) = socket.send_out_of_band(b"!") {
+        return util::skip("urgent data on Unix-domain sockets", &error.to_string());
+    }
+    socket.send(b"cd").unwrap();
+    let mut got = [0; 5];
+    client.read_exact(&mut got).unwrap();
+    assert_eq!(&got, b"ab!cd");
+}
+
+#[test]
+fn the_peer_of_an_outbound_connection_stays_the_address_that_was_asked_for() {
+    let folder = std::env::temp_dir();
+    let name = format!("unbroken-asked-{}", std::process::id());
+    let path = folder.join(&name);
+    // Bound under another name than the one that is asked for.
+    let other = folder.join(".").join(&name);
+    let listener = UnixListener::bind(&other).unwrap();
+    let mut asked = vec![Addr::Unix(path.clone())];
+    #[cfg(target_os = "linux")]
+    let named =
+        <std::os::unix::net::SocketAddr as std::os::linux::net::SocketAddrExt>::from_abstract_name(&name)
+            .unwrap();
+    #[cfg(target_os = "linux")]
+    let _abstract = UnixListener::bind_addr(&named).unwrap();
+    #[cfg(target_os = "linux")]
+    asked.push(Addr::Abstract(name.into_bytes()));
+    let server = util::serve(Config::default(), Echo);
+    for addr in asked {
+        let to = addr.clone();
+        let (conn, before) = server.ask(move |net| {
+            let conn = net.connect(&to).unwrap();
+            (conn, net.peer_addr(conn))
+        });
+        assert_eq!(before.as_ref(), Some(&addr));
+        assert_eq!(server.event(), Event::Open(conn, Via::Connect));
+        assert_eq!(server.ask(move |net| net.peer_addr(conn)), Some(addr));
+    }
+    drop(listener);
+    std::fs::remove_file(&path).unwrap();
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn an_abstract_name_is_listened_on_and_connected_to_like_a_path_and_leaves_nothing() {
+    let name = format!("unix:@unbroken-{}", std::process::id());
+    let (listen, connect) = (name.clone(), name.clone());
+    let server = serve_with(Config::default(), echo(), move |net| {
+        let listener = net.listen(&listen).unwrap();
+        assert_eq!(net.local_addr(listener).unwrap().to_string(), listen);
+        assert_eq!(net.listen(&listen).unwrap_err().kind(), std::io::ErrorKind::AddrInUse);
+    });
+    let clients = util::serve(Config::default(), util::Sink);
+    let conn = clients.ask(move |net| {
+        let conn = net.connect(&connect).unwrap();
+        net.send(conn, b"hello").unwrap();
+        conn
+    });
+    assert_eq!(clients.event(), Event::Open(conn, Via::Connect));
+    assert_eq!(clients.event(), Event::Data(conn, 5, 5));
+    let served = server.opened();
+    let local = server.ask(move |net| net.local_addr_of(served));
+    assert_eq!(local.unwrap().to_string(), name);
+    assert!(!std::path::Path::new(&name).exists());
+    drop(server);
+    // The name is free again at once.
+    let mut reactor = Reactor::new(Config::default()).unwrap();
+    reactor.net().listen(&name).unwrap();
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_client_with_an_abstract_name_is_known_by_it() {
+    use socket2::{Domain, SockAddr, Socket, Type};
+    let unix = serve("named", echo());
+    let client = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
+    let name = format!("unbroken-client-{}", std::process::id());
+    client.bind(&SockAddr::unix(format!("\0{name}")).unwrap()).unwrap();
+    client.connect(&SockAddr::unix(&unix.path).unwrap()).unwrap();
+    let conn = unix.server.opened();
+    let peer = unix.server.ask(move |net| net.peer_addr(conn));
+    assert_eq!(peer, Some(Addr::Abstract(name.into_bytes())));
+    // One without a name has none.
+    let _client = unix.client();
+    let conn = unix.server.opened();
+    assert_eq!(unix.server.ask(move |net| net.peer_addr(conn)), None);
+}

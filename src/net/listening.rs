@@ -1,11 +1,11 @@
-//! Listening.
+//! Listening, and what can be asked of the sockets of listeners and connections.
 
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
 use super::Net;
 use crate::addr::{Addr, IntoAddr};
-use crate::id::ListenerId;
+use crate::id::{ConnId, ListenerId};
 use crate::listener::Listener;
 use crate::socket::Acceptor;
 
@@ -73,5 +73,12 @@ impl Net {
         if let Some(mut listener) = self.listeners.remove(listener) {
             listener.acceptor.deregister(&self.system.registry);
         }
+    }
+
+    /// The address of our end of a connection: which of the machine's a client came in at, or which
+    /// the system chose for an outbound connection. A Unix-domain socket that has no name has an
+    /// empty path. `None` for a connection that is gone, and while there is no socket yet.
+    pub fn local_addr_of(&self, conn: ConnId) -> Option<Addr> {
+        self.conns.get(conn)?.stream.local_addr()
     }
 }

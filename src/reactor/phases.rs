@@ -340,8 +340,12 @@ fn finish_connect<H: Handler + ?Sized>(net: &mut Net, handler: &mut H, id: ConnI
             conn.broken_at_birth(&error);
             told
         }
-        Ok(Some(peer)) => conn.opened(stream, Some(peer), cx),
-        Ok(None) => false,
+        // The peer stays the address that was asked for: what the system calls it may be less.
+        Ok(true) => {
+            let peer = conn.peer();
+            conn.opened(stream, peer, cx)
+        }
+        Ok(false) => false,
         Err(error) => {
             conn.fail(&error, stream, cx);
             false

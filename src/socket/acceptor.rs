@@ -7,11 +7,12 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use mio::net::{TcpListener, UnixListener};
+use mio::net::{TcpListener, UnixListener, UnixStream};
 use mio::{Interest, Registry, Token};
-use socket2::{Domain, SockAddr, Socket, Type};
+use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 
-use super::{apply_options, unix_addr, Stream};
+use super::address::{addr_of, sock_addr};
+use super::{apply_options, Stream};
 use crate::addr::Addr;
 use crate::config::Config;
 #[cfg(feature = "sim")]
@@ -37,33 +38,34 @@ pub(crate) trait Accept {
 impl Acceptor {
     pub(crate) fn bind(addr: &Addr, config: &Config) -> io::Result<Self> {
         let backlog = i32::try_from(config.backlog).unwrap_or(i32::MAX);
-        match addr {
-            Addr::Tcp(addr) => {
-                let socket = Socket::new(Domain::for_address(*addr), Type::STREAM, None)?;
-                socket.set_nonblocking(true)?;
+        let name = sock_addr(addr)?;
+        let socket = Socket::new(name.domain(), Type::STREAM, None)?;
+        socket.set_nonblocking(true)?;
+        apply_options(&socket, config, addr.as_tcp().is_some())?;
+        let path = match addr {
+            Addr::Tcp(_) => {
                 socket.set_reuse_address(true)?;
-                apply_options(&socket, config, true)?;
-                socket.bind(&SockAddr::from(*addr))?;
+                socket.bind(&name)?;
                 socket.listen(backlog)?;
-                Ok(Self::Tcp(TcpListener::from_std(socket.into())))
+                return Ok(Self::Tcp(TcpListener::from_std(socket.into())));
             }
             Addr::Unix(path) => {
-                let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-                socket.set_nonblocking(true)?;
-                apply_options(&socket, config, false)?;
-                let addr = SockAddr::unix(path)?;
-                match socket.bind(&addr) {
-                    Err(error) if error.kind() == ErrorKind::AddrInUse && is_stale(path, &addr) => {
+                match socket.bind(&name) {
+                    Err(error) if error.kind() == ErrorKind::AddrInUse && is_stale(path, &name) => {
                         fs::remove_file(path)?;
-                        socket.bind(&addr)?;
+                        socket.bind(&name)?;
                     }
                     bound => bound?,
                 }
-                let owned = OwnedPath::new(path);
-                socket.listen(backlog)?;
-                Ok(Self::Unix(UnixListener::from_std(socket.into()), owned))
+                OwnedPath::new(path)
             }
-        }
+            Addr::Abstract(_) => {
+                socket.bind(&name)?;
+                None
+            }
+        };
+        socket.listen(backlog)?;
+        Ok(Self::Unix(UnixListener::from_std(socket.into()), path))
     }
 
     /// Takes over a listening socket: inherited, or handed over by another process.
@@ -102,7 +104,10 @@ impl Acceptor {
     pub(crate) fn local_addr(&self) -> io::Result<Addr> {
         match self {
             Self::Tcp(listener) => listener.local_addr().map(Addr::Tcp),
-            Self::Unix(listener, _) => listener.local_addr().map(|addr| unix_addr(addr.as_pathname())),
+            Self::Unix(listener, _) => {
+                let name = SockRef::from(listener).local_addr()?;
+                addr_of(&name).ok_or_else(|| ErrorKind::Unsupported.into())
+            }
             #[cfg(feature = "sim")]
             Self::Sim(listener) => listener.local_addr().map(Addr::Tcp),
         }
@@ -133,13 +138,14 @@ impl Acceptor {
         }
     }
 
-    /// Sets on an accepted socket what it did not inherit. A connection that was reset while it
-    /// waited may refuse options: its first read will tell.
+    /// Sets on an accepted socket what it did not inherit: on Linux nothing with TCP, all of it with
+    /// Unix-domain sockets. A connection that was reset while it waited may refuse options: its first
+    /// read will tell.
     pub(crate) fn finish_accept(&self, stream: &Stream, config: &Config) {
-        if cfg!(target_os = "linux") {
+        let tcp = matches!(self, Self::Tcp(_));
+        if tcp && cfg!(target_os = "linux") {
             return;
         }
-        let tcp = matches!(self, Self::Tcp(_));
         if let Some(Err(error)) = stream.socket().map(|socket| apply_options(&socket, config, tcp)) {
             log::debug!("options of an accepted socket: {error}");
         }
@@ -154,8 +160,8 @@ impl Accept for Acceptor {
                 Ok((Stream::Tcp(stream), Some(Addr::Tcp(peer))))
             }
             Self::Unix(listener, _) => {
-                let (stream, peer) = listener.accept()?;
-                Ok((Stream::Unix(stream), peer.as_pathname().map(|path| unix_addr(Some(path)))))
+                let (stream, peer) = accept_unix(listener)?;
+                Ok((Stream::Unix(stream), peer))
             }
             #[cfg(feature = "sim")]
             Self::Sim(listener) => {
@@ -164,6 +170,21 @@ impl Accept for Acceptor {
             }
         }
     }
+}
+
+/// mio's own accept panics at a client whose path is as long as can be: its address is a byte longer
+/// than the structure for it (unix(7), BUGS). Nor does it know abstract names.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn accept_unix(listener: &UnixListener) -> io::Result<(UnixStream, Option<Addr>)> {
+    let (socket, peer) = SockRef::from(listener).accept4(libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK)?;
+    let named = addr_of(&peer).filter(|_| !peer.is_unnamed());
+    Ok((UnixStream::from_std(socket.into()), named))
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+fn accept_unix(listener: &UnixListener) -> io::Result<(UnixStream, Option<Addr>)> {
+    let (stream, peer) = listener.accept()?;
+    Ok((stream, peer.as_pathname().map(|path| Addr::Unix(path.to_owned()))))
 }
 
 /// Whether `path` is a socket that nobody listens on any more.
