@@ -3,6 +3,8 @@
 
 mod acceptor;
 mod address;
+mod adopted;
+mod unix_path;
 
 use std::io::{self, ErrorKind, IoSlice, Read};
 use std::os::fd::AsFd;

@@ -167,28 +167,6 @@ fn half_closes_work_as_on_tcp() {
 }
 
 #[test]
-fn a_stale_path_is_replaced_and_ours_is_removed_at_the_end() {
-    let path = std::env::temp_dir().join(format!("unbroken-stale-{}", std::process::id()));
-    drop(UnixListener::bind(&path).unwrap());
-    assert!(path.exists(), "a dead listener leaves its path");
-    let mut reactor = Reactor::new(Config::default()).unwrap();
-    let listener = reactor.net().listen(path.as_path()).unwrap();
-    assert_eq!(reactor.net().local_addr(listener), Some(Addr::Unix(path.clone())));
-    let mut other = Reactor::new(Config::default()).unwrap();
-    let error = other.net().listen(path.as_path()).unwrap_err();
-    assert_eq!(error.kind(), std::io::ErrorKind::AddrInUse, "a live one is not");
-    reactor.net().close_listener(listener);
-    assert!(!path.exists());
-    // A path that somebody else has taken over since is not ours to remove.
-    reactor.net().listen(path.as_path()).unwrap();
-    std::fs::remove_file(&path).unwrap();
-    let _theirs = UnixListener::bind(&path).unwrap();
-    drop(reactor);
-    assert!(path.exists());
-    std::fs::remove_file(&path).unwrap();
-}
-
-#[test]
 fn events_of_a_unix_client_come_in_order() {
     let unix = serve("order", echo());
     let client = unix.client();

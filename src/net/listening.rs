@@ -10,16 +10,21 @@ use crate::listener::Listener;
 use crate::socket::Acceptor;
 
 impl Net {
-    /// Listens on `addr`: an address, or its text (`127.0.0.1:7007`, `unix:/run/x.sock`). Port 0
-    /// lets the system choose; [`local_addr`](Self::local_addr) tells the choice.
+    /// Listens on `addr`: an address, or its text (`127.0.0.1:7007`, `unix:/run/x.sock`, on Linux also
+    /// `unix:@name`). Port 0 lets the system choose; [`local_addr`](Self::local_addr) tells the choice.
     ///
-    /// The path of a Unix-domain socket that nobody listens on any more is replaced, and removed
-    /// when the listener goes.
+    /// The path of a Unix-domain socket is removed when the listener goes, unless it has become
+    /// somebody else's, and by this process only: a forked child's copy leaves it alone. One that a
+    /// dead server has left behind is replaced. Those who start at the same time take turns, by a
+    /// lock of the path's folder: one listens, the others hear `AddrInUse`. When somebody keeps that
+    /// lock, the call waits for it for a second, and goes on without.
     ///
     /// # Errors
     ///
-    /// Those of `socket`, `bind` and `listen`; `InvalidInput` for a text that is no address;
-    /// `ConnectionAborted` during a shutdown.
+    /// Those of `socket`, `bind` and `listen`: `AddrInUse` when somebody listens there already, or is
+    /// about to, or the path leads to something else than a socket. `InvalidInput` for what is no
+    /// address, host names among it (the error says what to write instead); `ConnectionAborted`
+    /// during a shutdown.
     pub fn listen(&mut self, addr: impl IntoAddr) -> io::Result<ListenerId> {
         let addr = addr.into_addr()?;
         self.refuse_while_stopping()?;
@@ -28,18 +33,25 @@ impl Net {
     }
 
     /// Listens on a socket that is listening already: inherited from a service manager, or handed
-    /// over by the process that this one replaces. Options of the configuration are set on it.
+    /// over by the process that this one replaces. It is made as one of our own would be: not left to
+    /// children (close-on-exec), non-blocking, its options as in the configuration, those that are
+    /// off there included. (Only `send_buffer` and `recv_buffer` leave it as it is when they are
+    /// `None`.) A path that it is bound to stays when the listener goes.
     ///
     /// # Errors
     ///
-    /// `InvalidInput` when the socket is not listening; otherwise as [`listen`](Self::listen).
+    /// `InvalidInput`, and which it is, for a descriptor that is no socket, or a socket that is not a
+    /// stream (datagrams, `SOCK_SEQPACKET`), neither TCP nor Unix-domain, a connection, or not
+    /// listening (macOS does not tell; there `on_listener_error` does). Errors of the system's calls;
+    /// `ConnectionAborted` during a shutdown.
     pub fn listen_from(&mut self, fd: impl Into<OwnedFd>) -> io::Result<ListenerId> {
+        // It may be shared: nothing is done to it unless it is taken.
+        self.refuse_while_stopping()?;
         let acceptor = self.system.adopt(fd.into(), &self.config)?;
         self.add_listener(acceptor)
     }
 
     fn add_listener(&mut self, mut acceptor: Acceptor) -> io::Result<ListenerId> {
-        self.refuse_while_stopping()?;
         let registry = &self.system.registry;
         let mut result = Ok(());
         let id = self.listeners.insert_with(|id: ListenerId| {

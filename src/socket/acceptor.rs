@@ -1,18 +1,16 @@
 //! Listening sockets, and the file descriptor held in reserve for them.
 
-use std::fs::{self, File};
-use std::io::{self, ErrorKind};
+use std::fs::File;
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use mio::net::{TcpListener, UnixListener, UnixStream};
 use mio::{Interest, Registry, Token};
-use socket2::{Domain, SockAddr, SockRef, Socket, Type};
+use socket2::{SockRef, Socket, Type};
 
 use super::address::{addr_of, sock_addr};
-use super::{apply_options, Stream};
+use super::unix_path::OwnedPath;
+use super::{adopted, apply_options, Stream};
 use crate::addr::Addr;
 use crate::config::Config;
 #[cfg(feature = "sim")]
@@ -23,8 +21,12 @@ use crate::transport::Transport;
 #[derive(Debug)]
 pub(crate) enum Acceptor {
     Tcp(TcpListener),
-    /// With the path it bound, which goes when it goes.
-    Unix(UnixListener, Option<OwnedPath>),
+    Unix {
+        /// What it bound, if it did. Before the socket, and so gone before it: a path whose socket
+        /// does not listen any more is anybody's.
+        path: Option<OwnedPath>,
+        listener: UnixListener,
+    },
     #[cfg(feature = "sim")]
     Sim(SimListener),
 }
@@ -42,46 +44,31 @@ impl Acceptor {
         let socket = Socket::new(name.domain(), Type::STREAM, None)?;
         socket.set_nonblocking(true)?;
         apply_options(&socket, config, addr.as_tcp().is_some())?;
+        let bind_and_listen = || {
+            socket.bind(&name)?;
+            socket.listen(backlog)
+        };
         let path = match addr {
             Addr::Tcp(_) => {
                 socket.set_reuse_address(true)?;
-                socket.bind(&name)?;
-                socket.listen(backlog)?;
+                bind_and_listen()?;
                 return Ok(Self::Tcp(TcpListener::from_std(socket.into())));
             }
-            Addr::Unix(path) => {
-                match socket.bind(&name) {
-                    Err(error) if error.kind() == ErrorKind::AddrInUse && is_stale(path, &name) => {
-                        fs::remove_file(path)?;
-                        socket.bind(&name)?;
-                    }
-                    bound => bound?,
-                }
-                OwnedPath::new(path)
-            }
+            Addr::Unix(path) => Some(OwnedPath::listen(&socket, path, &name, backlog)?),
             Addr::Abstract(_) => {
-                socket.bind(&name)?;
+                bind_and_listen()?;
                 None
             }
         };
-        socket.listen(backlog)?;
-        Ok(Self::Unix(UnixListener::from_std(socket.into()), path))
+        Ok(Self::Unix { path, listener: UnixListener::from_std(socket.into()) })
     }
 
     /// Takes over a listening socket: inherited, or handed over by another process.
     pub(crate) fn from_fd(fd: OwnedFd, config: &Config) -> io::Result<Self> {
-        let socket = Socket::from(fd);
-        let local = socket.local_addr()?;
-        #[cfg(any(target_os = "linux", target_os = "android", target_os = "freebsd"))]
-        if !socket.is_listener()? {
-            return Err(io::Error::new(ErrorKind::InvalidInput, "the socket is not listening"));
-        }
-        socket.set_nonblocking(true)?;
-        let tcp = !local.is_unix();
-        apply_options(&socket, config, tcp)?;
+        let (socket, tcp) = adopted::listener(fd, config)?;
         Ok(match tcp {
             true => Self::Tcp(TcpListener::from_std(socket.into())),
-            false => Self::Unix(UnixListener::from_std(socket.into()), None),
+            false => Self::Unix { path: None, listener: UnixListener::from_std(socket.into()) },
         })
     }
 
@@ -90,9 +77,9 @@ impl Acceptor {
     pub(crate) fn share_fd(&self) -> Option<BorrowedFd<'_>> {
         match self {
             Self::Tcp(listener) => Some(listener.as_fd()),
-            Self::Unix(listener, path) => {
+            Self::Unix { path, listener } => {
                 if let Some(path) = path {
-                    path.shared.store(true, Ordering::Relaxed);
+                    path.share();
                 }
                 Some(listener.as_fd())
             }
@@ -104,9 +91,9 @@ impl Acceptor {
     pub(crate) fn local_addr(&self) -> io::Result<Addr> {
         match self {
             Self::Tcp(listener) => listener.local_addr().map(Addr::Tcp),
-            Self::Unix(listener, _) => {
+            Self::Unix { listener, .. } => {
                 let name = SockRef::from(listener).local_addr()?;
-                addr_of(&name).ok_or_else(|| ErrorKind::Unsupported.into())
+                addr_of(&name).ok_or_else(|| io::ErrorKind::Unsupported.into())
             }
             #[cfg(feature = "sim")]
             Self::Sim(listener) => listener.local_addr().map(Addr::Tcp),
@@ -117,7 +104,7 @@ impl Acceptor {
         let token = Token(token);
         match self {
             Self::Tcp(listener) => registry.register(listener, token, Interest::READABLE),
-            Self::Unix(listener, _) => registry.register(listener, token, Interest::READABLE),
+            Self::Unix { listener, .. } => registry.register(listener, token, Interest::READABLE),
             #[cfg(feature = "sim")]
             Self::Sim(listener) => {
                 listener.register(token.0);
@@ -129,7 +116,7 @@ impl Acceptor {
     pub(crate) fn deregister(&mut self, registry: &Registry) {
         let result = match self {
             Self::Tcp(listener) => registry.deregister(listener),
-            Self::Unix(listener, _) => registry.deregister(listener),
+            Self::Unix { listener, .. } => registry.deregister(listener),
             #[cfg(feature = "sim")]
             Self::Sim(_) => Ok(()),
         };
@@ -159,7 +146,7 @@ impl Accept for Acceptor {
                 let (stream, peer) = listener.accept()?;
                 Ok((Stream::Tcp(stream), Some(Addr::Tcp(peer))))
             }
-            Self::Unix(listener, _) => {
+            Self::Unix { listener, .. } => {
                 let (stream, peer) = accept_unix(listener)?;
                 Ok((Stream::Unix(stream), peer))
             }
@@ -185,51 +172,6 @@ fn accept_unix(listener: &UnixListener) -> io::Result<(UnixStream, Option<Addr>)
 fn accept_unix(listener: &UnixListener) -> io::Result<(UnixStream, Option<Addr>)> {
     let (stream, peer) = listener.accept()?;
     Ok((stream, peer.as_pathname().map(|path| Addr::Unix(path.to_owned()))))
-}
-
-/// Whether `path` is a socket that nobody listens on any more.
-fn is_stale(path: &Path, addr: &SockAddr) -> bool {
-    let is_socket = fs::symlink_metadata(path).is_ok_and(|meta| meta.file_type().is_socket());
-    let refused = || {
-        let probe = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-        probe.set_nonblocking(true)?;
-        probe.connect(addr)
-    };
-    is_socket && refused().is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused)
-}
-
-/// The path of a Unix-domain listener, removed with it unless somebody else has taken it over.
-#[derive(Debug)]
-pub(crate) struct OwnedPath {
-    path: PathBuf,
-    device: u64,
-    inode: u64,
-    /// Another process listens there too.
-    shared: AtomicBool,
-}
-
-impl OwnedPath {
-    fn new(path: &Path) -> Option<Self> {
-        // An absolute path stays right when the process changes its directory.
-        let path = fs::canonicalize(path).ok()?;
-        let meta = fs::symlink_metadata(&path).ok()?;
-        Some(Self { path, device: meta.dev(), inode: meta.ino(), shared: AtomicBool::new(false) })
-    }
-}
-
-impl Drop for OwnedPath {
-    fn drop(&mut self) {
-        if *self.shared.get_mut() {
-            return;
-        }
-        let same = fs::symlink_metadata(&self.path)
-            .is_ok_and(|meta| meta.dev() == self.device && meta.ino() == self.inode);
-        if same {
-            if let Err(error) = fs::remove_file(&self.path) {
-                log::warn!("could not remove {}: {error}", self.path.display());
-            }
-        }
-    }
 }
 
 /// A file descriptor that is held for its own sake.
@@ -273,20 +215,5 @@ impl Reserve {
 
     fn refill(&mut self) {
         self.held = (self.take)().ok();
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_path_that_is_no_socket_is_never_removed() {
-        let path = std::env::temp_dir().join(format!("unbroken-file-{}", std::process::id()));
-        fs::write(&path, "precious").unwrap();
-        let error = Acceptor::bind(&Addr::Unix(path.clone()), &Config::default()).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::AddrInUse);
-        assert_eq!(fs::read(&path).unwrap(), b"precious");
-        fs::remove_file(&path).unwrap();
     }
 }
