@@ -4,6 +4,7 @@
 mod acceptor;
 mod address;
 mod adopted;
+mod credentials;
 mod unix_path;
 
 use std::io::{self, ErrorKind, IoSlice, Read};
@@ -24,6 +25,7 @@ use crate::transport::Transport;
 use self::address::{addr_of, sock_addr};
 
 pub(crate) use acceptor::{Accept, Acceptor, Held, Reserve};
+pub use credentials::Credentials;
 
 /// Every send carries it: without it a write to a broken connection kills a host process that
 /// has left SIGPIPE alone. Apple's systems have a socket option instead, which mio sets.
@@ -147,6 +149,14 @@ impl Stream {
             return Some(Addr::Tcp(stream.local_addr()));
         }
         addr_of(&self.socket()?.local_addr().ok()?)
+    }
+
+    /// Who is at the other end of a Unix-domain connection.
+    pub(crate) fn peer_credentials(&self) -> Option<Credentials> {
+        match self {
+            Self::Unix(stream) => credentials::of_peer(stream.as_fd()),
+            _ => None,
+        }
     }
 
     pub(crate) fn register(&mut self, registry: &Registry, token: usize) -> io::Result<()> {

@@ -251,4 +251,5 @@ fn a_connection_knows_the_addresses_of_both_its_ends() {
     assert_eq!(net.peer_addr(out).unwrap().to_string(), "10.0.0.9:9");
     let local = net.local_addr_of(out).and_then(|addr| addr.as_tcp()).unwrap();
     assert!(local.port() != 0 && local.ip().to_string() == "10.0.0.1", "{local}");
+    assert_eq!(net.peer_credentials(out), None);
 }

@@ -6,7 +6,7 @@ mod util;
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::FlockOperation;
 use socket2::{Domain, SockAddr, Socket, Type};
-use unbroken::{Config, ListenerId, Reactor};
+use unbroken::{Config, ListenOptions, ListenerId, Reactor};
 use util::SOON;
 
 /// A folder of one test's own, gone with it.
@@ -429,6 +429,54 @@ fn a_folder_that_may_be_written_but_not_read_serves_as_well() {
     command.args(this.get_args()).envs(this.get_envs().filter_map(|(key, value)| Some((key, value?))));
     let output = command.current_dir("/").output().unwrap();
     assert!(output.status.success(), "{output:#?}");
+}
+
+fn with_mode(mode: u32) -> ListenOptions {
+    let mut options = ListenOptions::default();
+    options.mode = Some(mode);
+    options
+}
+
+#[test]
+fn a_path_has_the_mode_that_was_asked_for() {
+    let folder = Folder::new("mode");
+    let path = folder.path("s");
+    for mode in [0o600, 0o666, 0o777, 0] {
+        let mut reactor = reactor();
+        reactor.net().listen_with(path.as_path(), &with_mode(mode)).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, mode);
+    }
+    // More than permissions is refused before anything is made.
+    let error = reactor().net().listen_with(path.as_path(), &with_mode(0o4755)).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
+    assert!(!path.exists());
+}
+
+#[test]
+fn the_mode_of_a_path_is_in_force_before_anybody_can_connect() {
+    const NAME: &str = "the_mode_of_a_path_is_in_force_before_anybody_can_connect";
+    if let Some(path) = util::role() {
+        reactor().net().listen_with(Path::new(&path), &with_mode(0o600)).unwrap();
+        return;
+    }
+    if !util::have("strace") {
+        return;
+    }
+    let folder = Folder::new("order");
+    let (path, trace) = (folder.path("s"), folder.path("trace"));
+    let this = util::again(NAME, path.to_str().unwrap());
+    let mut command = Command::new("strace");
+    command.args(["-f", "-qq", "-e", "signal=none", "-e", "trace=/^(bind|listen|f?chmod(at2?)?)$", "-o"]);
+    command.arg(&trace).arg(this.get_program()).args(this.get_args());
+    command.envs(this.get_envs().filter_map(|(key, value)| Some((key, value?))));
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{output:#?}");
+    let trace = fs::read_to_string(&trace).unwrap();
+    let calls: Vec<_> = trace.lines().filter_map(|line| line.split_once(' ')).map(|(_, call)| call).collect();
+    let place = |what: &str| calls.iter().position(|call| call.trim_start().starts_with(what)).expect(what);
+    let changed =
+        calls.iter().position(|call| call.contains("chmod") && call.contains("0600")).expect("chmod");
+    assert!(place("bind(") < changed && changed < place("listen("), "{trace}");
 }
 
 // Its address is one byte longer than the structure that is to hold it (unix(7), BUGS).

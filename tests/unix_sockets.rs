@@ -293,3 +293,34 @@ fn a_client_with_an_abstract_name_is_known_by_it() {
     let conn = unix.server.opened();
     assert_eq!(unix.server.ask(move |net| net.peer_addr(conn)), None);
 }
+
+#[cfg(target_os = "linux")]
+#[test]
+fn the_process_at_the_other_end_is_known_and_gone_with_its_connection() {
+    let unix = serve("credentials", echo());
+    let client = unix.client();
+    let conn = unix.server.opened();
+    let peer = unix.server.ask(move |net| net.peer_credentials(conn)).unwrap();
+    let us = (std::process::id() as i32, rustix::process::geteuid(), rustix::process::getegid());
+    assert_eq!((peer.pid, peer.uid, peer.gid), (Some(us.0), us.1.as_raw(), us.2.as_raw()));
+    // The other way round it is the one that listens.
+    let to = unix.path.clone();
+    let out = unix.server.ask(move |net| net.connect(to).unwrap());
+    let ours = unix.server.ask(move |net| net.peer_credentials(out));
+    assert_eq!(ours, Some(peer));
+    // TCP vouches for nobody.
+    let _tcp = unix.server.client();
+    unix.server.wait_stats(|stats| stats.accepted == 3);
+    let known = unix.server.ask(|net| {
+        let all: Vec<_> = net.connections().collect();
+        all.into_iter().filter(|conn| net.peer_credentials(*conn).is_some()).count()
+    });
+    assert_eq!(known, 3);
+    drop(client);
+    unix.server.closed();
+    unix.server.wait_stats(|stats| stats.connections == 3);
+    assert_eq!(
+        unix.server.ask(move |net| (net.peer_credentials(conn), net.local_addr_of(conn))),
+        (None, None)
+    );
+}

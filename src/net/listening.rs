@@ -6,8 +6,9 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use super::Net;
 use crate::addr::{Addr, IntoAddr};
 use crate::id::{ConnId, ListenerId};
+use crate::listen_options::ListenOptions;
 use crate::listener::Listener;
-use crate::socket::Acceptor;
+use crate::socket::{Acceptor, Credentials};
 
 impl Net {
     /// Listens on `addr`: an address, or its text (`127.0.0.1:7007`, `unix:/run/x.sock`, on Linux also
@@ -26,9 +27,21 @@ impl Net {
     /// address, host names among it (the error says what to write instead); `ConnectionAborted`
     /// during a shutdown.
     pub fn listen(&mut self, addr: impl IntoAddr) -> io::Result<ListenerId> {
+        self.listen_with(addr, &ListenOptions::default())
+    }
+
+    /// Listens on `addr` with settings of this listener's own: side by side with other addresses or
+    /// other processes, or with a mode for its path.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidInput` for a setting that does not fit the address; otherwise as
+    /// [`listen`](Self::listen), and those of `setsockopt` and `chmod`.
+    pub fn listen_with(&mut self, addr: impl IntoAddr, options: &ListenOptions) -> io::Result<ListenerId> {
         let addr = addr.into_addr()?;
+        options.fit(&addr)?;
         self.refuse_while_stopping()?;
-        let acceptor = self.system.bind(&addr, &self.config)?;
+        let acceptor = self.system.bind(&addr, options, &self.config)?;
         self.add_listener(acceptor)
     }
 
@@ -92,5 +105,11 @@ impl Net {
     /// empty path. `None` for a connection that is gone, and while there is no socket yet.
     pub fn local_addr_of(&self, conn: ConnId) -> Option<Addr> {
         self.conns.get(conn)?.stream.local_addr()
+    }
+
+    /// The process at the other end of a Unix-domain connection, on Linux and Android. `None`
+    /// elsewhere, for other connections, and for one that is gone.
+    pub fn peer_credentials(&self, conn: ConnId) -> Option<Credentials> {
+        self.conns.get(conn)?.stream.peer_credentials()
     }
 }

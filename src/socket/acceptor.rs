@@ -13,6 +13,7 @@ use super::unix_path::OwnedPath;
 use super::{adopted, apply_options, Stream};
 use crate::addr::Addr;
 use crate::config::Config;
+use crate::listen_options::ListenOptions;
 #[cfg(feature = "sim")]
 use crate::simnet::{SimDescriptor, SimListener};
 use crate::transport::Transport;
@@ -38,7 +39,7 @@ pub(crate) trait Accept {
 }
 
 impl Acceptor {
-    pub(crate) fn bind(addr: &Addr, config: &Config) -> io::Result<Self> {
+    pub(crate) fn bind(addr: &Addr, options: &ListenOptions, config: &Config) -> io::Result<Self> {
         let backlog = i32::try_from(config.backlog).unwrap_or(i32::MAX);
         let name = sock_addr(addr)?;
         let socket = Socket::new(name.domain(), Type::STREAM, None)?;
@@ -51,10 +52,16 @@ impl Acceptor {
         let path = match addr {
             Addr::Tcp(_) => {
                 socket.set_reuse_address(true)?;
+                if options.reuse_port {
+                    socket.set_reuse_port(true)?;
+                }
+                if let Some(only_v6) = options.only_v6 {
+                    socket.set_only_v6(only_v6)?;
+                }
                 bind_and_listen()?;
                 return Ok(Self::Tcp(TcpListener::from_std(socket.into())));
             }
-            Addr::Unix(path) => Some(OwnedPath::listen(&socket, path, &name, backlog)?),
+            Addr::Unix(path) => Some(OwnedPath::listen(&socket, path, &name, options.mode, backlog)?),
             Addr::Abstract(_) => {
                 bind_and_listen()?;
                 None

@@ -7,9 +7,9 @@
 mod owner;
 mod turn;
 
-use std::fs::{self, Metadata};
+use std::fs::{self, Metadata, Permissions};
 use std::io::{self, ErrorKind};
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
@@ -31,7 +31,13 @@ pub(crate) struct OwnedPath {
 
 impl OwnedPath {
     /// Binds a socket to a path, which `name` says in the system's way, and listens there.
-    pub(super) fn listen(socket: &Socket, path: &Path, name: &SockAddr, backlog: i32) -> io::Result<Self> {
+    pub(super) fn listen(
+        socket: &Socket,
+        path: &Path,
+        name: &SockAddr,
+        mode: Option<u32>,
+        backlog: i32,
+    ) -> io::Result<Self> {
         let whole = whole_path(path);
         // Until the socket listens: one that does not looks left over to the next starter.
         let _turn = Turn::take(whole.parent().unwrap_or(&whole));
@@ -48,6 +54,9 @@ impl OwnedPath {
             process: std::process::id(),
             shared: AtomicBool::new(false),
         };
+        if let Some(mode) = mode {
+            fs::set_permissions(&owned.path, Permissions::from_mode(mode))?;
+        }
         socket.listen(backlog)?;
         Ok(owned)
     }
