@@ -1,9 +1,8 @@
 //! Every number the engine goes by: its default, its unit, the reason for it.
 
-use std::error::Error;
-use std::fmt;
-use std::io;
 use std::time::Duration;
+
+use crate::settings::{check, ConfigError, Overflow, Settings, SoftLimit, SHORTEST};
 
 /// TCP keepalive: when to probe an idle peer, and when to give it up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,16 +29,6 @@ pub enum UserTimeout {
     After(Duration),
 }
 
-/// What happens to a send that would pass a cap of the write buffers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Overflow {
-    /// The connection is ended as [`SlowConsumer`](crate::CloseReason::SlowConsumer). At the cap
-    /// of all connections together that is the one that holds the most.
-    Close,
-    /// The send is refused with [`SendError::Full`](crate::SendError::Full); nothing else happens.
-    Refuse,
-}
-
 /// What happens to clients beyond `max_connections`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AtLimit {
@@ -47,16 +36,6 @@ pub enum AtLimit {
     Wait,
     /// They are reset at once and reported as [`Refused`](crate::CloseReason::Refused).
     Refuse,
-}
-
-/// A limit that may be passed for a while, after the model of Redis's output buffer limits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SoftLimit {
-    /// Bytes queued in one connection.
-    pub bytes: usize,
-    /// How long they may stay at or above `bytes`, without a dip, before the connection ends as
-    /// [`SlowConsumer`](crate::CloseReason::SlowConsumer).
-    pub duration: Duration,
 }
 
 /// The settings of a reactor. Change what differs from [`Config::default`]:
@@ -78,17 +57,22 @@ pub struct Config {
     /// A congested connection that falls to this is drained: [`on_drain`](crate::Handler::on_drain). 16 KiB:
     /// a quarter of the high mark, so that producers do not stop and go at every segment.
     pub low_water: usize,
-    /// Bytes queued in one connection at most. 16 MiB.
+    /// Bytes queued in one connection at most. A single message above it is refused, and nobody is
+    /// ended. 16 MiB.
     pub max_write_buffer: usize,
-    /// Bytes queued in all connections together at most; shared buffers count once for each
-    /// connection that waits for them. 256 MiB.
+    /// Bytes held for all connections together at most: queued, or received and left unused by the
+    /// handler. Shared buffers count once for each connection that waits for them. 256 MiB.
     pub total_write_buffer: usize,
     /// What happens at either of these two caps. Default: [`Overflow::Close`].
     pub overflow: Overflow,
     /// A lower limit that may be passed for a while. Default: none.
     pub soft_limit: Option<SoftLimit>,
-    /// Read from a connection although it is congested. Default: no, so that a client which sends
-    /// but never reads costs bounded memory with no code in the handler.
+    /// Read from a congested connection whatever happens to its queue. Default: no. Then it is read
+    /// from as long as its own queue does not grow by it: one read at a time, and no further one when
+    /// something was queued for it since the last. So a client which sends but never reads costs the
+    /// high mark and a read or two, with no code in the handler, while two ends that both send before
+    /// they read do not hold each other up. Whose connections are written to for others' sake, as in
+    /// a chat, may want to hear them all the same.
     pub read_while_congested: bool,
     /// Input that a handler may leave unused before the connection ends as
     /// [`InputOverflow`](crate::CloseReason::InputOverflow): the longest line or frame. 64 KiB.
@@ -96,23 +80,31 @@ pub struct Config {
 
     /// Time for an outbound connection to be established. 10 s.
     pub connect_timeout: Duration,
-    /// An open connection with no byte in either direction for this long is ended. What the peer's
-    /// kernel takes out of ours counts. Default: off.
+    /// An open connection with no byte in either direction for this long is ended, at the latest an
+    /// eighth of it after that. What the peer acknowledges counts, at the moment when it did. A
+    /// connection that is not read from is judged by what the kernel knows: while the handler has
+    /// paused it and input waits, the silence is ours; while it is congested, data that arrives counts
+    /// (on Linux; elsewhere, and for Unix-domain sockets, input that waits does). Default: off.
     pub idle_timeout: Option<Duration>,
     /// The same, from when either direction has ended: nobody may hold half a connection for ever. 5 min.
     pub half_close_timeout: Option<Duration>,
     /// Bytes are queued and the peer's kernel acknowledged none of ours for this long: the peer is
     /// taken to have stopped reading. Where the system cannot tell (Unix-domain sockets, and all
-    /// but Linux) bytes that the kernel accepts count instead. 60 s.
+    /// but Linux) bytes that the kernel accepts count instead. It holds for a close as well: while
+    /// bytes of ours are queued or unacknowledged nothing else ends one, except the deadline of a
+    /// shutdown. (Without it `half_close_timeout` does for a close.) 60 s.
     pub write_stall: Option<Duration>,
-    /// A closing connection that makes no progress for this long is cut. 5 s, as nginx's `lingering_timeout`.
+    /// A closing connection whose peer has all of our bytes and only owes the end of its stream is cut
+    /// after so long a silence. 5 s, as nginx's `lingering_timeout`.
     pub linger_idle: Duration,
-    /// A closing connection is cut after this long, progress or not. 30 s, as nginx's `lingering_time`.
+    /// It is cut after this long, silent or not. 30 s, as nginx's `lingering_time`. A shutdown, whose
+    /// deadline is the only clock, heeds neither.
     pub linger_total: Duration,
-    /// Input discarded at most while closing, before the connection is cut. 64 MiB.
+    /// Input discarded at most in that time. 64 MiB.
     pub linger_bytes: u64,
-    /// Connections closing at one time; one more cuts the oldest. A shutdown, which closes all at once
-    /// and has its own deadline, is not bound by it. 10,000.
+    /// Connections closing at one time. One more cuts the oldest of those that only owe their end or,
+    /// when there are none, one of those that still receive. A shutdown, which closes all at once and
+    /// has its own deadline, is not bound by it. 10,000.
     pub max_lingering: usize,
 
     /// Keepalive for TCP. Default: 60 s, 10 s, 6 probes: below the idle eviction of common
@@ -140,18 +132,23 @@ pub struct Config {
     /// clients away at once instead of leaving them in the backlog. Default: no.
     pub shed_when_exhausted: bool,
 
-    /// The buffer all reads go through; one read takes at most this. 64 KiB.
+    /// How long a turn goes on before it looks for new events; what is left is done in the next ones,
+    /// in fair order. 10 ms: nobody waits longer than that for somebody who is busy. A callback is
+    /// never cut short, so that one which takes longer makes the turn longer. 100 µs to 10 s.
+    pub turn_slice: Duration,
+    /// The buffer all reads go through; one read takes at most this, which is at most 1 GiB. 64 KiB.
     pub read_size: usize,
     /// Bytes read from one connection in a turn, rounded up to whole reads. 128 KiB: more would
     /// let one busy peer hold up the others.
     pub read_budget: usize,
     /// Bytes handed to the kernel for one connection in a flush. 256 KiB.
     pub write_budget: usize,
-    /// Events taken from the kernel in one poll. 1024.
+    /// Events taken from the kernel in one call; it is asked again as long as there are more. At most
+    /// 1,048,576. 1024.
     pub events_per_turn: usize,
     /// Commands from other threads carried out in a turn. 1024.
     pub commands_per_turn: usize,
-    /// Commands from other threads waiting at most; one more is refused with
+    /// Commands from other threads that wait to be carried out at most; one more is refused with
     /// [`HandleError::Full`](crate::HandleError::Full). 65,536.
     pub max_commands: usize,
     /// Bytes in waiting sends from other threads at most. 64 MiB.
@@ -197,6 +194,7 @@ impl Default for Config {
             max_connections: None,
             at_limit: AtLimit::Wait,
             shed_when_exhausted: false,
+            turn_slice: Duration::from_millis(10),
             read_size: 64 << 10,
             read_budget: 128 << 10,
             write_budget: 256 << 10,
@@ -208,6 +206,10 @@ impl Default for Config {
         }
     }
 }
+
+/// More makes no sense, and memory for it is taken at once.
+const MAX_READ_SIZE: usize = 1 << 30;
+const MAX_EVENTS: usize = 1 << 20;
 
 /// What the kernel takes for a number of seconds in `TCP_KEEPIDLE` and `TCP_KEEPINTVL`.
 const MAX_KEEPALIVE: Duration = Duration::from_secs(32_767);
@@ -226,13 +228,29 @@ impl Config {
         }
     }
 
+    /// The settings that a connection may have apart from the others, as they are for all.
+    pub fn settings(&self) -> Settings {
+        Settings {
+            high_water: self.high_water,
+            low_water: self.low_water,
+            max_write_buffer: self.max_write_buffer,
+            overflow: self.overflow,
+            soft_limit: self.soft_limit,
+            read_while_congested: self.read_while_congested,
+            max_read_buffer: self.max_read_buffer,
+            idle_timeout: self.idle_timeout,
+            half_close_timeout: self.half_close_timeout,
+            write_stall: self.write_stall,
+        }
+    }
+
     /// Checks that the settings can work together.
     ///
     /// # Errors
     ///
     /// Names the first setting that cannot be met and says why.
     pub fn validate(&self) -> Result<(), ConfigError> {
-        self.validate_buffers()?;
+        self.settings().validate(self.total_write_buffer)?;
         self.validate_times()?;
         self.validate_keepalive()?;
         for (name, value) in [
@@ -252,60 +270,31 @@ impl Config {
         ] {
             check(value > 0, || format!("{name} must be at least 1"))?;
         }
-        for (name, value) in [
-            ("backlog", self.backlog as usize),
-            ("send_buffer", self.send_buffer.unwrap_or(1)),
-            ("recv_buffer", self.recv_buffer.unwrap_or(1)),
+        let most = i32::MAX as usize;
+        for (name, value, most) in [
+            ("backlog", self.backlog as usize, most),
+            ("send_buffer", self.send_buffer.unwrap_or(1), most),
+            ("recv_buffer", self.recv_buffer.unwrap_or(1), most),
+            ("read_size", self.read_size, MAX_READ_SIZE),
+            ("events_per_turn", self.events_per_turn, MAX_EVENTS),
         ] {
-            check(value <= i32::MAX as usize, || {
-                format!("{name} ({value}) is more than the system can be asked for ({})", i32::MAX)
-            })?;
-        }
-        Ok(())
-    }
-
-    fn validate_buffers(&self) -> Result<(), ConfigError> {
-        check(self.high_water > 0, || "high_water must be at least 1".to_owned())?;
-        check(self.low_water < self.high_water, || {
-            format!("low_water ({}) must be below high_water ({})", self.low_water, self.high_water)
-        })?;
-        check(self.high_water <= self.max_write_buffer, || {
-            format!(
-                "high_water ({}) must not be above max_write_buffer ({})",
-                self.high_water, self.max_write_buffer
-            )
-        })?;
-        check(self.high_water <= self.total_write_buffer, || {
-            format!(
-                "high_water ({}) must not be above total_write_buffer ({})",
-                self.high_water, self.total_write_buffer
-            )
-        })?;
-        check(self.max_read_buffer > 0, || "max_read_buffer must be at least 1".to_owned())?;
-        if let Some(soft) = self.soft_limit {
-            check(soft.bytes > 0 && soft.bytes <= self.max_write_buffer, || {
-                format!(
-                    "soft_limit.bytes ({}) must lie between 1 and max_write_buffer ({})",
-                    soft.bytes, self.max_write_buffer
-                )
-            })?;
-            check(!soft.duration.is_zero(), || "soft_limit.duration must be more than zero".to_owned())?;
+            check(value <= most, || format!("{name} ({value}) is more than can be had ({most})"))?;
         }
         Ok(())
     }
 
     fn validate_times(&self) -> Result<(), ConfigError> {
         for (name, time) in [
-            ("connect_timeout", Some(self.connect_timeout)),
-            ("idle_timeout", self.idle_timeout),
-            ("half_close_timeout", self.half_close_timeout),
-            ("write_stall", self.write_stall),
-            ("linger_idle", Some(self.linger_idle)),
-            ("linger_total", Some(self.linger_total)),
+            ("connect_timeout", self.connect_timeout),
+            ("linger_idle", self.linger_idle),
+            ("linger_total", self.linger_total),
         ] {
-            check(time != Some(Duration::ZERO), || format!("{name} must be more than zero"))?;
+            check(time >= SHORTEST, || format!("{name} ({time:?}) must be at least 1 ms"))?;
         }
-        Ok(())
+        let (least, most) = (Duration::from_micros(100), Duration::from_secs(10));
+        check((least..=most).contains(&self.turn_slice), || {
+            format!("turn_slice ({:?}) must lie between 100 µs and 10 s", self.turn_slice)
+        })
     }
 
     fn validate_keepalive(&self) -> Result<(), ConfigError> {
@@ -336,36 +325,10 @@ impl Config {
     }
 }
 
-fn check(holds: bool, message: impl FnOnce() -> String) -> Result<(), ConfigError> {
-    if holds {
-        return Ok(());
-    }
-    Err(ConfigError { message: message() })
-}
-
-/// A setting that cannot be met; its text says which and why.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ConfigError {
-    message: String,
-}
-
-impl fmt::Display for ConfigError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.message)
-    }
-}
-
-impl Error for ConfigError {}
-
-impl From<ConfigError> for io::Error {
-    fn from(error: ConfigError) -> Self {
-        Self::new(io::ErrorKind::InvalidInput, error)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io;
 
     fn refused(change: impl FnOnce(&mut Config)) -> String {
         let mut config = Config::default();
@@ -405,7 +368,8 @@ mod tests {
             ("high_water", |c| c.high_water = 0),
             ("low_water", |c| c.low_water = c.high_water),
             ("high_water", |c| c.high_water = c.max_write_buffer + 1),
-            ("high_water", |c| c.total_write_buffer = c.high_water - 1),
+            ("high_water", |c| c.high_water = c.max_write_buffer),
+            ("high_water", |c| c.total_write_buffer = c.high_water),
             ("max_read_buffer", |c| c.max_read_buffer = 0),
             ("connect_timeout", |c| c.connect_timeout = Duration::ZERO),
             ("idle_timeout", |c| c.idle_timeout = Some(Duration::ZERO)),
@@ -420,7 +384,14 @@ mod tests {
             ("max_connections", |c| c.max_connections = Some(0)),
             ("send_buffer", |c| c.send_buffer = Some(0)),
             ("recv_buffer", |c| c.recv_buffer = Some(usize::MAX)),
+            ("idle_timeout", |c| c.idle_timeout = Some(Duration::from_micros(999))),
+            ("turn_slice", |c| c.turn_slice = Duration::ZERO),
+            ("turn_slice", |c| c.turn_slice = Duration::MAX),
             ("read_size", |c| c.read_size = 0),
+            ("read_size", |c| c.read_size = usize::MAX),
+            ("events_per_turn", |c| c.events_per_turn = usize::MAX),
+            // One more than the kernel takes.
+            ("events_per_turn", |c| c.events_per_turn = 178_956_971),
             ("read_budget", |c| c.read_budget = 0),
             ("write_budget", |c| c.write_budget = 0),
             ("events_per_turn", |c| c.events_per_turn = 0),

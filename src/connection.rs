@@ -15,18 +15,22 @@ mod sending;
 mod tests;
 
 use std::io;
+use std::sync::Arc;
 
 use crate::addr::{Addr, Peer};
 use crate::close::{CloseReason, CloseReport};
 use crate::config::Config;
 use crate::id::ListenerId;
+use crate::lapses::Lapses;
 use crate::read_buffer::ReadBuffer;
+use crate::settings::Settings;
 use crate::stats::Stats;
 use crate::timers::Time;
 use crate::transport::{Hints, Transport};
 use crate::write_buffer::{BufferPool, WriteBuffer};
 
 pub(crate) use receiving::Received;
+pub(crate) use sending::WRITE_THROUGH;
 
 /// Where a connection stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -58,11 +62,23 @@ pub enum Via {
     Connect,
 }
 
+/// What holds for all connections.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Terms<'a> {
+    pub(crate) config: &'a Config,
+    /// The settings of those that have none of their own.
+    pub(crate) defaults: &'a Settings,
+    /// When nobody was served lately.
+    pub(crate) lapses: &'a Lapses,
+    /// A shutdown is under way: its deadline bounds the closes.
+    pub(crate) draining: bool,
+}
+
 /// What every step needs besides the socket.
 #[derive(Debug)]
 pub(crate) struct Context<'a> {
     pub(crate) now: Time,
-    pub(crate) config: &'a Config,
+    pub(crate) terms: Terms<'a>,
     pub(crate) pool: &'a mut BufferPool,
     pub(crate) stats: &'a mut Stats,
 }
@@ -73,6 +89,19 @@ pub(crate) struct Listed {
     pub(crate) ready: bool,
     pub(crate) dirty: bool,
     pub(crate) dead: bool,
+    /// Its deadline came up; the verdict falls after it was read from and flushed.
+    pub(crate) due: bool,
+    /// Among those that have all their bytes and only owe their end.
+    pub(crate) owing: bool,
+}
+
+/// How many bytes stay unacknowledged has not been asked, or cannot be.
+const UNKNOWN: u64 = u64::MAX;
+
+/// What few connections have.
+#[derive(Debug, Default)]
+struct Extra {
+    settings: Option<Arc<Settings>>,
 }
 
 /// One connection, its socket excepted.
@@ -94,8 +123,10 @@ pub(crate) struct Connection {
     paused: bool,
     /// The queue passed high water and has not fallen to low water since.
     congested: bool,
-    /// A drain grants one read, congested or not.
+    /// One read is granted, congested or not.
     may_read_once: bool,
+    /// Bytes were queued since the last read: while congested, the next one has to wait for a drain.
+    grew: bool,
     /// What the handler left unused is to be shown again without new input.
     show_again: bool,
     /// The queue fell to low water and the handler has not been told.
@@ -118,10 +149,13 @@ pub(crate) struct Connection {
     put_off: bool,
     /// The first error; 0 for none.
     errno: i32,
+    /// The handler is shown nothing before so many bytes are there, or the end; 0 when it has not asked.
+    want: u32,
 
     out: Option<Box<WriteBuffer>>,
     input: ReadBuffer,
     peer: Peer,
+    extra: Option<Box<Extra>>,
 
     received: u64,
     handed: u64,
@@ -130,23 +164,28 @@ pub(crate) struct Connection {
     /// What called for the end, before an earlier error was found to be the reason.
     #[cfg(feature = "sim")]
     pub(crate) occasion: Option<CloseReason>,
-    unacked: Option<u64>,
+    /// Bytes unacknowledged at the end, or `UNKNOWN`.
+    unacked: u64,
 
+    /// When the handler is to be told that its own deadline has passed.
+    alarm: Time,
     /// When it was accepted or asked for.
     since: Time,
     /// When the last byte came or went.
     activity: Time,
-    /// When the peer was last seen to take bytes of ours, or the close to get on.
+    /// When the peer was last seen to take bytes of ours; once it has taken all, when it was last heard.
     progress: Time,
-    /// Bytes known to be acknowledged at `progress`.
+    /// Bytes known to be acknowledged when it was last looked at.
     acknowledged: u64,
-    closing_since: Time,
-    /// Since when the queue has been at the soft limit.
-    soft_since: Time,
-    /// Input read while closing, or after the write half broke.
+    /// Since when the queue has been at the soft limit; in a close, since when the peer has had all of our
+    /// bytes and only its end is awaited.
+    standing_since: Time,
+    /// Input read since then, or after the write half broke.
     discarded: u64,
-    /// The moment of this connection's entry among the timers.
+    /// The moment of this connection's entry among the deadlines.
     pub(crate) armed: Time,
+    /// The moment of its entry among those who hold memory.
+    pub(crate) ranked: Time,
 }
 
 impl Connection {
@@ -164,6 +203,7 @@ impl Connection {
             paused: false,
             congested: false,
             may_read_once: false,
+            grew: false,
             show_again: false,
             drain_due: false,
             eof_due: false,
@@ -177,30 +217,46 @@ impl Connection {
             waiting: false,
             put_off: false,
             errno: 0,
+            want: 0,
             out: None,
             input: ReadBuffer::default(),
             peer: peer.into(),
+            extra: None,
             received: 0,
             handed: 0,
             unsent: 0,
             reason: None,
             #[cfg(feature = "sim")]
             occasion: None,
-            unacked: None,
+            unacked: UNKNOWN,
+            alarm: Time::NEVER,
             since: now,
             activity: now,
             progress: now,
             acknowledged: 0,
-            closing_since: now,
-            soft_since: Time::NEVER,
+            standing_since: Time::NEVER,
             discarded: 0,
             armed: Time::NEVER,
+            ranked: Time::NEVER,
         }
     }
 
     #[inline]
     pub(crate) fn state(&self) -> State {
         self.state
+    }
+
+    /// The settings of its own, or else those of all.
+    #[inline]
+    pub(crate) fn settings<'a>(&'a self, defaults: &'a Settings) -> &'a Settings {
+        match &self.extra {
+            None => defaults,
+            Some(extra) => extra.settings.as_deref().unwrap_or(defaults),
+        }
+    }
+
+    pub(crate) fn set_settings(&mut self, settings: Arc<Settings>) {
+        self.extra.get_or_insert_default().settings = Some(settings);
     }
 
     pub(crate) fn via(&self) -> Via {
@@ -215,6 +271,23 @@ impl Connection {
     #[inline]
     pub(crate) fn queued(&self) -> usize {
         self.out.as_ref().map_or(0, |out| out.len())
+    }
+
+    /// Whether it holds memory that it did not get rid of when it had the chance: bytes that the
+    /// kernel would not take, or that the handler left unused.
+    #[inline]
+    pub(crate) fn is_holder(&self) -> bool {
+        let queues = self.out.is_some() && (self.waiting || self.state == State::Connecting);
+        !self.is_dead() && (queues || !self.input.is_empty())
+    }
+
+    /// When a holder was last seen to get on.
+    pub(crate) fn last_progress(&self) -> Time {
+        match self.queued() >= self.unused() {
+            true if self.state == State::Connecting => self.since,
+            true => self.progress,
+            false => self.activity,
+        }
     }
 
     #[inline]
@@ -271,8 +344,8 @@ impl Connection {
 
     /// Whether the next turn has something to do here without any new event.
     #[inline]
-    pub(crate) fn has_work(&self, config: &Config) -> bool {
-        self.may_read(config)
+    pub(crate) fn has_work(&self, defaults: &Settings) -> bool {
+        self.may_read(defaults)
             || self.may_flush()
             || (self.show_again && self.may_show_again())
             || (self.drain_due && self.is_delivering())
@@ -280,16 +353,21 @@ impl Connection {
             || self.eof_is_due()
     }
 
-    /// Open, with nothing queued, unread or untold: there is no work in it, and no deadline but that
-    /// of the idle, which is not earlier than the one among the timers.
+    /// Open, with nothing queued, unread, unused or untold: there is no work in it, and no deadline
+    /// but that of the idle, which is not earlier than the one among the timers.
     #[inline]
-    pub(crate) fn is_at_rest(&self, config: &Config) -> bool {
+    pub(crate) fn is_at_rest(&self, defaults: &Settings) -> bool {
+        let idle_timeout = self.settings(defaults).idle_timeout;
         let busy = self.readable | self.error_hint | self.show_again | self.drain_due | self.eof_due;
         self.state == State::Open
-            && !busy
+            && !(busy | self.listed.due)
             && self.out.is_none()
+            && self.ranked == Time::NEVER
+            && self.input.is_empty()
             && !self.is_broken()
-            && self.armed <= self.activity.plus_option(config.idle_timeout)
+            && self.armed <= self.alarm
+            && (idle_timeout.is_none()
+                || (self.armed <= self.activity.plus_option(idle_timeout) && self.all_acknowledged()))
     }
 
     /// Whether anything else is to be done before new input is read: a broken or waiting queue,
@@ -309,8 +387,8 @@ impl Connection {
         self.peer = peer.into();
         self.state = if self.fin_wanted { State::HalfClosedLocal } else { State::Open };
         self.ended_first |= self.fin_wanted;
-        if self.soft_since != Time::NEVER {
-            self.soft_since = cx.now;
+        if self.standing_since != Time::NEVER {
+            self.standing_since = cx.now;
         }
         self.activity = cx.now;
         if self.close_wanted {
@@ -338,15 +416,6 @@ impl Connection {
         }
     }
 
-    /// Moves what was stamped with one moment to another.
-    pub(crate) fn restamp(&mut self, from: Time, to: Time) {
-        for stamp in [&mut self.activity, &mut self.progress] {
-            if *stamp == from {
-                *stamp = to;
-            }
-        }
-    }
-
     /// A reset that came after the connection was established and before anybody looked.
     pub(crate) fn broken_at_birth(&mut self, error: &io::Error) {
         self.record(error);
@@ -362,7 +431,7 @@ impl Connection {
             received: self.received,
             handed: self.handed,
             unsent: self.unsent,
-            unacked: self.unacked,
+            unacked: (self.unacked != UNKNOWN).then_some(self.unacked),
             duration: now.since(self.since),
         }
     }

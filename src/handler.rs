@@ -53,6 +53,18 @@ pub trait Handler {
         let _ = (net, timer);
     }
 
+    /// The deadline that [`Net::set_deadline`] gave this connection has passed, and whatever came in by
+    /// then was delivered. It is gone: set another to be called again. The default closes the connection.
+    fn on_deadline(&mut self, net: &mut Net, conn: ConnId) {
+        net.close(conn);
+    }
+
+    /// A shutdown was asked for, and everybody is about to be closed: what is sent from here still
+    /// goes out before. It comes once.
+    fn on_shutdown(&mut self, net: &mut Net) {
+        let _ = net;
+    }
+
     /// Another thread called [`Handle::wake`](crate::Handle::wake).
     fn on_wake(&mut self, net: &mut Net) {
         let _ = net;

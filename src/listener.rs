@@ -7,7 +7,7 @@ use std::io::{self, ErrorKind};
 use std::time::Duration;
 
 use crate::addr::Addr;
-use crate::socket::{Accept, Acceptor, Reserve, Stream};
+use crate::socket::{Accept, Acceptor, Reserve, Shed, Stream};
 use crate::stats::Stats;
 use crate::timers::Time;
 
@@ -17,6 +17,13 @@ const LAST_PAUSE: Duration = Duration::from_secs(1);
 
 /// Clients turned away with the reserved descriptor in one go.
 const SHED_AT_ONCE: usize = 64;
+
+/// So many errors in a row that should have cost one client each come from something else, such as
+/// a security policy that forbids to accept: they do not go away by trying again at once.
+const PERSISTENT: u32 = 64;
+
+/// Exhaustion that comes back within this time is the same episode, and has been logged.
+const EPISODE: Duration = Duration::from_secs(10);
 
 /// What an error of `accept` means for the loop that met it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,10 +73,12 @@ fn judge(error: &io::Error) -> Verdict {
 #[derive(Debug)]
 pub(crate) enum Step {
     Accepted(Stream, Option<Addr>),
-    /// One client was lost on the way, or none: try the next.
+    /// One client was lost on the way, or turned away, or none: try the next.
     GoOn,
-    /// Nothing more for now.
-    Stop,
+    /// Nobody waits any more.
+    Empty,
+    /// Nothing more before this moment.
+    Pause(Time),
     /// The listener is of no more use.
     Broken(io::Error),
 }
@@ -92,8 +101,12 @@ pub(crate) struct Listener<A = Acceptor> {
     owed: bool,
     hold: Hold,
     pause: Duration,
-    /// The present episode of exhaustion has been logged.
-    logged: bool,
+    /// Errors since somebody was accepted or nobody waited.
+    errors: u32,
+    /// Until when the present episode of exhaustion lasts at least; it has been logged.
+    episode: Time,
+    /// Clients accepted in the course of a shutdown.
+    last_accepts: u32,
 }
 
 impl<A: Accept> Listener<A> {
@@ -104,7 +117,9 @@ impl<A: Accept> Listener<A> {
             owed: true,
             hold: Hold::Nothing,
             pause: FIRST_PAUSE,
-            logged: false,
+            errors: 0,
+            episode: Time::default(),
+            last_accepts: 0,
         }
     }
 
@@ -115,6 +130,11 @@ impl<A: Accept> Listener<A> {
     /// Whether trying to accept now makes sense.
     pub(crate) fn is_ready(&self) -> bool {
         self.owed && self.hold == Hold::Nothing
+    }
+
+    /// Nobody waits, as far as is known.
+    pub(crate) fn is_empty(&self) -> bool {
+        !self.owed
     }
 
     /// Waits until a connection ends.
@@ -131,7 +151,7 @@ impl<A: Accept> Listener<A> {
     }
 
     /// When to try again, if nothing is freed before.
-    pub(crate) fn retry_at(&self) -> Time {
+    fn retry_at(&self) -> Time {
         match self.hold {
             Hold::Exhausted(at) => at,
             Hold::Nothing | Hold::Limit => Time::NEVER,
@@ -145,57 +165,80 @@ impl<A: Accept> Listener<A> {
         }
     }
 
+    /// One more was accepted in the course of a shutdown. Returns how many that were.
+    pub(crate) fn accepted_last(&mut self) -> u32 {
+        self.last_accepts += 1;
+        self.last_accepts
+    }
+
     /// Accepts one client.
     pub(crate) fn accept(&mut self, now: Time, reserve: Option<&mut Reserve>, stats: &mut Stats) -> Step {
         let error = match self.acceptor.accept() {
             Ok((stream, peer)) => {
                 stats.accepted += 1;
                 self.pause = FIRST_PAUSE;
+                self.errors = 0;
                 return Step::Accepted(stream, peer);
             }
             Err(error) => error,
         };
         match judge(&error) {
-            Verdict::Empty => {
-                self.owed = false;
-                self.logged = false;
-                Step::Stop
-            }
+            Verdict::Empty => self.empty(),
             Verdict::GoOn => {
                 stats.accept_errors += 1;
                 log::debug!("accept: {error}");
-                Step::GoOn
+                self.errors = self.errors.saturating_add(1);
+                match self.errors >= PERSISTENT {
+                    true => self.pause(&error, now, stats),
+                    false => Step::GoOn,
+                }
             }
-            Verdict::Pause => {
-                self.pause(&error, now, reserve, stats);
-                Step::Stop
-            }
+            Verdict::Pause => match self.shed(reserve, stats) {
+                Shed::One => Step::GoOn,
+                Shed::Nobody => self.empty(),
+                Shed::Failed => self.pause(&error, now, stats),
+            },
             Verdict::Broken => Step::Broken(error),
         }
     }
 
-    fn pause(&mut self, error: &io::Error, now: Time, reserve: Option<&mut Reserve>, stats: &mut Stats) {
-        stats.accept_pauses += 1;
-        // One line until nobody waits any more.
-        if !std::mem::replace(&mut self.logged, true) {
-            log::warn!("accept: {error}; clients wait, trying again as file descriptors are freed");
-        }
-        self.hold = Hold::Exhausted(now.plus(self.pause));
-        self.pause = (self.pause * 2).min(LAST_PAUSE);
-        if let Some(reserve) = reserve {
-            for _ in 0..SHED_AT_ONCE {
-                if !reserve.shed_one(&mut self.acceptor) {
-                    break;
-                }
-                stats.shed += 1;
+    fn empty(&mut self) -> Step {
+        self.owed = false;
+        self.errors = 0;
+        Step::Empty
+    }
+
+    /// Turns clients away with the reserved descriptor, a bounded number. The next try finds more of
+    /// them, or nobody.
+    fn shed(&mut self, reserve: Option<&mut Reserve>, stats: &mut Stats) -> Shed {
+        let Some(reserve) = reserve else { return Shed::Failed };
+        for _ in 0..SHED_AT_ONCE {
+            match reserve.shed_one(&mut self.acceptor) {
+                Shed::One => stats.shed += 1,
+                end => return end,
             }
         }
+        Shed::One
+    }
+
+    fn pause(&mut self, error: &io::Error, now: Time, stats: &mut Stats) -> Step {
+        stats.accept_pauses += 1;
+        // One line an episode, however often clients have it come back.
+        if now >= self.episode {
+            log::warn!("accept: {error}; clients wait, trying again as file descriptors are freed");
+        }
+        self.episode = now.plus(EPISODE);
+        let until = now.plus(self.pause);
+        self.hold = Hold::Exhausted(until);
+        self.pause = (self.pause * 2).min(LAST_PAUSE);
+        Step::Pause(until)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::socket::Held;
     use std::collections::VecDeque;
 
     /// Fails with each of these errors in turn, then has nobody waiting.
@@ -228,10 +271,33 @@ mod tests {
             let (mut listener, mut stats) = (listener(&[errno, 0]), Stats::default());
             assert!(matches!(listener.accept(at(0), None, &mut stats), Step::GoOn), "{errno}");
             assert!(matches!(listener.accept(at(0), None, &mut stats), Step::Accepted(..)));
-            assert!(matches!(listener.accept(at(0), None, &mut stats), Step::Stop));
+            assert!(matches!(listener.accept(at(0), None, &mut stats), Step::Empty));
             assert!(!listener.is_ready());
             assert_eq!((stats.accept_errors, stats.accepted, stats.accept_pauses), (1, 1, 0));
         }
+    }
+
+    #[test]
+    fn an_error_of_one_client_that_does_not_go_away_pauses() {
+        let errors = PERSISTENT as usize;
+        let (mut listener, mut stats) = (listener(&vec![libc::EPERM; errors + 3]), Stats::default());
+        for _ in 1..errors {
+            assert!(matches!(listener.accept(at(0), None, &mut stats), Step::GoOn));
+        }
+        let mut now = at(0);
+        for wait in [100, 200, 400] {
+            let step = listener.accept(now, None, &mut stats);
+            assert!(matches!(step, Step::Pause(until) if until.since(now) == Duration::from_millis(wait)));
+            assert!(!listener.is_ready());
+            now = listener.retry_at();
+            listener.expire(now);
+        }
+        // Once it goes away it is forgotten.
+        listener.acceptor.0 = [libc::EPERM, 0, libc::EPERM].into();
+        assert!(matches!(listener.accept(now, None, &mut stats), Step::Pause(_)));
+        listener.expire(listener.retry_at());
+        assert!(matches!(listener.accept(now, None, &mut stats), Step::Accepted(..)));
+        assert!(matches!(listener.accept(now, None, &mut stats), Step::GoOn));
     }
 
     // A4
@@ -242,7 +308,7 @@ mod tests {
             let mut now = at(0);
             for wait in [100, 200, 400, 800, 1000, 1000] {
                 assert!(listener.is_ready());
-                assert!(matches!(listener.accept(now, None, &mut stats), Step::Stop));
+                assert!(matches!(listener.accept(now, None, &mut stats), Step::Pause(_)));
                 assert!(!listener.is_ready());
                 assert_eq!(listener.retry_at().since(now), Duration::from_millis(wait));
                 listener.expire(now);
@@ -252,7 +318,7 @@ mod tests {
             }
             listener.acceptor.0 = [0, errno].into();
             assert!(matches!(listener.accept(now, None, &mut stats), Step::Accepted(..)));
-            assert!(matches!(listener.accept(now, None, &mut stats), Step::Stop));
+            assert!(matches!(listener.accept(now, None, &mut stats), Step::Pause(_)));
             assert_eq!(listener.retry_at().since(now), FIRST_PAUSE);
         }
     }
@@ -261,11 +327,11 @@ mod tests {
     #[test]
     fn a_freed_descriptor_makes_up_for_the_accept_owed() {
         let (mut listener, mut stats) = (listener(&[libc::EMFILE, 0]), Stats::default());
-        assert!(matches!(listener.accept(at(0), None, &mut stats), Step::Stop));
+        assert!(matches!(listener.accept(at(0), None, &mut stats), Step::Pause(_)));
         assert!(listener.on_freed());
         assert!(listener.is_ready());
         assert!(matches!(listener.accept(at(0), None, &mut stats), Step::Accepted(..)));
-        assert!(matches!(listener.accept(at(0), None, &mut stats), Step::Stop));
+        assert!(matches!(listener.accept(at(0), None, &mut stats), Step::Empty));
         assert!(!listener.on_freed());
     }
 
@@ -291,7 +357,26 @@ mod tests {
     #[test]
     fn an_error_nobody_knows_does_not_spin() {
         let (mut listener, mut stats) = (listener(&[libc::EXDEV, 0]), Stats::default());
-        assert!(matches!(listener.accept(at(0), None, &mut stats), Step::Stop));
-        assert!(listener.retry_at() > at(0));
+        let step = listener.accept(at(0), None, &mut stats);
+        assert!(matches!(step, Step::Pause(until) if until > at(0)));
+    }
+
+    // A2
+    #[test]
+    fn whoever_waits_is_turned_away_at_once_while_there_is_a_descriptor_for_it() {
+        let mut reserve = Reserve::new(Box::new(|| std::fs::File::open("/dev/null").map(Held::File)));
+        let reserve = reserve.as_mut().ok();
+        let mut script = vec![libc::EMFILE];
+        script.extend([0; 3 * SHED_AT_ONCE]);
+        let (mut listener, mut stats) = (listener(&script), Stats::default());
+        let reserve = reserve.unwrap();
+        assert!(matches!(listener.accept(at(0), Some(reserve), &mut stats), Step::GoOn));
+        assert_eq!((stats.shed, listener.is_ready()), (SHED_AT_ONCE as u64, true), "and so on at once");
+        // With no descriptor left the kernel says so even when nobody waits.
+        listener.acceptor.0 = [libc::EMFILE, 0].into();
+        assert!(matches!(listener.accept(at(0), Some(reserve), &mut stats), Step::Empty));
+        assert_eq!((stats.shed, stats.accept_pauses), (SHED_AT_ONCE as u64 + 1, 0));
+        listener.acceptor.0 = [libc::EMFILE, libc::EMFILE].into();
+        assert!(matches!(listener.accept(at(0), Some(reserve), &mut stats), Step::Pause(_)));
     }
 }

@@ -1,8 +1,9 @@
 //! The queue that other threads put their commands in.
 //!
-//! One lock holds the queue, the flag that a wake-up is under way and the set of connections that
+//! One lock holds the queue, the flag that a wake-up is under way and the roll of connections that
 //! are alive. So a command is either refused, and given back, or certain to be seen by the reactor
-//! before the connection it is for is reported closed.
+//! before the connection it is for is reported closed. Nobody holds the lock for longer than it takes
+//! to move a pointer, whatever waits: a thread that posts is never held up by the reactor's work.
 
 #[cfg(all(test, shuttle))]
 mod model;
@@ -39,7 +40,7 @@ impl<T> Command<T> {
         }
     }
 
-    fn weight(&self) -> usize {
+    pub(crate) fn weight(&self) -> usize {
         match self {
             Self::Send(_, data) => data.len(),
             _ => 0,
@@ -58,22 +59,24 @@ pub(crate) enum Refusal {
     Full,
 }
 
-/// What a look into the mailbox told.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Collected {
-    /// `Handler::on_wake` was asked for.
-    pub(crate) wake: bool,
-    /// Commands are left: look again in the next turn.
-    pub(crate) more: bool,
+/// Who lives in a slot.
+#[derive(Clone, Copy, Debug, Default)]
+struct Tenant {
+    /// 0 for nobody.
+    generation: u32,
+    /// How many sends were taken for it.
+    sends: u32,
 }
 
 #[derive(Debug)]
 struct Inner<T> {
     commands: VecDeque<Command<T>>,
-    /// Bytes in the sends among them.
+    /// Commands taken and not carried out yet, those that the reactor has collected included, and
+    /// bytes in the sends among them.
+    count: usize,
     bytes: usize,
-    /// The generation that lives in each slot; 0 for none.
-    live: Vec<u32>,
+    /// By slot.
+    tenants: Vec<Tenant>,
     /// A wake-up was sent and the reactor has not looked since.
     woken: bool,
     /// `Handler::on_wake` was asked for.
@@ -108,8 +111,9 @@ impl<T> Mailbox<T> {
         Self {
             inner: Mutex::new(Inner {
                 commands: VecDeque::new(),
+                count: 0,
                 bytes: 0,
-                live: Vec::new(),
+                tenants: Vec::new(),
                 woken: false,
                 wake_asked: false,
                 stopped: false,
@@ -135,12 +139,18 @@ impl<T> Mailbox<T> {
             return Err((Refusal::Closed, command));
         }
         // A shutdown is never refused; and one message larger than all may go alone.
-        let crowded = inner.commands.len() >= self.max_commands
+        let crowded = inner.count >= self.max_commands
             || (inner.bytes > 0 && inner.bytes.saturating_add(command.weight()) > self.max_bytes);
         if crowded && !matches!(command, Command::Shutdown(_)) {
             return Err((Refusal::Full, command));
         }
+        inner.count += 1;
         inner.bytes += command.weight();
+        if let Command::Send(conn, _) = &command {
+            if let Some(tenant) = inner.tenants.get_mut(conn.slot()) {
+                tenant.sends = tenant.sends.wrapping_add(1);
+            }
+        }
         inner.commands.push_back(command);
         self.wake(inner);
         Ok(())
@@ -178,75 +188,68 @@ impl<T> Mailbox<T> {
         woken.is_ok()
     }
 
-    /// Moves commands to `into`, which is empty: `most` at most, so that what waits is all here.
-    pub(crate) fn collect(&self, into: &mut VecDeque<Command<T>>, most: usize) -> Collected {
+    /// Moves all commands to `into`, which is empty. They count as waiting until they are
+    /// [carried out](Self::carried_out). Returns whether `on_wake` was asked for.
+    pub(crate) fn collect(&self, into: &mut VecDeque<Command<T>>) -> bool {
         debug_assert!(into.is_empty(), "what was collected before comes first");
         let mut inner = self.lock();
-        if inner.commands.len() <= most {
-            inner.bytes = 0;
-            std::mem::swap(&mut inner.commands, into);
-        } else {
-            into.extend(inner.commands.drain(..most));
-            inner.bytes -= into.iter().map(Command::weight).sum::<usize>();
-        }
-        let more = !inner.commands.is_empty();
-        // With more to come the reactor looks again by itself.
-        inner.woken = more;
-        Collected { wake: std::mem::take(&mut inner.wake_asked), more }
+        inner.woken = false;
+        std::mem::swap(&mut inner.commands, into);
+        std::mem::take(&mut inner.wake_asked)
+    }
+
+    /// So many of the commands that were collected have been carried out, with so many bytes.
+    pub(crate) fn carried_out(&self, commands: usize, bytes: usize) {
+        let mut inner = self.lock();
+        inner.count -= commands;
+        inner.bytes -= bytes;
     }
 
     /// From here on commands for this connection are taken.
     pub(crate) fn set_live(&self, conn: ConnId) {
         let mut inner = self.lock();
-        if inner.live.len() <= conn.slot() {
-            inner.live.resize(conn.slot() + 1, 0);
+        if inner.tenants.len() <= conn.slot() {
+            inner.tenants.resize(conn.slot() + 1, Tenant::default());
         }
-        if let Some(live) = inner.live.get_mut(conn.slot()) {
-            *live = conn.0.generation.get();
+        if let Some(tenant) = inner.tenants.get_mut(conn.slot()) {
+            *tenant = Tenant { generation: conn.0.generation.get(), sends: 0 };
         }
     }
 
-    /// From here on commands for these connections are refused. The sends that were taken for
-    /// them before are moved to `undelivered`.
-    pub(crate) fn set_gone(
-        &self,
-        conns: impl Iterator<Item = ConnId>,
-        undelivered: &mut VecDeque<(ConnId, Bytes)>,
-    ) {
-        let mut inner = self.lock();
-        for conn in conns {
-            if inner.is_live(conn) {
-                if let Some(live) = inner.live.get_mut(conn.slot()) {
-                    *live = 0;
-                }
-            }
-        }
-        if inner.commands.is_empty() {
-            return;
-        }
-        for command in std::mem::take(&mut inner.commands) {
-            match command {
-                Command::Send(conn, data) if !inner.is_live(conn) => {
-                    inner.bytes -= data.len();
-                    undelivered.push_back((conn, data));
-                }
-                other => inner.commands.push_back(other),
-            }
-        }
+    /// The roll of those who are alive, to strike some off.
+    pub(crate) fn roll(&self) -> Roll<'_, T> {
+        Roll(self.lock())
     }
 
     /// From here on every command is refused. Returns those that waited.
     pub(crate) fn stop(&self) -> VecDeque<Command<T>> {
         let mut inner = self.lock();
         inner.stopped = true;
-        inner.bytes = 0;
         std::mem::take(&mut inner.commands)
     }
 }
 
 impl<T> Inner<T> {
     fn is_live(&self, conn: ConnId) -> bool {
-        self.live.get(conn.slot()) == Some(&conn.0.generation.get())
+        let tenant = self.tenants.get(conn.slot());
+        tenant.is_some_and(|tenant| tenant.generation == conn.0.generation.get())
+    }
+}
+
+/// Who is alive, for as long as the lock is held.
+pub(crate) struct Roll<'a, T>(MutexGuard<'a, Inner<T>>);
+
+impl<T> Roll<'_, T> {
+    /// From here on commands for this connection are refused. Returns how many sends were taken for
+    /// it in all.
+    pub(crate) fn strike_off(&mut self, conn: ConnId) -> u32 {
+        match self.0.tenants.get_mut(conn.slot()) {
+            Some(tenant) => {
+                tenant.generation = 0;
+                tenant.sends
+            }
+            None => 0,
+        }
     }
 }
 
@@ -277,6 +280,12 @@ mod tests {
         Command::Send(to, Bytes::from(vec![0; len]))
     }
 
+    fn collected(mailbox: &Mailbox<()>) -> Vec<Command<()>> {
+        let mut commands = VecDeque::new();
+        mailbox.collect(&mut commands);
+        commands.into()
+    }
+
     #[test]
     fn wake_ups_are_coalesced() {
         let (mailbox, wakes) = mailbox(100, 100);
@@ -286,33 +295,31 @@ mod tests {
         }
         assert_eq!(wakes.load(Ordering::Relaxed), 1);
         let mut commands = VecDeque::new();
-        assert!(mailbox.collect(&mut commands, usize::MAX).wake);
+        assert!(mailbox.collect(&mut commands));
         assert_eq!(commands.len(), 10);
         commands.clear();
-        assert!(!mailbox.collect(&mut commands, usize::MAX).wake);
+        assert!(!mailbox.collect(&mut commands));
         mailbox.post(Command::Run(())).unwrap();
         assert_eq!(wakes.load(Ordering::Relaxed), 2);
     }
 
     // X2
     #[test]
-    fn a_send_to_who_is_gone_comes_back() {
+    fn who_is_struck_off_is_sent_nothing_more_and_what_was_taken_is_counted() {
         let (mailbox, _) = mailbox(100, 100);
         assert!(matches!(mailbox.post(send(conn(0, 1), 1)), Err((Refusal::Closed, Command::Send(..)))));
         mailbox.set_live(conn(0, 1));
         mailbox.post(send(conn(0, 1), 1)).unwrap();
         assert!(mailbox.post(send(conn(0, 2), 1)).is_err());
-        let mut taken = VecDeque::new();
-        mailbox.post(Command::Run(())).unwrap();
-        mailbox.set_gone([conn(0, 1)].into_iter(), &mut taken);
-        assert_eq!(taken, [(conn(0, 1), Bytes::from_static(&[0]))]);
-        let mut rest = VecDeque::new();
-        mailbox.collect(&mut rest, usize::MAX);
-        assert!(matches!(rest.make_contiguous(), [Command::Run(())]));
+        mailbox.post(Command::Close(conn(0, 1))).unwrap();
+        assert_eq!(mailbox.roll().strike_off(conn(0, 1)), 1);
+        assert_eq!(mailbox.roll().strike_off(conn(9, 1)), 0);
         assert!(mailbox.post(send(conn(0, 1), 1)).is_err());
+        assert_eq!(mailbox.roll().strike_off(conn(0, 1)), 1, "asked again it says the same");
+        assert_eq!(collected(&mailbox).len(), 2, "what was taken is still to be answered");
         mailbox.set_live(conn(0, 2));
-        mailbox.set_gone([conn(0, 1)].into_iter(), &mut taken);
         mailbox.post(send(conn(0, 2), 1)).unwrap();
+        assert_eq!(mailbox.roll().strike_off(conn(0, 2)), 1);
     }
 
     // X4
@@ -326,7 +333,10 @@ mod tests {
         mailbox.post(Command::Run(())).unwrap();
         assert!(matches!(mailbox.post(Command::Run(())), Err((Refusal::Full, _))));
         mailbox.post(Command::Shutdown(Duration::ZERO)).unwrap();
-        mailbox.collect(&mut VecDeque::new(), usize::MAX);
+        assert_eq!(collected(&mailbox).len(), 4);
+        // Collected is not carried out: the reactor may be slow.
+        assert!(matches!(mailbox.post(Command::Run(())), Err((Refusal::Full, _))));
+        mailbox.carried_out(2, 10);
         mailbox.post(send(conn(0, 1), 11)).unwrap();
         assert!(mailbox.post(send(conn(0, 1), 1)).is_err());
     }

@@ -7,7 +7,7 @@ mod books;
 mod listening;
 mod outgoing;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::fmt;
 use std::io::{self, ErrorKind};
 use std::sync::Arc;
@@ -20,13 +20,15 @@ use crate::close::CloseReason;
 use crate::config::Config;
 use crate::connection::{Connection, State, Via};
 use crate::id::{ConnId, ListenerId, TimerId};
+use crate::lapses::Lapses;
 use crate::listener::Listener;
 use crate::mailbox::{Command, Mailbox};
+use crate::settings::{ConfigError, Settings};
 use crate::socket::{Connect, Reserve, Stream};
 use crate::stats::Stats;
 use crate::system::System;
 use crate::table::Table;
-use crate::timers::{Time, Timers};
+use crate::timers::{Armed, Time, Timers};
 use crate::write_buffer::BufferPool;
 
 /// A closure from another thread.
@@ -34,7 +36,7 @@ pub(crate) type Task = Box<dyn FnOnce(&mut Net) + Send>;
 
 /// How often a Unix-domain socket whose listener's backlog is full is tried again: no event tells
 /// when there is room.
-const REDIAL: Duration = Duration::from_millis(20);
+pub(crate) const REDIAL: Duration = Duration::from_millis(20);
 
 /// A connection and its socket.
 #[derive(Debug)]
@@ -58,16 +60,15 @@ pub(crate) enum Deadline {
     Shutdown,
     Listener(ListenerId),
     Conn(ConnId),
-    Timer(TimerId),
 }
 
 /// How far a shutdown has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stopping {
     No,
-    /// Asked for; the accept queues are to be emptied and the listeners closed.
+    /// Asked for.
     Asked,
-    /// Every connection has been told to close.
+    /// Every connection has been told to close; the accept queues are being emptied.
     Draining,
 }
 
@@ -78,38 +79,69 @@ pub(crate) enum Stopping {
 pub struct Net {
     pub(crate) system: System,
     pub(crate) config: Config,
+    /// What the configuration says of those connections that have no settings of their own.
+    pub(crate) defaults: Settings,
+    /// Some connection may have a soft limit.
+    has_soft_limits: bool,
+    /// The clock as it was last read: after each callback that may have taken long, and by each call
+    /// that sets a span.
     pub(crate) now: Time,
+    /// When nobody was served lately.
+    pub(crate) lapses: Lapses,
 
     pub(crate) conns: Table<ConnId, Entry>,
     pub(crate) listeners: Table<ListenerId, Listener>,
-    pub(crate) user_timers: Table<TimerId, ()>,
-    pub(crate) timers: Timers<Deadline>,
+    pub(crate) user_timers: Table<TimerId, Armed>,
+    /// The timers of the program.
+    pub(crate) alarms: Timers<TimerId>,
+    /// The deadlines of the engine.
+    pub(crate) deadlines: Timers<Deadline>,
 
     /// Connections that have something to do in the next turn.
     pub(crate) ready: VecDeque<ConnId>,
+    /// How many were ever put into `ready`.
+    pub(crate) readied: u64,
     /// Connections that were written to, closed, or otherwise meddled with since they were last seen to.
     pub(crate) dirty: VecDeque<ConnId>,
     /// Connections that were read from and are about to be flushed.
     pub(crate) served: VecDeque<ConnId>,
+    /// Connections whose deadline came up, since when they were read from and flushed: the verdict
+    /// is due, on what was so at that moment.
+    pub(crate) judged: VecDeque<(ConnId, Time)>,
     /// Connections that have ended and wait for their report.
     pub(crate) dead: VecDeque<ConnId>,
     /// Connections closing, oldest first, among others that have ended since.
     closing: VecDeque<ConnId>,
+    /// Those of them that only owe their end, likewise.
+    owing: VecDeque<ConnId>,
+    /// Who holds memory without getting rid of it, by when it was last seen to get on. An entry is
+    /// never later than that.
+    holders: BTreeSet<(Time, ConnId)>,
 
     pub(crate) mailbox: Arc<Mailbox<Task>>,
     /// Commands taken from the mailbox and not carried out yet.
     pub(crate) inbox: VecDeque<Command<Task>>,
+    /// How many of them were carried out that the mailbox does not know of, and their bytes.
+    pub(crate) carried_out: (usize, usize),
     /// Sends from other threads that came too late or met a cap, to be given back.
     pub(crate) undelivered: VecDeque<(ConnId, Bytes)>,
     /// Whether there is a handle that wants to know who is alive.
     pub(crate) tracked: bool,
+    /// Of those that have ended: who waits until the commands that were taken for it are answered.
+    pub(crate) awaited: VecDeque<ConnId>,
+    /// How many sends from other threads were carried out for the tenant of each slot.
+    carried: Vec<u32>,
 
     pub(crate) reserve: Option<Reserve>,
     pub(crate) pool: BufferPool,
     pub(crate) stats: Stats,
     pub(crate) stopping: Stopping,
-    /// When a shutdown cuts off what is left.
-    pub(crate) stop_at: Time,
+    /// From when on and how long a shutdown waits before it cuts off what is left.
+    pub(crate) stop: Option<(Time, Duration)>,
+    /// The handler has been told of it.
+    pub(crate) told_shutdown: bool,
+    /// Everybody has been flushed since then.
+    pub(crate) flushed_since_stop: bool,
     /// The connection whose callback is running.
     pub(crate) calling: Option<ConnId>,
     /// The connection that is being served: it is flushed and settled after its callbacks anyway.
@@ -135,26 +167,39 @@ impl Net {
         };
         Ok(Self {
             system,
+            defaults: config.settings(),
+            has_soft_limits: config.soft_limit.is_some(),
             config,
             now: Time::default(),
+            lapses: Lapses::default(),
             conns: Table::new(),
             listeners: Table::new(),
             user_timers: Table::new(),
-            timers: Timers::new(),
+            alarms: Timers::new(),
+            deadlines: Timers::new(),
             ready: VecDeque::new(),
+            readied: 0,
             dirty: VecDeque::new(),
             served: VecDeque::new(),
+            judged: VecDeque::new(),
             dead: VecDeque::new(),
             closing: VecDeque::new(),
+            owing: VecDeque::new(),
+            holders: BTreeSet::new(),
             mailbox: Arc::new(mailbox),
             inbox: VecDeque::new(),
+            carried_out: (0, 0),
             undelivered: VecDeque::new(),
             tracked: false,
+            awaited: VecDeque::new(),
+            carried: Vec::new(),
             reserve,
             pool: BufferPool::default(),
             stats: Stats::default(),
             stopping: Stopping::No,
-            stop_at: Time::NEVER,
+            stop: None,
+            told_shutdown: false,
+            flushed_since_stop: false,
             calling: None,
             serving: None,
         })
@@ -162,6 +207,16 @@ impl Net {
 
     pub(crate) fn clock(&self) -> Time {
         self.system.clock()
+    }
+
+    /// Reads the clock. What has passed since it was last read went to a callback, or to something
+    /// outside: nobody was served meanwhile.
+    #[inline]
+    pub(crate) fn tick(&mut self) -> Time {
+        let now = self.clock();
+        self.lapses.note(self.now, now);
+        self.now = now;
+        now
     }
 
     fn refuse_while_stopping(&self) -> io::Result<()> {
@@ -184,6 +239,7 @@ impl Net {
     pub fn connect(&mut self, addr: impl IntoAddr) -> io::Result<ConnId> {
         let addr = addr.into_addr()?;
         self.refuse_while_stopping()?;
+        self.tick();
         let conn = Connection::new(State::Connecting, Via::Connect, Some(addr.clone()), self.now);
         let id = self.add(conn, Stream::None);
         self.stats.connects += 1;
@@ -217,6 +273,9 @@ impl Net {
         let id = self.conns.insert_with(|_| Entry { conn, stream });
         self.stats.connections = self.conns.len();
         if self.tracked {
+            if let Some(count) = self.carried.get_mut(id.slot()) {
+                *count = 0;
+            }
             self.mailbox.set_live(id);
         }
         id
@@ -253,6 +312,7 @@ impl Net {
     /// While connecting, what is queued is sent once the connection is established; with nothing
     /// queued the attempt is given up.
     pub fn close(&mut self, conn: ConnId) {
+        self.tick();
         self.touch(conn, |conn, stream, cx| conn.close(stream, cx));
         self.mark_dirty(conn);
     }
@@ -260,6 +320,7 @@ impl Net {
     /// Ends our stream behind what is queued and goes on receiving. When the peer's stream has
     /// ended already this is [`close`](Self::close).
     pub fn close_write(&mut self, conn: ConnId) {
+        self.tick();
         self.touch(conn, |conn, _, cx| conn.close_write(cx));
         self.mark_dirty(conn);
     }
@@ -283,21 +344,89 @@ impl Net {
         self.touch(id, |conn, stream, cx| conn.die(reason, stream, cx));
     }
 
-    /// Calls `on_timer` once, `after` the present turn's beginning; zero means the next turn.
+    /// Calls `on_timer` once, `after` the moment of this call; zero means the next turn.
+    ///
+    /// What had come in when a timer fell due is delivered before it fires, so that a heartbeat that
+    /// waits in the kernel is seen before it is missed: for [`turn_slice`](crate::Config::turn_slice)
+    /// at most, on a reactor that has more to do than it can.
     pub fn set_timer(&mut self, after: Duration) -> TimerId {
-        let id = self.user_timers.insert_with(|_| ());
-        self.timers.arm(self.now.plus(after), Deadline::Timer(id));
-        id
+        let at = self.tick().plus(after);
+        let alarms = &mut self.alarms;
+        self.user_timers.insert_with(|id| alarms.arm(at, id))
     }
 
     /// Cancels a timer. Returns whether it was still to come.
     pub fn cancel_timer(&mut self, timer: TimerId) -> bool {
-        let found = self.user_timers.remove(timer).is_some();
-        if found {
-            self.timers.forget_one();
-            self.sweep_timers();
+        let Some(armed) = self.user_timers.remove(timer) else { return false };
+        self.alarms.disarm(armed, timer);
+        true
+    }
+
+    /// Has [`on_deadline`](crate::Handler::on_deadline) called for this connection, `after` the moment of
+    /// this call, unless it is moved, [cleared](Self::clear_deadline) or the connection closed before. Each
+    /// connection has one such deadline; setting it again moves it, which costs next to nothing.
+    ///
+    /// Whatever came in by then is delivered first: a request or a heartbeat that arrives in time can
+    /// move the deadline, however busy the reactor is.
+    pub fn set_deadline(&mut self, conn: ConnId, after: Duration) {
+        let at = self.tick().plus(after);
+        self.move_deadline(conn, at);
+    }
+
+    /// The connection's deadline is not to come.
+    pub fn clear_deadline(&mut self, conn: ConnId) {
+        self.move_deadline(conn, Time::NEVER);
+    }
+
+    fn move_deadline(&mut self, conn: ConnId, at: Time) {
+        if let Some(entry) = self.conns.get_mut(conn) {
+            entry.conn.set_alarm(at);
+            // What is being served is settled after its callbacks anyway.
+            if self.serving != Some(conn) {
+                self.settle(conn);
+            }
         }
-        found
+    }
+
+    /// Shows the handler nothing of this connection before `bytes` are there, those counted that it left
+    /// unused, or its peer's stream ends: for a protocol that knows how long the next frame is. It holds
+    /// for the next [`on_data`](crate::Handler::on_data) only.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidInput` for more than [`max_read_buffer`](crate::Config::max_read_buffer): so many can
+    /// never be kept.
+    pub fn want(&mut self, conn: ConnId, bytes: usize) -> io::Result<()> {
+        let Some(entry) = self.conns.get_mut(conn) else { return Ok(()) };
+        let most = entry.conn.settings(&self.defaults).max_read_buffer;
+        let wanted = u32::try_from(bytes).ok().filter(|_| bytes <= most);
+        let Some(wanted) = wanted else {
+            let message = format!("{bytes} bytes are more than max_read_buffer ({most}) keeps");
+            return Err(io::Error::new(ErrorKind::InvalidInput, message));
+        };
+        entry.conn.want(wanted);
+        Ok(())
+    }
+
+    /// The settings of a connection; `None` when it is gone.
+    pub fn settings(&self, conn: ConnId) -> Option<&Settings> {
+        Some(self.conns.get(conn)?.conn.settings(&self.defaults))
+    }
+
+    /// Gives a connection settings of its own. What has been queued or kept already stays; a time-out
+    /// runs from when its span began, under the new length.
+    ///
+    /// # Errors
+    ///
+    /// Names the first setting that cannot be met and says why; nothing is changed.
+    pub fn set_settings(&mut self, conn: ConnId, settings: Settings) -> Result<(), ConfigError> {
+        settings.validate(self.config.total_write_buffer)?;
+        self.has_soft_limits |= settings.soft_limit.is_some();
+        if let Some(entry) = self.conns.get_mut(conn) {
+            entry.conn.set_settings(Arc::new(settings));
+            self.mark_dirty(conn);
+        }
+        Ok(())
     }
 
     /// Bytes queued for a connection and not handed to the kernel; 0 when it is gone.
@@ -336,20 +465,27 @@ impl Net {
         &self.config
     }
 
-    /// Shuts the reactor down, the last thing that is done with it: clients that wait in the backlog are taken in
-    /// (as far as `max_connections` and file descriptors allow), the listeners close,
-    /// every connection is closed as by [`close`](Self::close), and what is not done after
-    /// `deadline` is cut off as [`Shutdown`](CloseReason::Shutdown). Then
-    /// [`run`](crate::Reactor::run) returns. A second call can only bring the deadline forward.
+    /// Shuts the reactor down, the last thing that is done with it: every connection is closed as by
+    /// [`close`](Self::close), clients that wait in the backlog are taken in and closed likewise
+    /// (as far as `max_connections` and file descriptors allow), the listeners close, and what is not
+    /// done `deadline` after this call is cut off as [`Shutdown`](CloseReason::Shutdown), though not
+    /// before everybody has been flushed once. Then [`run`](crate::Reactor::run) returns. A second call
+    /// can only bring the deadline forward.
     pub fn shutdown(&mut self, deadline: Duration) {
-        let at = self.now.plus(deadline);
+        let now = self.tick();
         if self.stopping == Stopping::No {
             self.stopping = Stopping::Asked;
         }
-        if at < self.stop_at {
-            self.stop_at = at;
-            self.timers.arm(at, Deadline::Shutdown);
+        let earlier = self.stop.is_some_and(|(since, limit)| since.plus(limit) <= now.plus(deadline));
+        if !earlier {
+            self.stop = Some((now, deadline));
+            self.deadlines.arm_single(now.plus(deadline), Deadline::Shutdown);
         }
+    }
+
+    /// When a shutdown cuts off what is left.
+    pub(crate) fn stop_at(&self) -> Time {
+        self.stop.map_or(Time::NEVER, |(since, limit)| self.lapses.end_of(since, limit))
     }
 }
 

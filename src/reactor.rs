@@ -3,6 +3,7 @@
 mod phases;
 
 use std::any::Any;
+use std::collections::VecDeque;
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
@@ -16,9 +17,7 @@ use crate::id::Source;
 use crate::mailbox::Mailbox;
 use crate::net::Net;
 use crate::system::{self, Poller, System, Wake};
-
-/// From this length on a turn counts against no peer: what came in it came at its end.
-const LONG_TURN: Duration = Duration::from_millis(10);
+use crate::timers::Time;
 
 /// What a turn leaves behind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,8 +40,17 @@ pub struct Reactor {
     scratch: Vec<u8>,
     /// The waker's event came: the mailbox is to be looked into.
     woken: bool,
+    /// When the present turn began.
+    began: Time,
     /// The phase that comes next in the present turn.
     phase: usize,
+    /// Polls that left nothing unseen in the kernel: when, and how many connections had been listed
+    /// as ready by then. Once so many have been served, whatever had come by that moment was heard.
+    horizons: VecDeque<(Time, u64)>,
+    /// Up to here everybody was heard.
+    heard: Time,
+    /// Which of the listeners is the first to accept in the next turn.
+    first_listener: usize,
     net: Net,
 }
 
@@ -62,7 +70,17 @@ impl Reactor {
     fn of(config: Config, (system, poller, wake): (System, Poller, Wake)) -> io::Result<Self> {
         let mailbox = Mailbox::new(config.max_commands, config.max_command_bytes, wake);
         let scratch = vec![0; config.read_size];
-        Ok(Self { poller, scratch, woken: false, phase: 0, net: Net::new(config, system, mailbox)? })
+        Ok(Self {
+            poller,
+            scratch,
+            woken: false,
+            began: Time::default(),
+            phase: 0,
+            horizons: VecDeque::new(),
+            heard: Time::default(),
+            first_listener: 0,
+            net: Net::new(config, system, mailbox)?,
+        })
     }
 
     /// A reactor on a simulated kernel.
@@ -74,7 +92,7 @@ impl Reactor {
 
     /// What a handler gets with every callback, to set things up before the loop or between turns.
     pub fn net(&mut self) -> &mut Net {
-        self.net.now = self.net.clock();
+        self.note_lateness(self.owes_work(), self.next_deadline());
         &mut self.net
     }
 
@@ -124,7 +142,14 @@ impl Reactor {
         if self.owes_work() || self.net.has_stopped() {
             return Some(Duration::ZERO);
         }
-        Some(self.net.timers.next()?.since(self.net.clock()))
+        Some(self.next_deadline()?.since(self.net.clock()))
+    }
+
+    fn next_deadline(&self) -> Option<Time> {
+        match (self.net.deadlines.next(), self.net.alarms.next()) {
+            (Some(deadline), Some(alarm)) => Some(deadline.min(alarm)),
+            (deadline, alarm) => deadline.or(alarm),
+        }
     }
 
     fn owes_work(&self) -> bool {
@@ -136,54 +161,91 @@ impl Reactor {
         handler: &mut H,
         timeout: Option<Duration>,
     ) -> io::Result<Turn> {
-        if self.net.has_stopped() {
-            return Ok(self.stop());
+        let due = self.next_timeout();
+        if !self.net.has_stopped() {
+            let timeout = match (timeout, due) {
+                (Some(asked), Some(due)) => Some(asked.min(due)),
+                (asked, due) => asked.or(due),
+            };
+            self.poll(timeout)?;
         }
-        let timeout = match (timeout, self.next_timeout()) {
-            (Some(asked), Some(due)) => Some(asked.min(due)),
-            (asked, due) => asked.or(due),
-        };
-        self.poller.poll(&self.net.config, timeout)?;
-        self.net.now = self.net.clock();
         self.net.stats.turns += 1;
-        self.take_events();
         self.phase = 0;
         while let Err(panic) = catch_unwind(AssertUnwindSafe(|| self.phases(handler))) {
             // A timer that panics each time must not keep the phases behind it from their turn.
             self.after_panic(panic);
         }
-        let length = self.net.clock().since(self.net.now);
+        let length = self.net.tick().since(self.began);
         self.net.stats.longest_turn = self.net.stats.longest_turn.max(length);
-        if length >= LONG_TURN {
-            self.net.make_up_for(length);
-        }
         Ok(match self.net.has_stopped() {
-            true => self.stop(),
+            true => Turn::Stopped,
             false => Turn::Running,
         })
     }
 
-    /// Adds what the kernel says to what is known of each connection. No callback comes from
-    /// here, so that whatever a handler does or fails to do, no event is lost.
-    fn take_events(&mut self) {
+    /// Waits for events and takes in all that the kernel has, a batch at a time: whoever is judged in
+    /// this turn has been heard. There are no more events than there are things to tell of.
+    fn poll(&mut self, timeout: Option<Duration>) -> io::Result<()> {
+        let owed = self.owes_work();
+        let due = self.next_deadline();
+        self.poller.poll(&self.net.config, timeout)?;
+        self.note_lateness(owed, due);
+        let mut most = self.net.conns.len() + self.net.listeners.len() + 1;
+        loop {
+            let taken = self.take_events();
+            let full = taken >= self.net.config.events_per_turn;
+            most = most.saturating_sub(taken);
+            if !full || most == 0 {
+                break;
+            }
+            self.poller.poll(&self.net.config, Some(Duration::ZERO))?;
+        }
+        self.horizons.push_back((self.net.now, self.net.readied));
+        Ok(())
+    }
+
+    /// The turn begins. When something was owed or due long before, the process was not there for it:
+    /// stopped, or busy in an outer loop.
+    fn note_lateness(&mut self, owed: bool, due: Option<Time>) {
+        let (before, now) = (self.net.now, self.net.clock());
+        let missed_from = match due {
+            _ if owed => before,
+            Some(due) => due.max(before),
+            None => now,
+        };
+        self.net.lapses.note(missed_from, now);
+        self.net.now = now;
+        self.began = now;
+    }
+
+    /// Adds what the kernel says to what is known of each connection, and returns how many events that
+    /// were. No callback comes from here, so that whatever a handler does or fails to do, no event is
+    /// lost.
+    fn take_events(&mut self) -> usize {
         let (net, woken) = (&mut self.net, &mut self.woken);
-        self.poller.for_each_event(|token, hints| match Source::from_token(token) {
-            Some(Source::Connection { slot, generation }) => match net.conns.find(slot, generation) {
-                Some((id, entry)) => {
-                    entry.conn.on_readiness(hints);
-                    if !std::mem::replace(&mut entry.conn.listed.ready, true) {
-                        net.ready.push_back(id);
+        let mut taken = 0;
+        self.poller.for_each_event(|token, hints| {
+            taken += 1;
+            match Source::from_token(token) {
+                Some(Source::Connection { slot, generation }) => match net.conns.find(slot, generation) {
+                    Some((id, entry)) => {
+                        entry.conn.on_readiness(hints);
+                        if !std::mem::replace(&mut entry.conn.listed.ready, true) {
+                            net.ready.push_back(id);
+                            net.readied += 1;
+                        }
                     }
-                }
+                    None => net.stats.stale_events += 1,
+                },
+                Some(Source::Listener { slot, generation }) => match net.listeners.find(slot, generation) {
+                    Some((_, listener)) => listener.on_readable(),
+                    None => net.stats.stale_events += 1,
+                },
+                Some(Source::Waker) => *woken = true,
                 None => net.stats.stale_events += 1,
-            },
-            Some(Source::Listener { slot, generation }) => match net.listeners.find(slot, generation) {
-                Some((_, listener)) => listener.on_readable(),
-                None => net.stats.stale_events += 1,
-            },
-            Some(Source::Waker) => *woken = true,
-            None => net.stats.stale_events += 1,
+            }
         });
+        taken
     }
 
     /// A callback panicked. Its connection is in an unknown state and ends; everything else stands
@@ -203,20 +265,14 @@ impl Reactor {
         let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
         log::error!("the handler panicked: {}", text.unwrap_or("(no message)"));
     }
-
-    /// After a shutdown: no command is taken any more, and those that wait are dropped.
-    fn stop(&mut self) -> Turn {
-        let waiting = self.net.mailbox.stop().len();
-        if waiting > 0 {
-            log::warn!("{waiting} commands came too late for the shutdown and are dropped");
-        }
-        Turn::Stopped
-    }
 }
 
 impl Drop for Reactor {
     fn drop(&mut self) {
-        self.net.mailbox.stop();
+        let waiting = self.net.mailbox.stop().len() + self.net.inbox.len();
+        if waiting > 0 {
+            log::warn!("the reactor is dropped with {waiting} commands of other threads not carried out");
+        }
         let (connections, queued) = (self.net.conns.len(), self.net.stats.queued);
         if connections > 0 {
             log::warn!(

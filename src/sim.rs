@@ -288,7 +288,7 @@ impl<H: Handler> Sim<H> {
             world.now = world.now.max(at);
             world.settle();
         }
-        world.now = until;
+        (world.now, world.back) = (until, until);
     }
 
     /// One turn of the reactor, which waits for `timeout` of virtual time at most.

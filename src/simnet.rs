@@ -21,7 +21,7 @@ use std::time::Duration;
 use crate::config::Config;
 use crate::id::WAKER_TOKEN;
 use crate::timers::Time;
-use crate::transport::Transport;
+use crate::transport::{LastHeard, Transport};
 
 pub(crate) use calls::NOBODY;
 pub use faults::Faults;
@@ -29,9 +29,7 @@ pub(crate) use peer::PeerState;
 pub use peer::{End, Reading, Remote, Script};
 pub(crate) use rng::Rng;
 pub(crate) use socket::{Bits, Phase, Sock, SockId};
-#[cfg(test)]
-pub(crate) use world::MILLI;
-pub(crate) use world::{Knock, World, MICRO};
+pub(crate) use world::{Knock, World, MICRO, MILLI};
 
 /// Where outbound connections come from.
 const OUR_HOST: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
@@ -81,7 +79,7 @@ impl Kernel {
             let pause = world.dice.between(1, usize::try_from(longest).unwrap_or(usize::MAX >> 1));
             world.note(|_| format!("the process sleeps for {pause} µs"));
             world.now += pause as u64 * MICRO;
-            world.work.slept = true;
+            world.back = world.now;
         }
         if world.dice.chance(world.faults.interrupt) {
             world.work.events += 1;
@@ -207,6 +205,22 @@ impl Transport for SimStream {
 
     fn unacknowledged(&self) -> Option<u64> {
         self.kernel.world().socks.get(&self.sock).map(|sock| sock.unacknowledged())
+    }
+
+    fn last_heard(&self) -> Option<LastHeard> {
+        let world = self.kernel.world();
+        let sock = world.socks.get(&self.sock)?;
+        // In whole milliseconds, as Linux counts.
+        let ago = |at: u64| Duration::from_millis(world.now.saturating_sub(at) / MILLI);
+        Some(LastHeard {
+            data: ago(sock.data_at),
+            ack: ago(sock.ack_at),
+            round_trip: Duration::from_millis(1),
+        })
+    }
+
+    fn unread(&self) -> Option<usize> {
+        self.kernel.world().socks.get(&self.sock).map(|sock| sock.input.len())
     }
 
     fn short_read_empties(&self) -> bool {

@@ -8,7 +8,7 @@ mod credentials;
 mod unix_path;
 
 use std::io::{self, ErrorKind, IoSlice, Read};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
 use mio::event::Source;
@@ -20,11 +20,11 @@ use crate::addr::Addr;
 use crate::config::Config;
 #[cfg(feature = "sim")]
 use crate::simnet::SimStream;
-use crate::transport::Transport;
+use crate::transport::{LastHeard, Transport};
 
 use self::address::{addr_of, sock_addr};
 
-pub(crate) use acceptor::{Accept, Acceptor, Held, Reserve};
+pub(crate) use acceptor::{Accept, Acceptor, Held, Reserve, Shed};
 pub use credentials::Credentials;
 
 /// Every send carries it: without it a write to a broken connection kills a host process that
@@ -219,7 +219,11 @@ impl Transport for Stream {
 
     #[inline]
     fn write(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        let send = |socket: SockRef<'_>| socket.send_vectored_with_flags(slices, SEND_FLAGS);
+        // `send` for one slice: the kernel is spared the copy of a message header.
+        let send = |socket: SockRef<'_>| match slices {
+            [one] => socket.send_with_flags(one, SEND_FLAGS),
+            _ => socket.send_vectored_with_flags(slices, SEND_FLAGS),
+        };
         match self {
             Self::Tcp(stream) => stream.try_io(|| send(SockRef::from(&*stream))),
             Self::Unix(stream) => stream.try_io(|| send(SockRef::from(&*stream))),
@@ -263,6 +267,31 @@ impl Transport for Stream {
         None
     }
 
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    fn last_heard(&self) -> Option<LastHeard> {
+        match self {
+            Self::Tcp(stream) => tcp_info(stream.as_fd()),
+            #[cfg(feature = "sim")]
+            Self::Sim(stream) => stream.last_heard(),
+            _ => None,
+        }
+    }
+
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    fn last_heard(&self) -> Option<LastHeard> {
+        None
+    }
+
+    fn unread(&self) -> Option<usize> {
+        match self {
+            Self::Tcp(stream) => input_queue(stream.as_fd()),
+            Self::Unix(stream) => input_queue(stream.as_fd()),
+            #[cfg(feature = "sim")]
+            Self::Sim(stream) => stream.unread(),
+            Self::Dialing(_) | Self::None => None,
+        }
+    }
+
     /// On Linux a TCP socket that filled only part of the buffer was empty at that moment, and
     /// what comes later brings an event. A Unix-domain socket also stops at a message that
     /// carries file descriptors; elsewhere nothing is promised.
@@ -291,15 +320,58 @@ impl Transport for Stream {
 /// `SIOCOUTQ`: bytes in the send queue that the peer has not acknowledged (tcp(7)). It can still
 /// be asked after a reset.
 #[cfg(any(target_os = "linux", target_os = "android"))]
+fn send_queue(socket: BorrowedFd<'_>) -> Option<u64> {
+    // The value of TIOCOUTQ.
+    ioctl_int(socket, libc::TIOCOUTQ).map(|bytes| u64::try_from(bytes).unwrap_or(0))
+}
+
+/// `FIONREAD`: bytes that wait to be read.
+fn input_queue(socket: BorrowedFd<'_>) -> Option<usize> {
+    ioctl_int(socket, libc::FIONREAD).map(|bytes| usize::try_from(bytes).unwrap_or(0))
+}
+
+/// Asks a socket for a number.
 #[allow(unsafe_code)]
-fn send_queue(socket: std::os::fd::BorrowedFd<'_>) -> Option<u64> {
+fn ioctl_int(socket: BorrowedFd<'_>, request: libc::Ioctl) -> Option<libc::c_int> {
     use std::os::fd::AsRawFd;
 
-    let mut bytes: libc::c_int = 0;
-    // SAFETY: SIOCOUTQ (the value of TIOCOUTQ) writes one int through the pointer, which is valid
-    // for that write and lives longer than the call; the descriptor is borrowed, hence open.
-    let status = unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &mut bytes) };
-    (status == 0).then(|| u64::try_from(bytes).unwrap_or(0))
+    let mut number: libc::c_int = 0;
+    // SAFETY: the requests above write one int through the pointer, which is valid for that write
+    // and lives longer than the call; the descriptor is borrowed, hence open.
+    let status = unsafe { libc::ioctl(socket.as_raw_fd(), request, &mut number) };
+    (status == 0).then_some(number)
+}
+
+/// `TCP_INFO`: when the peer was last heard of (tcp(7)).
+#[cfg(any(target_os = "linux", target_os = "android"))]
+#[allow(unsafe_code)]
+fn tcp_info(socket: BorrowedFd<'_>) -> Option<LastHeard> {
+    use std::mem::MaybeUninit;
+    use std::os::fd::AsRawFd;
+
+    let mut info = MaybeUninit::<libc::tcp_info>::zeroed();
+    let mut length = size_of::<libc::tcp_info>() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `length` bytes, which is the size of what the pointer points
+    // to; both pointers live longer than the call; the descriptor is borrowed, hence open.
+    let status = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            info.as_mut_ptr().cast(),
+            &mut length,
+        )
+    };
+    if status != 0 {
+        return None;
+    }
+    // SAFETY: it is made of integers, for which all bytes are valid, and was zero before the call.
+    let info = unsafe { info.assume_init() };
+    Some(LastHeard {
+        data: Duration::from_millis(info.tcpi_last_data_recv.into()),
+        ack: Duration::from_millis(info.tcpi_last_ack_recv.into()),
+        round_trip: Duration::from_micros(info.tcpi_rtt.into()),
+    })
 }
 
 /// Sets what the configuration asks for, either way: a socket that was made by somebody else may have
@@ -373,9 +445,32 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_tcp_socket_has_no_send_queue_to_ask_for() {
+    fn the_kernel_tells_what_waits_and_when_it_came() {
+        let listener = net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut client = net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (server, _) = listener.accept().unwrap();
+        client.write_all(b"hello").unwrap();
+        while input_queue(server.as_fd()) != Some(5) {
+            std::thread::yield_now();
+        }
+        std::thread::sleep(Duration::from_millis(60));
+        let heard = tcp_info(server.as_fd()).unwrap();
+        assert!(heard.data >= Duration::from_millis(40), "{heard:?}");
+        client.write_all(b"again").unwrap();
+        while input_queue(server.as_fd()) != Some(10) {
+            std::thread::yield_now();
+        }
+        let again = tcp_info(server.as_fd()).unwrap();
+        assert!(again.data < heard.data, "{again:?} after {heard:?}");
+        assert!(again.round_trip < Duration::from_secs(1), "{again:?}");
+    }
+
+    #[test]
+    fn what_is_no_tcp_socket_has_nothing_to_ask_for() {
         let file = std::fs::File::open("/dev/null").unwrap();
         assert_eq!(send_queue(file.as_fd()), None);
+        assert_eq!(tcp_info(file.as_fd()), None);
         assert_eq!(Stream::None.unacknowledged(), None);
+        assert_eq!((Stream::None.last_heard(), Stream::None.unread()), (None, None));
     }
 }

@@ -41,6 +41,8 @@ pub struct Stats {
     pub resumed_writes: u64,
     /// Bytes queued now, in all connections together.
     pub queued: usize,
+    /// Bytes now that handlers left unused, in all connections together.
+    pub unused: usize,
     /// The most bytes that were ever queued.
     pub queued_peak: usize,
     /// Sends that met a cap.

@@ -123,16 +123,15 @@ fn tcp_only(addr: &Addr) -> io::Result<std::net::SocketAddr> {
 }
 
 impl Poller {
-    /// Waits for events, for `timeout` at most. To be interrupted is no error.
+    /// Waits for events, for `timeout` at most. To be interrupted is no error, and ends the wait; but
+    /// what the kernel knows by then is still asked for.
     pub(crate) fn poll(&mut self, config: &Config, timeout: Option<Duration>) -> io::Result<()> {
-        let result = self.poll_once(config, timeout);
-        match result {
-            Err(error) if error.kind() == ErrorKind::Interrupted => {
-                self.events.clear();
-                Ok(())
-            }
-            result => result,
+        let mut result = self.poll_once(config, timeout);
+        while result.as_ref().is_err_and(|error| error.kind() == ErrorKind::Interrupted) {
+            self.events.clear();
+            result = self.poll_once(config, Some(Duration::ZERO));
         }
+        result
     }
 
     #[cfg(feature = "sim")]

@@ -1,11 +1,9 @@
-//! Deadlines, kept in a heap and re-armed lazily.
+//! Deadlines, kept in order.
 //!
-//! `now` is always a parameter. An entry is never moved: whoever armed it decides, when it comes
-//! up, whether it still means anything. Entries that do not are swept out before they outnumber
-//! the rest.
+//! `now` is always a parameter. An entry that has lost its meaning is taken out by whoever armed it,
+//! or left to come up: whoever armed it then decides whether it still means anything.
 
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 /// A moment: nanoseconds since the reactor was made, by a clock that never goes back.
@@ -21,17 +19,26 @@ impl Time {
     }
 
     /// The moment `after` this one; too far away is never.
+    #[inline]
     pub(crate) fn plus(self, after: Duration) -> Self {
         let nanos = u64::try_from(after.as_nanos()).unwrap_or(u64::MAX);
         Self(self.0.saturating_add(nanos))
     }
 
     /// The moment `after` this one, or never without one.
+    #[inline]
     pub(crate) fn plus_option(self, after: Option<Duration>) -> Self {
         after.map_or(Self::NEVER, |after| self.plus(after))
     }
 
+    /// The moment `before` this one, or the beginning.
+    pub(crate) fn minus(self, before: Duration) -> Self {
+        let nanos = u64::try_from(before.as_nanos()).unwrap_or(u64::MAX);
+        Self(self.0.saturating_sub(nanos))
+    }
+
     /// How long after `earlier` this is; zero if it is before.
+    #[inline]
     pub(crate) fn since(self, earlier: Self) -> Duration {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))
     }
@@ -43,42 +50,56 @@ impl Time {
     }
 }
 
-#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Entry<K> {
+/// Where an entry stands among the others: what is needed to take it out again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Armed {
     at: Time,
     /// Entries of one moment come up in the order they were armed.
     sequence: u64,
-    key: K,
 }
 
-/// A heap of deadlines.
+/// Deadlines in order. Arming and disarming cost O(log n) each, and nothing is left to be swept
+/// out later: a heap with dead entries is faster on average, and now and then holds everybody up.
 #[derive(Debug)]
 pub(crate) struct Timers<K> {
-    heap: BinaryHeap<Reverse<Entry<K>>>,
+    entries: BTreeSet<(Armed, K)>,
     sequence: u64,
-    /// Entries known to mean nothing any more.
-    stale: usize,
 }
-
-/// Below this many entries nothing is swept out: it would not pay.
-const SWEEP_FROM: usize = 64;
 
 impl<K: Ord + Copy> Timers<K> {
     pub(crate) fn new() -> Self {
-        Self { heap: BinaryHeap::new(), sequence: 0, stale: 0 }
+        Self { entries: BTreeSet::new(), sequence: 0 }
     }
 
-    pub(crate) fn arm(&mut self, at: Time, key: K) {
-        if at == Time::NEVER {
-            return;
-        }
+    /// Arms an entry behind all others of its moment. One that is never due is not kept.
+    pub(crate) fn arm(&mut self, at: Time, key: K) -> Armed {
         self.sequence += 1;
-        self.heap.push(Reverse(Entry { at, sequence: self.sequence, key }));
+        let armed = Armed { at, sequence: self.sequence };
+        if at != Time::NEVER {
+            self.entries.insert((armed, key));
+        }
+        armed
+    }
+
+    pub(crate) fn disarm(&mut self, armed: Armed, key: K) {
+        self.entries.remove(&(armed, key));
+    }
+
+    /// Arms an entry of which there is one for each key, so that its moment is enough to find it.
+    pub(crate) fn arm_single(&mut self, at: Time, key: K) {
+        if at != Time::NEVER {
+            self.entries.insert((Armed { at, sequence: 0 }, key));
+        }
+    }
+
+    /// Takes out what [`arm_single`](Self::arm_single) put in.
+    pub(crate) fn disarm_single(&mut self, at: Time, key: K) {
+        self.disarm(Armed { at, sequence: 0 }, key);
     }
 
     /// The earliest entry's moment.
     pub(crate) fn next(&self) -> Option<Time> {
-        self.heap.peek().map(|Reverse(entry)| entry.at)
+        self.entries.first().map(|(armed, _)| armed.at)
     }
 
     /// Marks the end of a batch: what is armed from here on waits for the next one, so that a
@@ -89,36 +110,12 @@ impl<K: Ord + Copy> Timers<K> {
 
     /// The next entry of `batch` that is due.
     pub(crate) fn pop_due(&mut self, now: Time, batch: u64) -> Option<(Time, K)> {
-        let Reverse(first) = self.heap.peek()?;
+        let (first, _) = self.entries.first()?;
         if first.at > now || first.sequence > batch {
             return None;
         }
-        let Reverse(entry) = self.heap.pop()?;
-        Some((entry.at, entry.key))
-    }
-
-    /// Notes that one entry of the heap means nothing any more.
-    pub(crate) fn forget_one(&mut self) {
-        self.stale += 1;
-    }
-
-    /// Notes that a stale entry came up by itself.
-    pub(crate) fn stale_popped(&mut self) {
-        self.stale = self.stale.saturating_sub(1);
-    }
-
-    /// Whether the stale entries outnumber the others.
-    pub(crate) fn wants_sweep(&self) -> bool {
-        self.heap.len() >= SWEEP_FROM && self.stale > self.heap.len() / 2
-    }
-
-    /// Keeps only the entries that `alive` says still mean something.
-    pub(crate) fn sweep(&mut self, mut alive: impl FnMut(Time, K) -> bool) {
-        self.heap.retain(|Reverse(entry)| alive(entry.at, entry.key));
-        if self.heap.capacity() > 4 * self.heap.len().max(SWEEP_FROM) {
-            self.heap.shrink_to(2 * self.heap.len());
-        }
-        self.stale = 0;
+        let (armed, key) = self.entries.pop_first()?;
+        Some((armed.at, key))
     }
 }
 
@@ -134,7 +131,7 @@ mod tests {
     #[test]
     fn deadlines_come_up_in_order_and_equal_ones_as_armed() {
         let mut timers = Timers::new();
-        for (when, key) in [(5, 'c'), (3, 'a'), (5, 'd'), (4, 'b')] {
+        for (when, key) in [(5, 'c'), (3, 'a'), (5, 'b'), (4, 'x')] {
             timers.arm(at(when), key);
         }
         assert_eq!(timers.next(), Some(at(3)));
@@ -143,7 +140,7 @@ mod tests {
         while let Some((_, key)) = timers.pop_due(at(5), batch) {
             due.push(key);
         }
-        assert_eq!(due, "abcd");
+        assert_eq!(due, "axcb");
         assert_eq!(timers.next(), None);
     }
 
@@ -164,61 +161,24 @@ mod tests {
         let mut timers = Timers::new();
         timers.arm(at(1).plus_option(None), 'a');
         timers.arm(at(1).plus(Duration::MAX), 'b');
+        timers.arm_single(Time::NEVER, 'c');
         assert_eq!(timers.next(), None);
     }
 
     #[test]
-    fn stale_entries_never_outnumber_the_rest_for_long() {
+    fn what_is_disarmed_is_gone_at_once() {
         let mut timers = Timers::new();
-        let mut most = 0;
-        for n in 0..10_000u64 {
-            timers.arm(at(1_000_000 + n), n);
-            timers.forget_one();
-            if timers.wants_sweep() {
-                timers.sweep(|_, key| key > n);
-            }
-            most = most.max(timers.heap.len());
-        }
-        assert!(most <= SWEEP_FROM, "{most}");
-    }
-
-    #[test]
-    fn a_sweep_pays_from_so_many_on_and_when_more_than_half_is_stale() {
-        let mut timers = Timers::new();
-        for n in 0..SWEEP_FROM as u64 - 1 {
-            timers.arm(at(n), n);
-            timers.forget_one();
-        }
-        assert!(!timers.wants_sweep(), "too few");
-        timers.arm(at(99), 99);
-        assert!(timers.wants_sweep());
-        for _ in 0..SWEEP_FROM / 2 - 1 {
-            timers.stale_popped();
-        }
-        assert!(!timers.wants_sweep(), "exactly half");
-        timers.forget_one();
-        assert!(timers.wants_sweep(), "one more than half");
-        timers.sweep(|_, key| key % 2 == 0);
-        assert!(!timers.wants_sweep());
-        assert_eq!(timers.heap.len(), SWEEP_FROM / 2);
-        for _ in 0..SWEEP_FROM {
-            timers.stale_popped();
-        }
-    }
-
-    #[test]
-    fn a_sweep_gives_back_memory_when_hardly_anything_is_left() {
-        let mut timers = Timers::new();
-        for n in 0..100_000 {
-            timers.arm(at(n), n);
-        }
-        timers.sweep(|_, key| key < 50_000);
-        assert!(timers.heap.capacity() >= 100_000, "half of it may be needed again");
-        timers.sweep(|_, key| key < 1_000);
-        let left = timers.heap.capacity();
-        assert!((2_000..3_000).contains(&left), "{left}");
-        timers.sweep(|_, key| key < 1);
-        assert!((2..2 * SWEEP_FROM).contains(&timers.heap.capacity()), "{}", timers.heap.capacity());
+        let first = timers.arm(at(1), 'a');
+        timers.arm(at(1), 'a');
+        timers.arm_single(at(2), 'b');
+        timers.disarm(first, 'a');
+        assert_eq!(timers.entries.len(), 2);
+        timers.disarm(first, 'a');
+        timers.disarm_single(at(3), 'b');
+        assert_eq!(timers.entries.len(), 2, "what is not there cannot be taken out");
+        timers.disarm_single(at(2), 'b');
+        assert_eq!(timers.pop_due(at(9), timers.batch()), Some((at(1), 'a')));
+        assert_eq!(timers.next(), None);
     }
 
     #[test]
@@ -236,20 +196,26 @@ mod tests {
         assert_eq!(at(7).next_on_grid(Duration::ZERO), at(8));
         assert_eq!(at(300).since(at(100)), Duration::from_nanos(200));
         assert_eq!(at(100).since(at(300)), Duration::ZERO);
+        assert_eq!(at(100).minus(Duration::from_nanos(30)), at(70));
+        assert_eq!(at(100).minus(Duration::MAX), at(0));
     }
 
     proptest! {
         // M1
         #[test]
         fn everything_due_comes_up_once_and_nothing_else(
-            entries in proptest::collection::vec(0u64..1000, 0..300), now in 0u64..1000
+            entries in proptest::collection::vec((0u64..1000, any::<bool>()), 0..300), now in 0u64..1000
         ) {
             let mut timers = Timers::new();
-            for (key, when) in entries.iter().enumerate() {
-                timers.arm(at(*when), key);
+            let mut expected = Vec::new();
+            for (key, (when, disarmed)) in entries.into_iter().enumerate() {
+                let armed = timers.arm(at(when), key);
+                if disarmed {
+                    timers.disarm(armed, key);
+                } else if when <= now {
+                    expected.push((at(when), key));
+                }
             }
-            let mut expected: Vec<_> = entries.iter().enumerate()
-                .filter(|(_, when)| **when <= now).map(|(key, when)| (at(*when), key)).collect();
             expected.sort();
             let mut seen = Vec::new();
             while let Some(entry) = timers.pop_due(at(now), timers.batch()) {

@@ -132,6 +132,7 @@ fn short_linger() -> Config {
     let mut config = Config::default();
     config.linger_idle = Duration::from_millis(300);
     config.linger_total = Duration::from_millis(600);
+    config.write_stall = Some(Duration::from_millis(600));
     config
 }
 
@@ -172,6 +173,7 @@ fn an_input_overflow_that_loses_bytes_is_a_reset() {
     let mut config = Config::default();
     // A congested connection may wait with its input: this one is not congested.
     config.high_water = LARGE + 1;
+    config.max_write_buffer = 3 * LARGE;
     config.max_read_buffer = 1000;
     let mut handler = send_on_open(LARGE, nothing);
     handler.data = Some(Box::new(|_, _, _| 0));

@@ -23,8 +23,10 @@ fn reply_and_close(len: usize) -> Custom {
     Custom { data: Some(Box::new(data)), ..Custom::default() }
 }
 
+/// With these caps on the wait for the peer's end, and as short a stall as the first of them.
 fn linger(idle_ms: u64, total_ms: u64) -> Config {
     let mut config = Config::default();
+    config.write_stall = Some(Duration::from_millis(idle_ms));
     config.linger_idle = Duration::from_millis(idle_ms);
     config.linger_total = Duration::from_millis(total_ms);
     config
@@ -176,7 +178,7 @@ fn a_vanished_peer_does_not_hold_up_the_loop_while_closing() {
         return;
     }
     let (_, report) = server.closed();
-    assert_eq!(report.reason, CloseReason::TimedOut(Timeout::Linger));
+    assert_eq!(report.reason, CloseReason::TimedOut(Timeout::WriteStall));
     assert!(report.duration < Duration::from_millis(1500), "{report}");
     assert!(report.lost_bytes());
     let mut lateness: Vec<_> = lateness.try_iter().collect();
@@ -203,7 +205,7 @@ fn an_abort_is_a_reset_with_an_exact_account() {
 
 // L10
 #[test]
-fn closing_connections_are_bounded_and_the_oldest_goes_first() {
+fn connections_that_owe_their_end_are_bounded_and_the_oldest_goes_first() {
     util::allow_descriptors(4096);
     let mut config = Config::default();
     config.max_lingering = 1000;
@@ -263,13 +265,13 @@ fn a_stream_cut_by_any_of_our_limits_ends_in_a_reset() {
     let mut client = server.client();
     let conn = server.opened();
     server.ask(move |net| net.close(conn));
-    cut(&server, &mut client, CloseReason::TimedOut(Timeout::Linger));
+    cut(&server, &mut client, CloseReason::TimedOut(Timeout::WriteStall));
 
     let server = serve(Config::default(), stream_for_ever());
     let mut client = server.client();
     let conn = server.opened();
     server.wait_stats(|stats| stats.write_eagains > 0);
-    let refused = server.ask(move |net| net.send(conn, &vec![0; 16 << 20]));
+    let refused = server.ask(move |net| net.send(conn, &vec![0; 10 << 20]));
     assert!(refused.is_err());
     cut(&server, &mut client, CloseReason::SlowConsumer);
 
@@ -285,7 +287,8 @@ fn a_refused_send_alone_is_enough_for_a_reset() {
     let mut config = Config::default();
     config.max_write_buffer = 100_000;
     let open = |net: &mut Net, conn, _: Via| {
-        assert!(net.try_reserve(conn, usize::MAX).is_err());
+        let _ = net.send_bytes(conn, Bytes::from(vec![0; 100_000]));
+        assert!(net.try_reserve(conn, 1).is_err());
     };
     let server = serve(config, Custom { open: Some(Box::new(open)), ..Custom::default() });
     assert_eq!(assert_reset(&mut server.client()), 0);

@@ -48,6 +48,7 @@ fn child(role: &str) {
     let mut config = Config::default();
     if role == "flood" {
         config.max_write_buffer = 64 << 10;
+        config.high_water = 48 << 10;
         config.overflow = unbroken::Overflow::Refuse;
         config.send_buffer = Some(4096);
     }

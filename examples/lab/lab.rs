@@ -3,7 +3,9 @@
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
-use unbroken::{Bytes, CloseReason, CloseReport, ConnId, Handler, Net, SendError, Sent, TimerId, Via};
+use unbroken::{
+    Bytes, CloseReason, CloseReport, ConnId, Handler, Net, Overflow, SendError, Sent, TimerId, Via,
+};
 
 use crate::commands::{self, Command};
 use crate::events::{self, Events};
@@ -104,9 +106,15 @@ impl Lab {
     }
 
     /// Sends `len` bytes of the pattern in one piece. A cap that it would pass is met before the
-    /// bytes are made.
+    /// bytes are made. What no connection could hold the engine only refuses: under the policy that
+    /// closes we end the connection ourselves.
     fn send_pattern(&mut self, net: &mut Net, conn: ConnId, len: u64) -> Result<Sent, SendError> {
         let size = usize::try_from(len).unwrap_or(usize::MAX);
+        let config = net.config();
+        let impossible = size > config.max_write_buffer.min(config.total_write_buffer);
+        if impossible && config.overflow == Overflow::Close {
+            net.abort_as(conn, CloseReason::SlowConsumer);
+        }
         net.try_reserve(conn, size)?;
         let offset = self.members.get(&conn).map_or(0, |member| member.offset);
         let from = (offset % PERIOD as u64) as usize;

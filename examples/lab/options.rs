@@ -113,7 +113,9 @@ fn fit_watermarks(config: &mut Config, given: &[String]) {
     let is_given = |name: &str| given.iter().any(|other| other == name);
     if !is_given("--high-water") {
         let cap = config.max_write_buffer.min(config.total_write_buffer);
-        config.high_water = config.high_water.min(cap).max(1);
+        if config.high_water >= cap {
+            config.high_water = (cap - cap / 4).min(cap.saturating_sub(1)).max(1);
+        }
     }
     if !is_given("--low-water") {
         config.low_water = config.low_water.min(config.high_water / 4);

@@ -2,12 +2,13 @@
 
 use std::fmt;
 use std::io;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
 use super::{invalid, Addr};
+use crate::host::Host;
 
 /// Before a Unix-domain socket's path.
 const UNIX: &str = "unix:";
@@ -42,13 +43,13 @@ impl FromStr for Addr {
         if let Some(path) = text.strip_prefix(UNIX) {
             return unix(path)?.checked();
         }
-        match text.parse() {
-            Ok(addr) => Ok(Self::Tcp(addr)),
-            Err(_) => match HostPort::read(text) {
-                Some(name) => name.refuse(),
-                None => invalid(what_is_wrong(text)),
-            },
+        if let Ok(addr) = text.parse() {
+            return Ok(Self::Tcp(addr));
         }
+        if let Some(advice) = advice(text) {
+            return invalid(advice);
+        }
+        not_looked_up(&text.parse()?)
     }
 }
 
@@ -61,67 +62,33 @@ fn unix(path: &str) -> io::Result<Addr> {
     }
 }
 
-/// The name of a host, and a port.
-struct HostPort<'a> {
-    host: &'a str,
-    port: u16,
-}
-
-impl<'a> HostPort<'a> {
-    fn read(text: &'a str) -> Option<Self> {
-        let (host, port) = text.rsplit_once(':')?;
-        (is_host(host) && is_number(port)).then_some(Self { host, port: port.parse().ok()? })
-    }
-
-    /// A lookup would block.
-    fn refuse<T>(&self) -> io::Result<T> {
-        let Self { host, port } = self;
-        let whose = if *host == "localhost" { "" } else { "its IP address, as in " };
-        invalid(format!(
-            "\"{host}:{port}\" begins with a host name, and names are not looked up: \
-             write {whose}127.0.0.1:{port} or [::1]:{port}"
-        ))
-    }
-}
-
-/// Letters, digits, dots, hyphens and underscores, and not only digits and dots.
-fn is_host(text: &str) -> bool {
-    text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-_".contains(&byte))
-        && text.bytes().any(|byte| byte.is_ascii_alphabetic())
-}
-
-fn is_number(text: &str) -> bool {
-    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
-}
-
-/// Says what to write instead.
-fn what_is_wrong(text: &str) -> String {
+/// What to write instead of a text that is no address, and not the name of a host and a port either.
+fn advice(text: &str) -> Option<String> {
     let bare = text.strip_prefix('*').unwrap_or(text);
     if let Ok(port) = bare.strip_prefix(':').unwrap_or(bare).parse::<u16>() {
-        return format!(
+        return Some(format!(
             "{text:?} is a port without an IP address: write 127.0.0.1:{port} or [::1]:{port} for this \
              machine alone, 0.0.0.0:{port} or [::]:{port} for all that reach it"
-        );
-    }
-    if text.parse::<Ipv6Addr>().is_ok() {
-        return format!(
-            "{text:?} is an IPv6 address, which goes in brackets before a port: write [::1]:7007"
-        );
+        ));
     }
     let bracketed = text.strip_prefix('[').and_then(|text| text.strip_suffix(']'));
-    if bracketed.unwrap_or(text).parse::<IpAddr>().is_ok() {
-        return format!("{text:?} has no port: write {text}:7007");
-    }
-    if let Some((host, port)) = text.rsplit_once(':') {
-        let is_fine = is_host(host) || format!("{host}:0").parse::<SocketAddr>().is_ok();
-        if is_fine && is_number(port) {
-            return format!("{port} in {text:?} is no port: the highest is 65535");
-        }
+    if text.parse::<Ipv4Addr>().is_ok() || bracketed.is_some_and(|text| text.parse::<Ipv6Addr>().is_ok()) {
+        return Some(format!("{text:?} has no port: write {text}:7007"));
     }
     if text.contains('/') && !text.contains("://") {
-        return format!("{text:?} looks like a path: the path of a socket is written unix:{text}");
+        return Some(format!("{text:?} looks like a path: the path of a socket is written unix:{text}"));
     }
-    format!("{text:?} is no address: write IP:PORT, as 127.0.0.1:7007 or [::1]:7007, or unix:PATH")
+    None
+}
+
+/// A host name where an address is wanted.
+fn not_looked_up<T>(host: &Host) -> io::Result<T> {
+    let port = host.port();
+    let whose = if host.name() == "localhost" { "" } else { "its IP address, as in " };
+    invalid(format!(
+        "\"{host}\" begins with a host name, and names are not looked up: \
+         write {whose}127.0.0.1:{port} or [::1]:{port}"
+    ))
 }
 
 #[cfg(test)]
@@ -162,17 +129,17 @@ mod tests {
             ("[::1]", "[::1]:7007"),
             ("::1", "brackets"),
             ("::1:7007", "brackets"),
-            ("localhost", "IP:PORT"),
+            ("localhost", "no port"),
             ("1.2.3.4:99999", "65535"),
             ("localhost:99999", "65535"),
-            ("[::1]:99999", "65535"),
+            ("[::1]:99999", "[::1]:80"),
             ("/run/x.sock", "unix:/run/x.sock"),
             ("./x", "unix:./x"),
-            ("http://127.0.0.1:80/", "IP:PORT"),
-            ("1.2.3:80", "IP:PORT"),
-            ("", "IP:PORT"),
-            (" 127.0.0.1:80", "IP:PORT"),
-            ("127.0.0.1:http", "IP:PORT"),
+            ("http://127.0.0.1:80/", "URL"),
+            ("1.2.3:80", "four numbers"),
+            ("", "empty"),
+            (" 127.0.0.1:80", "stands in it"),
+            ("127.0.0.1:http", "a number"),
             ("unix:", "empty"),
             ("unix:a\0b", "NUL"),
         ] {

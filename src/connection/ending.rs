@@ -7,10 +7,10 @@
 
 use std::time::Duration;
 
-use super::{Connection, Context, State};
+use super::{Connection, Context, State, Terms, UNKNOWN};
 use crate::close::{reason_for, Circumstances, CloseReason, Timeout};
-use crate::config::Config;
 use crate::read_buffer::ReadBuffer;
+use crate::settings::Settings;
 use crate::timers::Time;
 use crate::transport::Transport;
 
@@ -18,9 +18,15 @@ use crate::transport::Transport;
 /// in the span of a timeout, at moments that all connections share.
 const SAMPLES: u32 = 8;
 
-/// How often the last acknowledgement of a finished connection is asked for. The kernel's events
-/// come first as a rule.
-const ACK_POLL: Duration = Duration::from_millis(10);
+/// How soon the last acknowledgement of a closing connection is asked for, and how late. The kernel's
+/// events come first as a rule, so that each look waits for several times as long as the last one:
+/// thousands of peers that do not acknowledge must cost nothing.
+const FIRST_LOOK: Duration = Duration::from_millis(10);
+const LAST_LOOK: Duration = Duration::from_secs(5);
+const SLOWER: u32 = 3;
+
+/// Without progress for no longer than this, nobody pays for the memory that others hold.
+const HEALTHY: Duration = Duration::from_millis(10);
 
 impl Connection {
     /// `close`: the handler wants no more input, what is queued goes out, then all ends.
@@ -46,6 +52,8 @@ impl Connection {
                 self.activity = cx.now;
                 self.state = State::HalfClosedLocal;
             }
+            // The handler has yet to use what came before the peer's end, and to hear of that.
+            State::HalfClosedRemote if !self.end_is_told() => self.fin_wanted = true,
             State::HalfClosedRemote => self.begin_close(cx),
             _ => {}
         }
@@ -55,12 +63,15 @@ impl Connection {
         self.ended_first |= !self.saw_fin;
         self.fin_wanted = true;
         self.state = State::Flushing;
-        self.closing_since = cx.now;
-        self.progress = cx.now;
+        if !self.waiting {
+            self.progress = cx.now;
+        }
+        self.discarded = 0;
+        self.eof_due = false;
         self.congested = false;
         self.drain_due = false;
         self.show_again = false;
-        self.soft_since = Time::NEVER;
+        self.standing_since = Time::NEVER;
         self.input = ReadBuffer::default();
     }
 
@@ -84,28 +95,42 @@ impl Connection {
             }
             return;
         }
-        if self.saw_fin && self.fin_wanted && !self.is_closing() {
+        if self.end_is_told() && self.fin_wanted && !self.is_closing() {
             self.begin_close(cx);
         }
         if self.fin_wanted && !self.fin_sent && self.queued() == 0 {
-            self.end_stream(socket, cx);
+            self.end_stream(socket);
         }
         if self.state == State::Flushing && self.fin_sent {
             self.state = State::Lingering;
         }
-        if self.state == State::Lingering && self.saw_fin {
-            if self.error_hint {
-                self.ask_for_error(socket);
-            }
-            let unacked = self.unacked_now(socket);
-            if self.is_broken() || unacked.is_none_or(|bytes| bytes == 0) {
-                self.unacked = unacked;
-                self.die(self.clean_reason(), socket, cx);
-            }
+        if self.state != State::Lingering || (self.is_lingering() && !self.saw_fin) {
+            return;
+        }
+        if self.saw_fin && self.error_hint {
+            self.ask_for_error(socket);
+        }
+        let unacked = self.unacked_now(socket);
+        let delivered = unacked.is_none_or(|bytes| bytes == 0);
+        if self.saw_fin && (self.is_broken() || delivered) {
+            self.unacked = unacked.unwrap_or(UNKNOWN);
+            return self.die(self.clean_reason(), socket, cx);
+        }
+        if delivered {
+            // From here on only the peer's end is awaited, and that within the caps.
+            self.standing_since = cx.now;
+            self.progress = cx.now;
+            self.discarded = 0;
         }
     }
 
-    fn end_stream<T: Transport>(&mut self, socket: &mut T, cx: &Context<'_>) {
+    /// Closing, and the peer has all of our bytes: it only owes its end.
+    #[inline]
+    pub(crate) fn is_lingering(&self) -> bool {
+        self.state == State::Lingering && self.standing_since != Time::NEVER
+    }
+
+    fn end_stream<T: Transport>(&mut self, socket: &mut T) {
         self.fin_sent = true;
         match socket.shutdown_write() {
             Ok(()) => self.fin_counted = true,
@@ -115,10 +140,6 @@ impl Connection {
                 self.more_hint = true;
                 self.error_hint = true;
             }
-        }
-        if self.is_closing() && !self.saw_fin {
-            self.progress = cx.now;
-            self.acknowledged = self.acknowledged_now(socket);
         }
     }
 
@@ -149,104 +170,212 @@ impl Connection {
         self.handed - self.unacked_now(socket).unwrap_or(0)
     }
 
+    /// Whether everything handed over was acknowledged when it was last looked at.
+    #[inline]
+    pub(crate) fn all_acknowledged(&self) -> bool {
+        self.acknowledged == self.handed
+    }
+
     /// Looks whether the peer has taken bytes since the last look. What our kernel accepted is no
-    /// sign of it: its buffer grows by itself.
-    fn sample<T: Transport>(&mut self, socket: &T, now: Time) {
+    /// sign of it: its buffer grows by itself. What is known late did not happen late: the kernel is
+    /// asked when the acknowledgement came.
+    pub(crate) fn sample<T: Transport>(&mut self, socket: &T, now: Time) {
         let acknowledged = self.acknowledged_now(socket);
         if acknowledged > self.acknowledged {
             self.acknowledged = acknowledged;
+            let heard = socket.last_heard();
+            let at = heard.map_or(now, |heard| now.minus(heard.ack));
+            self.progress = self.progress.max(at);
+            // Where nobody acknowledges, the write was the activity.
+            if heard.is_some() {
+                self.activity = self.activity.max(at);
+            }
+        }
+    }
+
+    /// Looks whether a holder of memory gets on. Who has not been offered what is queued for it, or has
+    /// taken all that it was offered, does.
+    pub(crate) fn look_at_holder<T: Transport>(&mut self, socket: &T, now: Time) {
+        self.sample(socket, now);
+        if self.may_flush() || self.unacked_now(socket) == Some(0) {
             self.progress = now;
+        }
+    }
+
+    /// How long a holder of memory may go without progress and is still taken to be healthy: two
+    /// round trips, for acknowledgements may come in bursts.
+    pub(crate) fn patience<T: Transport>(&self, socket: &T) -> Duration {
+        socket.last_heard().map_or(HEALTHY, |heard| (heard.round_trip * 2).max(HEALTHY))
+    }
+
+    /// How long a connection with bytes under way may make no progress. A close is as patient as an
+    /// open connection; where that is for ever, half a connection's time bounds it.
+    fn stall_limit(&self, settings: &Settings) -> Option<Duration> {
+        match self.is_closing() {
+            true => settings.write_stall.or(settings.half_close_timeout),
+            false => settings.write_stall,
         }
     }
 
     /// When this connection wants to be looked at, if nothing happens before.
     #[inline]
-    pub(crate) fn deadline(&self, now: Time, config: &Config) -> Time {
-        let sampled = |timeout: Duration| now.next_on_grid(timeout / SAMPLES);
+    pub(crate) fn deadline(&self, now: Time, terms: Terms<'_>) -> Time {
+        let settings = self.settings(terms.defaults);
         match self.state {
             State::Dead => Time::NEVER,
-            State::Connecting => self.since.plus(config.connect_timeout),
+            State::Connecting => self.since.plus(terms.config.connect_timeout).min(self.alarm),
+            State::Flushing | State::Lingering if self.is_lingering() => {
+                let look = if self.saw_fin { self.next_look(now) } else { Time::NEVER };
+                self.linger_ends(terms).min(look)
+            }
             State::Flushing | State::Lingering => {
-                let mut deadline = self.linger_ends(config);
-                if self.state == State::Lingering && self.saw_fin {
-                    deadline = deadline.min(now.next_on_grid(ACK_POLL));
-                } else if self.acknowledged < self.handed || self.queued() > 0 {
-                    deadline = deadline.min(sampled(config.linger_idle));
-                }
-                deadline
+                let look = match (self.state, self.stall_limit(settings)) {
+                    (State::Lingering, _) => self.next_look(now),
+                    (_, Some(stall)) => now.next_on_grid(stall / SAMPLES),
+                    (_, None) => Time::NEVER,
+                };
+                self.stall_ends(terms).min(look)
             }
             State::Open | State::HalfClosedRemote | State::HalfClosedLocal => {
-                let mut deadline = self.activity.plus_option(self.quiet_limit(config));
-                if let (true, Some(stall)) = (self.waiting, config.write_stall) {
-                    deadline = deadline.min(self.progress.plus(stall)).min(sampled(stall));
+                let mut deadline = Time::NEVER;
+                if let Some(quiet) = self.quiet_limit(settings) {
+                    deadline = self.activity.plus(quiet);
+                    if !self.all_acknowledged() {
+                        deadline = deadline.min(now.next_on_grid(quiet / SAMPLES));
+                    }
                 }
-                if let Some(soft) = config.soft_limit {
-                    deadline = deadline.min(self.soft_since.plus(soft.duration));
+                if let (true, Some(stall)) = (self.waiting, settings.write_stall) {
+                    let look = now.next_on_grid(stall / SAMPLES);
+                    deadline = deadline.min(self.stall_ends(terms)).min(look);
                 }
-                deadline
+                deadline.min(self.soft_ends(terms)).min(self.alarm)
             }
         }
     }
 
-    /// When a close is cut, unless it gets on before.
-    fn linger_ends(&self, config: &Config) -> Time {
-        let total = self.closing_since.plus(config.linger_total);
-        self.progress.plus(config.linger_idle).min(total)
+    /// When the last acknowledgement is looked for again: the longer it takes the more rarely.
+    fn next_look(&self, now: Time) -> Time {
+        let wait = (now.since(self.progress) * SLOWER).clamp(FIRST_LOOK, LAST_LOOK);
+        now.plus(wait).minus(FIRST_LOOK).next_on_grid(FIRST_LOOK)
+    }
+
+    /// When a peer that takes nothing is given up.
+    fn stall_ends(&self, terms: Terms<'_>) -> Time {
+        let limit = self.stall_limit(self.settings(terms.defaults));
+        limit.map_or(Time::NEVER, |limit| terms.lapses.end_of(self.progress, limit))
+    }
+
+    /// When a queue has stood at the soft limit for too long.
+    fn soft_ends(&self, terms: Terms<'_>) -> Time {
+        let soft = self.settings(terms.defaults).soft_limit;
+        soft.map_or(Time::NEVER, |soft| terms.lapses.end_of(self.standing_since, soft.duration))
+    }
+
+    /// When the wait for the peer's end is over. In a shutdown its deadline is the only clock.
+    fn linger_ends(&self, terms: Terms<'_>) -> Time {
+        if terms.draining {
+            return Time::NEVER;
+        }
+        let total = terms.lapses.end_of(self.standing_since, terms.config.linger_total);
+        terms.lapses.end_of(self.progress, terms.config.linger_idle).min(total)
     }
 
     /// How long this connection may go without a byte in either direction.
     #[inline]
-    fn quiet_limit(&self, config: &Config) -> Option<Duration> {
+    fn quiet_limit(&self, settings: &Settings) -> Option<Duration> {
         let half =
-            (self.state != State::Open || self.is_broken()).then_some(config.half_close_timeout).flatten();
-        match (config.idle_timeout, half) {
+            (self.state != State::Open || self.is_broken()).then_some(settings.half_close_timeout).flatten();
+        match (settings.idle_timeout, half) {
             (Some(idle), Some(half)) => Some(idle.min(half)),
             (idle, half) => idle.or(half),
         }
     }
 
-    /// Ends the connection if a deadline has passed.
+    /// Has the handler told at this moment, or never.
+    pub(crate) fn set_alarm(&mut self, at: Time) {
+        self.alarm = at;
+    }
+
+    /// Whether the handler's own deadline has passed by `now`; it is told once. Who is closing is told of
+    /// nothing any more.
+    pub(crate) fn take_alarm(&mut self, now: Time) -> bool {
+        let due = now >= self.alarm && (self.is_delivering() || self.state == State::Connecting);
+        if due {
+            self.alarm = Time::NEVER;
+        }
+        due
+    }
+
+    /// The reactor is about to read from it and to flush it because its deadline came up: whatever
+    /// the kernel last said, it is tried.
+    pub(crate) fn look_again(&mut self) {
+        self.listed.due = true;
+        self.readable |= !self.saw_fin;
+        self.writable = true;
+    }
+
+    /// Ends the connection if a deadline has passed. All that came up to `cx.now` has been read, as
+    /// far as reading is wanted, and the queue has been flushed since.
     pub(crate) fn expire<T: Transport>(&mut self, socket: &mut T, cx: &mut Context<'_>) {
         let now = cx.now;
         match self.state {
             State::Dead => {}
             State::Connecting => {
-                if now >= self.since.plus(cx.config.connect_timeout) {
+                if now >= self.since.plus(cx.terms.config.connect_timeout) {
                     self.die(CloseReason::TimedOut(Timeout::Connect), socket, cx);
                 }
             }
             State::Flushing | State::Lingering => {
                 self.advance(socket, cx);
                 if self.is_dead() {
-                    return;
-                }
-                self.sample(socket, now);
-                if now >= self.linger_ends(cx.config) {
-                    self.die(CloseReason::TimedOut(Timeout::Linger), socket, cx);
-                }
-            }
-            State::Open | State::HalfClosedRemote | State::HalfClosedLocal => {
-                if self.waiting {
+                } else if self.is_lingering() {
+                    if now >= self.linger_ends(cx.terms) {
+                        self.die(CloseReason::TimedOut(Timeout::Linger), socket, cx);
+                    }
+                } else {
                     self.sample(socket, now);
-                    if now >= self.progress.plus_option(cx.config.write_stall) {
-                        return self.die(CloseReason::TimedOut(Timeout::WriteStall), socket, cx);
+                    if now >= self.stall_ends(cx.terms) {
+                        self.die(CloseReason::TimedOut(Timeout::WriteStall), socket, cx);
                     }
                 }
-                if cx.config.soft_limit.is_some_and(|soft| now >= self.soft_since.plus(soft.duration)) {
-                    return self.die(CloseReason::SlowConsumer, socket, cx);
-                }
-                if now >= self.activity.plus_option(self.quiet_limit(cx.config)) && !self.is_broken() {
-                    // Bytes that leave the kernel's buffer are no silence either.
-                    let before = self.acknowledged;
-                    self.sample(socket, now);
-                    if self.acknowledged > before {
-                        self.activity = now;
-                    }
-                }
-                if now >= self.activity.plus_option(self.quiet_limit(cx.config)) {
-                    self.die(CloseReason::TimedOut(Timeout::Idle), socket, cx);
-                }
             }
+            State::Open | State::HalfClosedRemote | State::HalfClosedLocal => self.expire_open(socket, cx),
+        }
+    }
+
+    fn expire_open<T: Transport>(&mut self, socket: &mut T, cx: &mut Context<'_>) {
+        let now = cx.now;
+        if !self.all_acknowledged() {
+            self.sample(socket, now);
+        }
+        if self.waiting && now >= self.stall_ends(cx.terms) {
+            return self.die(CloseReason::TimedOut(Timeout::WriteStall), socket, cx);
+        }
+        if now >= self.soft_ends(cx.terms) {
+            return self.die(CloseReason::SlowConsumer, socket, cx);
+        }
+        let Some(quiet) = self.quiet_limit(self.settings(cx.terms.defaults)) else { return };
+        if now >= self.activity.plus(quiet) && !self.is_broken() && !self.saw_fin {
+            self.hear_unread(socket, now, cx.terms.defaults);
+        }
+        if now >= self.activity.plus(quiet) {
+            self.die(CloseReason::TimedOut(Timeout::Idle), socket, cx);
+        }
+    }
+
+    /// A connection that is not read from may well be sent to: the kernel knows. While a handler has
+    /// paused it and input waits, the silence is ours, for the peer may be held up by it.
+    fn hear_unread<T: Transport>(&mut self, socket: &T, now: Time, defaults: &Settings) {
+        if self.wants_input(defaults) {
+            return;
+        }
+        let heard = socket.last_heard();
+        if let Some(heard) = heard {
+            self.activity = self.activity.max(now.minus(heard.data));
+        }
+        let waits = socket.unread().is_some_and(|bytes| bytes > 0);
+        if waits && (self.paused || heard.is_none()) {
+            self.activity = now;
         }
     }
 
@@ -265,9 +394,9 @@ impl Connection {
         self.congested = false;
         self.input = ReadBuffer::default();
         if !reason.is_clean() {
-            self.unacked = self.unacked_now(socket);
+            self.unacked = self.unacked_now(socket).unwrap_or(UNKNOWN);
         }
-        let lost = self.unsent > 0 || self.unacked.is_some_and(|bytes| bytes > 0);
+        let lost = self.unsent > 0 || !matches!(self.unacked, 0 | UNKNOWN);
         let reason = match reason {
             CloseReason::HandlerPanic => reason,
             _ if self.errno != 0 => {

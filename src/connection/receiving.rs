@@ -5,8 +5,8 @@ use std::io::ErrorKind;
 
 use super::{Connection, Context, State};
 use crate::close::{CloseReason, Timeout};
-use crate::config::Config;
 use crate::read_buffer::ReadBuffer;
+use crate::settings::Settings;
 use crate::transport::Transport;
 
 /// What one read brought.
@@ -30,26 +30,31 @@ impl Connection {
 
     /// Whether a read is wanted and may bring something.
     #[inline]
-    pub(crate) fn may_read(&self, config: &Config) -> bool {
-        self.readable && self.wants_input(config)
+    pub(crate) fn may_read(&self, defaults: &Settings) -> bool {
+        self.readable && self.wants_input(defaults)
     }
 
     /// Whether a read is wanted, whatever the kernel last said.
     #[inline]
-    pub(crate) fn wants_input(&self, config: &Config) -> bool {
+    pub(crate) fn wants_input(&self, defaults: &Settings) -> bool {
         if self.saw_fin {
             return false;
         }
         match self.state {
             State::Flushing | State::Lingering => true,
             State::Open | State::HalfClosedLocal => {
-                // What a handler leaves unused until there is room grows by one such read at most.
-                let granted = self.may_read_once && self.input.len() <= config.max_read_buffer;
-                let held = self.congested && !config.read_while_congested && !granted;
-                !self.paused && !held
+                !self.paused && (!self.congested || self.is_granted(self.settings(defaults)))
             }
             State::Connecting | State::HalfClosedRemote | State::Dead => false,
         }
+    }
+
+    /// Whether a congested connection may be read from all the same: once after each crossing and
+    /// each drain, and then as long as what it sends does not make its own queue grow. What a handler
+    /// leaves unused meanwhile grows by one read above its limit at most.
+    fn is_granted(&self, settings: &Settings) -> bool {
+        let granted = self.may_read_once || !self.grew;
+        settings.read_while_congested || (granted && self.input.len() <= settings.max_read_buffer)
     }
 
     /// One read into `scratch`.
@@ -61,6 +66,7 @@ impl Connection {
         cx: &mut Context<'_>,
     ) -> Received {
         self.may_read_once = false;
+        self.grew = false;
         match socket.read(scratch) {
             Ok(0) => return self.received_eof(socket, cx),
             Ok(count) => return self.received_data(count.min(scratch.len()), scratch.len(), socket, cx),
@@ -94,17 +100,19 @@ impl Connection {
         if count < room && !self.more_hint && socket.short_read_empties() {
             self.readable = false;
         }
-        if self.is_closing() || self.is_broken() {
-            // What comes behind an error that only the write half met, or during a close, is
-            // bounded: a peer may go on sending for ever.
+        if self.is_lingering() || self.is_broken() {
+            // What comes behind an error that only the write half met, or when the peer has all of
+            // our bytes and only owes its end, is bounded: it may go on sending for ever.
             self.discarded += count as u64;
-            if self.discarded > cx.config.linger_bytes {
+            if self.discarded > cx.terms.config.linger_bytes {
                 self.die(CloseReason::TimedOut(Timeout::Linger), socket, cx);
                 return Received::Nothing(count);
             }
         }
         if self.is_closing() {
-            self.progress = cx.now;
+            if self.is_lingering() {
+                self.progress = cx.now;
+            }
             return Received::Nothing(count);
         }
         Received::Data(count)
@@ -122,7 +130,6 @@ impl Connection {
             self.ask_for_error(socket);
         }
         if self.is_broken() || self.is_closing() {
-            self.progress = cx.now;
             self.advance(socket, cx);
             return Received::Nothing(0);
         }
@@ -156,14 +163,18 @@ impl Connection {
     /// The end of the peer's stream waits behind input that the handler left until there is room.
     pub(crate) fn postpone_eof(&mut self) {
         self.eof_due = true;
+        // What is there will not be completed any more: it is shown although more was wanted.
+        if std::mem::take(&mut self.want) > 0 {
+            self.show_again = true;
+        }
     }
 
+    /// It rests during a pause, and behind input that is still to be shown: one condition for both,
+    /// for a flag that waits for another must be settled with it.
     #[inline]
     pub(super) fn eof_is_due(&self) -> bool {
-        self.eof_due
-            && self.is_delivering()
-            && (self.input.is_empty() || !(self.congested || self.paused))
-            && !self.show_again
+        let behind_input = !self.input.is_empty() && (self.congested || self.show_again);
+        self.eof_due && self.is_delivering() && !self.paused && !behind_input
     }
 
     #[inline]
@@ -171,6 +182,12 @@ impl Connection {
         let due = self.eof_is_due();
         self.eof_due &= !due;
         due
+    }
+
+    /// The peer's end of stream was read, and the handler has heard of it or never will.
+    #[inline]
+    pub(super) fn end_is_told(&self) -> bool {
+        self.saw_fin && !self.eof_due
     }
 
     pub(crate) fn pause_reading(&mut self) {
@@ -186,12 +203,18 @@ impl Connection {
 
     #[inline]
     pub(super) fn may_show_again(&self) -> bool {
-        self.is_delivering() && !self.paused && !self.input.is_empty()
+        self.is_delivering() && !self.paused && !self.input.is_empty() && !self.wants_more_than(0)
     }
 
     /// Takes out what the handler left unused, when it is due to be shown again.
     pub(crate) fn take_shown_again(&mut self) -> Option<ReadBuffer> {
-        let due = std::mem::take(&mut self.show_again) && self.may_show_again();
+        let due = self.show_again && self.may_show_again();
+        if due {
+            self.want = 0;
+        }
+        if due || self.input.is_empty() {
+            self.show_again = false;
+        }
         due.then(|| std::mem::take(&mut self.input))
     }
 
@@ -201,14 +224,40 @@ impl Connection {
         !self.input.is_empty()
     }
 
-    /// Puts new input behind what the handler left unused, and takes it all out.
+    /// Whether new input goes to the handler as it came: nothing is unused, and nothing was asked for.
+    #[inline]
+    pub(crate) fn shows_directly(&self) -> bool {
+        self.input.is_empty() && self.want == 0
+    }
+
+    /// Puts new input behind what the handler left unused, and takes it all out, to be shown or, while
+    /// it wants more than that, to be kept.
     pub(crate) fn take_input_with(&mut self, data: &[u8]) -> ReadBuffer {
+        self.show_again = false;
         let mut input = std::mem::take(&mut self.input);
         input.append(data);
         input
     }
 
-    /// Keeps what the handler did not use. Too much of it ends the connection, unless the handler
+    /// The handler wants to be shown nothing before so many bytes are there.
+    pub(crate) fn want(&mut self, bytes: u32) {
+        self.want = bytes;
+    }
+
+    /// Whether so few are there, with `new` ones, that they are kept without being shown.
+    #[inline]
+    pub(crate) fn wants_more_than(&self, new: usize) -> bool {
+        self.unused() + new < self.want as usize
+    }
+
+    /// Bytes that the handler left unused.
+    #[inline]
+    pub(crate) fn unused(&self) -> usize {
+        self.input.len()
+    }
+
+    /// Keeps what the handler did not use. It has just seen it: a pause that it ended meanwhile is no
+    /// reason to show it again. Too much of it ends the connection, unless the handler
     /// has a reason to wait: then nothing more is read, and the excess is one read at most.
     pub(crate) fn keep_input<T: Transport>(
         &mut self,
@@ -219,8 +268,10 @@ impl Connection {
         if !self.is_delivering() {
             return;
         }
-        let waits = self.paused || (self.congested && !cx.config.read_while_congested);
-        if input.len() > cx.config.max_read_buffer && !waits {
+        self.show_again = false;
+        let settings = self.settings(cx.terms.defaults);
+        let waits = self.paused || (self.congested && !settings.read_while_congested);
+        if input.len() > settings.max_read_buffer && !waits {
             return self.die(CloseReason::InputOverflow, socket, cx);
         }
         self.input = input;

@@ -14,7 +14,7 @@ use crate::write_buffer::GATHER;
 
 /// From this length on a slice that finds the queue empty is written straight away: below it one
 /// gathered write at the end of the turn is cheaper, above it the copy is what costs.
-const WRITE_THROUGH: usize = 16 << 10;
+pub(crate) const WRITE_THROUGH: usize = 16 << 10;
 
 impl Connection {
     /// Whether bytes can still be sent.
@@ -43,6 +43,7 @@ impl Connection {
         socket: &mut T,
         cx: &mut Context<'_>,
     ) -> Sent {
+        let whole = data.len();
         let data = match data {
             Data::Slice(slice) if slice.len() >= WRITE_THROUGH && self.out.is_none() => {
                 let taken = self.write_through(slice, socket, cx);
@@ -63,21 +64,37 @@ impl Connection {
             }
         }
         let queued = self.queued();
-        if cx.config.soft_limit.is_some_and(|soft| queued >= soft.bytes) && self.soft_since == Time::NEVER {
-            self.soft_since = cx.now;
+        let settings = self.settings(cx.terms.defaults);
+        let (high_water, cap) = (settings.high_water, settings.max_write_buffer);
+        if settings.soft_limit.is_some_and(|soft| queued >= soft.bytes) && self.standing_since == Time::NEVER
+        {
+            self.standing_since = cx.now;
         }
-        if queued >= cx.config.high_water {
-            self.congested = true;
+        self.grew = true;
+        // At high water, or where another message like this one would not fit: who stops at
+        // `Congested` must not meet the cap.
+        if queued >= high_water || queued + whole > cap {
+            self.cross();
             return Sent::Congested;
         }
         Sent::Queued
+    }
+
+    /// The queue is at high water. The peer is heard once more: two ends that both send before they
+    /// read must not hold each other up.
+    #[inline]
+    fn cross(&mut self) {
+        if !self.congested {
+            self.congested = true;
+            self.may_read_once = true;
+        }
     }
 
     /// Writes the front of a large slice without copying it, when nothing waits before it.
     fn write_through<T: Transport>(&mut self, slice: &[u8], socket: &mut T, cx: &mut Context<'_>) -> usize {
         let mut taken = 0;
         while self.writable && self.state != State::Connecting && !self.write_failed && taken < slice.len() {
-            if taken >= cx.config.write_budget {
+            if taken >= cx.terms.config.write_budget {
                 break;
             }
             let rest = slice.get(taken..).unwrap_or_default();
@@ -90,7 +107,7 @@ impl Connection {
     /// this turn is spent.
     #[inline]
     pub(crate) fn flush<T: Transport>(&mut self, socket: &mut T, cx: &mut Context<'_>) {
-        let mut budget = cx.config.write_budget;
+        let mut budget = cx.terms.config.write_budget;
         while budget > 0 && self.may_flush() {
             let Some(mut out) = self.out.take() else { return };
             let taken = match out.only_slice(budget) {
@@ -119,7 +136,7 @@ impl Connection {
 
     #[inline]
     fn after_flush<T: Transport>(&mut self, socket: &T, cx: &mut Context<'_>) {
-        if self.state == State::Connecting {
+        if matches!(self.state, State::Connecting | State::Lingering) {
             return;
         }
         let queued = self.queued();
@@ -130,10 +147,12 @@ impl Connection {
             self.progress = cx.now;
             self.acknowledged = self.acknowledged_now(socket);
         }
-        if cx.config.soft_limit.is_none_or(|soft| queued < soft.bytes) {
-            self.soft_since = Time::NEVER;
+        let settings = self.settings(cx.terms.defaults);
+        let low_water = settings.low_water;
+        if settings.soft_limit.is_none_or(|soft| queued < soft.bytes) {
+            self.standing_since = Time::NEVER;
         }
-        if self.congested && queued <= cx.config.low_water {
+        if self.congested && queued <= low_water {
             self.congested = false;
             self.drain_due = self.is_delivering() && !self.is_broken();
         }
@@ -194,7 +213,7 @@ impl Connection {
             cx.pool.give(out);
         }
         self.waiting = false;
-        self.soft_since = Time::NEVER;
+        self.standing_since = Time::NEVER;
     }
 
     /// Whether the handler is to be told that the queue fell to low water. A drain grants the

@@ -16,6 +16,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::close::{CloseReason, Timeout};
 use crate::send::{Data, SendError, Sent};
+use crate::transport::LastHeard;
 
 /// What a call of the socket answers.
 #[derive(Clone, Debug)]
@@ -38,6 +39,8 @@ struct Script {
     calls: usize,
     pending_error: Option<i32>,
     unacknowledged: Option<u64>,
+    heard: Option<LastHeard>,
+    unread: Option<usize>,
     shutdowns: usize,
     shutdown_fails: bool,
     reset: bool,
@@ -90,6 +93,14 @@ impl Transport for Script {
         self.unacknowledged
     }
 
+    fn last_heard(&self) -> Option<LastHeard> {
+        self.heard
+    }
+
+    fn unread(&self) -> Option<usize> {
+        self.unread
+    }
+
     fn short_read_empties(&self) -> bool {
         true
     }
@@ -104,6 +115,8 @@ struct World {
     conn: Connection,
     socket: Script,
     config: Config,
+    lapses: Lapses,
+    draining: bool,
     pool: BufferPool,
     stats: Stats,
     now: Time,
@@ -121,6 +134,8 @@ fn world() -> World {
         conn: Connection::new(State::Open, Via::Connect, None, now),
         socket: Script { unacknowledged: Some(0), ..Script::default() },
         config: Config::default(),
+        lapses: Lapses::default(),
+        draining: false,
         pool: BufferPool::default(),
         stats: Stats::default(),
         now,
@@ -138,8 +153,14 @@ fn bytes(from: usize, len: usize) -> Vec<u8> {
 
 impl World {
     fn step<R>(&mut self, step: impl FnOnce(&mut Connection, &mut Script, &mut Context<'_>) -> R) -> R {
-        let mut cx =
-            Context { now: self.now, config: &self.config, pool: &mut self.pool, stats: &mut self.stats };
+        let defaults = self.config.settings();
+        let terms = Terms {
+            config: &self.config,
+            defaults: &defaults,
+            lapses: &self.lapses,
+            draining: self.draining,
+        };
+        let mut cx = Context { now: self.now, terms, pool: &mut self.pool, stats: &mut self.stats };
         let result = step(&mut self.conn, &mut self.socket, &mut cx);
         self.check();
         result
@@ -155,8 +176,8 @@ impl World {
         assert!(self.socket.shutdowns <= 1);
         if self.conn.is_dead() {
             assert_eq!(queued, 0);
-            assert!(!self.conn.has_work(&self.config));
-            assert_eq!(self.conn.deadline(self.now, &self.config), Time::NEVER);
+            assert!(!self.conn.has_work(&self.config.settings()));
+            assert_eq!(self.deadline(), Time::NEVER);
             let lost = report.unsent > 0 || report.unacked.is_some_and(|unacked| unacked > 0);
             assert!(!(lost && report.reason.is_clean()), "a loss is never clean: {report}");
             assert!(
@@ -168,12 +189,29 @@ impl World {
         }
     }
 
+    fn deadline(&self) -> Time {
+        let defaults = self.config.settings();
+        let terms = Terms {
+            config: &self.config,
+            defaults: &defaults,
+            lapses: &self.lapses,
+            draining: self.draining,
+        };
+        self.conn.deadline(self.now, terms)
+    }
+
     fn send(&mut self, len: usize) -> Sent {
         let data = bytes(self.taken as usize, len);
         self.taken += len as u64;
         // The books are only right when the push is done.
-        let mut cx =
-            Context { now: self.now, config: &self.config, pool: &mut self.pool, stats: &mut self.stats };
+        let defaults = self.config.settings();
+        let terms = Terms {
+            config: &self.config,
+            defaults: &defaults,
+            lapses: &self.lapses,
+            draining: self.draining,
+        };
+        let mut cx = Context { now: self.now, terms, pool: &mut self.pool, stats: &mut self.stats };
         let sent = self.conn.push(Data::Slice(&data), &mut self.socket, &mut cx);
         self.check();
         sent
@@ -189,7 +227,7 @@ impl World {
         self.step(|conn, socket, cx| conn.check_error(socket, cx));
         let mut scratch = std::mem::take(&mut self.scratch);
         for _ in 0..100 {
-            let may_read = self.conn.may_read(&self.config);
+            let may_read = self.conn.may_read(&self.config.settings());
             if !may_read {
                 break;
             }

@@ -1,16 +1,15 @@
 //! The books: what a step of one connection means for the counters, the lists and the deadlines
 //! that belong to all of them.
 
-use std::time::Duration;
-
 use super::{Deadline, Entry, Net, Stopping, REDIAL};
 use crate::close::{CloseReason, Timeout};
-use crate::connection::{Connection, Context};
+use crate::connection::{Connection, Context, Terms};
 use crate::id::ConnId;
-use crate::mailbox::Command;
 use crate::socket::Stream;
-use crate::table::Table;
 use crate::timers::Time;
+
+/// How many of those that still receive are asked whether they get on, before one of them is cut.
+const ASKED: usize = 16;
 
 impl Net {
     /// Runs one step of a connection's state machine and keeps the books that concern more than
@@ -22,15 +21,28 @@ impl Net {
         step: impl FnOnce(&mut Connection, &mut Stream, &mut Context<'_>) -> R,
     ) -> Option<R> {
         let Entry { conn, stream } = self.conns.get_mut(id)?;
-        let (queued, congested, closing) = (conn.queued(), conn.is_congested(), conn.is_closing());
-        let mut cx =
-            Context { now: self.now, config: &self.config, pool: &mut self.pool, stats: &mut self.stats };
+        let (queued, unused) = (conn.queued(), conn.unused());
+        let (congested, closing) = (conn.is_congested(), conn.is_closing());
+        let mut cx = Context {
+            now: self.now,
+            terms: Terms {
+                config: &self.config,
+                defaults: &self.defaults,
+                lapses: &self.lapses,
+                draining: self.stopping == Stopping::Draining,
+            },
+            pool: &mut self.pool,
+            stats: &mut self.stats,
+        };
         let result = step(conn, stream, &mut cx);
         let stats = &mut self.stats;
         let left = conn.queued();
         if left != queued {
             stats.queued = stats.queued + left - queued;
             stats.queued_peak = stats.queued_peak.max(stats.queued);
+        }
+        if conn.unused() != unused {
+            stats.unused = stats.unused + conn.unused() - unused;
         }
         if conn.is_congested() != congested {
             stats.congested = stats.congested + usize::from(conn.is_congested()) - usize::from(congested);
@@ -49,42 +61,77 @@ impl Net {
         if conn.is_dead() && !conn.listed.dead {
             conn.listed.dead = true;
             self.dead.push_back(id);
+            if conn.ranked != Time::NEVER {
+                self.rank(id);
+            }
         }
+        let Some(Entry { conn, .. }) = self.conns.get_mut(id) else { return };
         match (was_closing, conn.is_closing()) {
             (false, true) => {
                 self.stats.closing += 1;
                 self.closing.push_back(id);
-                self.limit_closing();
             }
             (true, false) => self.stats.closing -= 1,
             _ => {}
         }
+        if conn.is_lingering() && !std::mem::replace(&mut conn.listed.owing, true) {
+            self.owing.push_back(id);
+        }
     }
 
-    /// Cuts the oldest of the closing connections when there are too many.
-    fn limit_closing(&mut self) {
-        let is_closing = |conns: &Table<ConnId, Entry>, id| {
-            conns.get(id).is_some_and(|entry: &Entry| entry.conn.is_closing())
-        };
-        // A shutdown closes everybody at once, and has a deadline of its own.
-        while self.stats.closing > self.config.max_lingering && self.stopping != Stopping::Draining {
-            let Some(oldest) = self.closing.pop_front() else { return };
-            if is_closing(&self.conns, oldest) {
-                self.kill(oldest, CloseReason::TimedOut(Timeout::Linger));
+    /// Cuts closing connections when there are too many: first those that have all their bytes and
+    /// only owe their end, the oldest of them first; those that still receive last. A shutdown
+    /// closes everybody at once, and has a deadline of its own.
+    pub(crate) fn limit_closing(&mut self) {
+        while self.stats.closing > self.config.max_lingering && self.stopping == Stopping::No {
+            let Some(id) = self.first_owing().or_else(|| self.first_stuck()) else { return };
+            self.kill(id, CloseReason::TimedOut(Timeout::Linger));
+        }
+        let most = 2 * self.stats.closing + 64;
+        let is_closing = |id: &ConnId| self.conns.get(*id).is_some_and(|entry| entry.conn.is_closing());
+        for list in [&mut self.closing, &mut self.owing] {
+            if list.len() > most {
+                list.retain(is_closing);
             }
         }
-        if self.closing.len() > 2 * self.stats.closing + 64 {
-            self.closing.retain(|id| is_closing(&self.conns, *id));
-        }
     }
 
-    /// All that happened in a turn is stamped with the moment of its beginning. After one that took
-    /// long, because a callback did, the stamps are moved to its end: nobody has been idle meanwhile.
-    pub(crate) fn make_up_for(&mut self, length: Duration) {
-        let (begin, end) = (self.now, self.now.plus(length));
-        for id in self.conns.ids().collect::<Vec<_>>() {
-            if let Some(Entry { conn, .. }) = self.conns.get_mut(id) {
-                conn.restamp(begin, end);
+    fn first_owing(&mut self) -> Option<ConnId> {
+        while let Some(id) = self.owing.pop_front() {
+            if self.conns.get(id).is_some_and(|entry| entry.conn.is_closing()) {
+                return Some(id);
+            }
+        }
+        None
+    }
+
+    /// The first of those still receiving that does not get on; when all of those asked do, the
+    /// last of them.
+    fn first_stuck(&mut self) -> Option<ConnId> {
+        let mut asked = 0;
+        while let Some(id) = self.closing.pop_front() {
+            let Some(Entry { conn, stream }) = self.conns.get_mut(id) else { continue };
+            if !conn.is_closing() {
+                continue;
+            }
+            let before = conn.last_progress();
+            conn.look_at_holder(stream, self.now);
+            asked += 1;
+            if conn.last_progress() == before || asked == ASKED {
+                return Some(id);
+            }
+            self.closing.push_back(id);
+        }
+        None
+    }
+
+    /// Has a connection seen to in the next pass over those that are ready.
+    #[inline]
+    pub(crate) fn list_ready(&mut self, id: ConnId) {
+        if let Some(entry) = self.conns.get_mut(id) {
+            if !std::mem::replace(&mut entry.conn.listed.ready, true) {
+                self.ready.push_back(id);
+                self.readied += 1;
             }
         }
     }
@@ -111,57 +158,88 @@ impl Net {
     }
 
     /// After all steps of a connection in this turn: lists it if more is left to do, and arms its
-    /// deadline. An entry among the timers is never later than the deadline, so that most steps
+    /// deadline. An entry among the deadlines is never later than the deadline, so that most steps
     /// need not touch them.
     pub(crate) fn settle(&mut self, id: ConnId) {
-        let Some(Entry { conn, .. }) = self.conns.get_mut(id) else { return };
-        if conn.has_work(&self.config) && !conn.listed.ready {
-            conn.listed.ready = true;
-            self.ready.push_back(id);
-        }
-        let mut deadline = conn.deadline(self.now, &self.config);
-        if deadline <= self.now {
-            // It came up while the connection had events waiting, and those came first.
-            self.touch(id, |conn, stream, cx| conn.expire(stream, cx));
-            let Some(entry) = self.conns.get(id) else { return };
-            deadline = entry.conn.deadline(self.now, &self.config);
-        }
         let Some(Entry { conn, stream }) = self.conns.get_mut(id) else { return };
-        if stream.is_dialing() {
-            deadline = deadline.min(self.now.plus(REDIAL));
+        if conn.has_work(&self.defaults) && !std::mem::replace(&mut conn.listed.ready, true) {
+            self.ready.push_back(id);
+            self.readied += 1;
         }
-        if deadline < conn.armed {
-            let rearmed = conn.armed != Time::NEVER;
-            conn.armed = deadline;
-            self.timers.arm(deadline, Deadline::Conn(id));
-            if rearmed {
-                self.timers.forget_one();
-                self.sweep_timers();
+        // Its verdict is under way, and settles it again.
+        if !conn.listed.due {
+            let terms = Terms {
+                config: &self.config,
+                defaults: &self.defaults,
+                lapses: &self.lapses,
+                draining: self.stopping == Stopping::Draining,
+            };
+            let mut deadline = conn.deadline(self.now, terms);
+            if stream.is_dialing() {
+                deadline = deadline.min(self.now.plus(REDIAL));
+            }
+            if deadline < conn.armed {
+                let before = std::mem::replace(&mut conn.armed, deadline);
+                self.deadlines.disarm_single(before, Deadline::Conn(id));
+                self.deadlines.arm_single(deadline, Deadline::Conn(id));
             }
         }
+        if conn.is_holder() != (conn.ranked != Time::NEVER) {
+            self.rank(id);
+        }
+    }
+
+    /// Puts a connection that holds memory among the others that do, or takes it out.
+    #[cold]
+    fn rank(&mut self, id: ConnId) {
+        let Some(Entry { conn, .. }) = self.conns.get_mut(id) else { return };
+        let rank = if conn.is_holder() { conn.last_progress() } else { Time::NEVER };
+        let before = std::mem::replace(&mut conn.ranked, rank);
+        self.holders.remove(&(before, id));
+        if rank != Time::NEVER {
+            self.holders.insert((rank, id));
+        }
+    }
+
+    /// The holder of memory that has made no progress for longest, unless everybody has lately. It
+    /// costs O(log n): an entry that has become too early is moved to where it belongs, and it
+    /// stays there until everybody else had its turn.
+    pub(super) fn idlest_holder(&mut self) -> Option<ConnId> {
+        let now = self.tick();
+        for _ in 0..ASKED {
+            let (ranked, id) = self.holders.first().copied()?;
+            let Some(Entry { conn, stream }) = self.conns.get_mut(id) else {
+                self.holders.remove(&(ranked, id));
+                continue;
+            };
+            conn.look_at_holder(stream, now);
+            if conn.is_holder() && conn.last_progress() <= ranked {
+                let patience = conn.patience(stream);
+                return (now >= self.lapses.end_of(ranked, patience)).then_some(id);
+            }
+            self.rank(id);
+        }
+        None
+    }
+
+    /// The verdict on a connection whose deadline came up: it has been read from and flushed since
+    /// `basis`, so that whatever it had to say up to then is known.
+    pub(crate) fn judge(&mut self, id: ConnId, basis: Time) {
+        let Some(entry) = self.conns.get_mut(id) else { return };
+        entry.conn.listed.due = false;
+        let now = std::mem::replace(&mut self.now, basis);
+        self.touch(id, |conn, stream, cx| conn.expire(stream, cx));
+        self.now = now;
+        self.settle(id);
     }
 
     /// Frees a connection's socket and slot.
     pub(crate) fn remove(&mut self, id: ConnId) {
         let Some(mut entry) = self.conns.remove(id) else { return };
         entry.stream.deregister(&self.system.registry);
-        if entry.conn.armed != Time::NEVER {
-            self.timers.forget_one();
-            self.sweep_timers();
-        }
+        self.deadlines.disarm_single(entry.conn.armed, Deadline::Conn(id));
+        self.holders.remove(&(entry.conn.ranked, id));
         self.stats.connections = self.conns.len();
-    }
-
-    pub(super) fn sweep_timers(&mut self) {
-        if !self.timers.wants_sweep() {
-            return;
-        }
-        let (conns, user) = (&self.conns, &self.user_timers);
-        self.timers.sweep(|at, key| match key {
-            Deadline::Conn(id) => conns.get(id).is_some_and(|entry| entry.conn.armed == at),
-            Deadline::Timer(id) => user.get(id).is_some(),
-            Deadline::Listener(_) | Deadline::Shutdown => true,
-        });
     }
 
     /// Whether the next turn has something to do without waiting.
@@ -169,6 +247,7 @@ impl Net {
         !self.ready.is_empty()
             || !self.dirty.is_empty()
             || !self.served.is_empty()
+            || !self.judged.is_empty()
             || !self.dead.is_empty()
             || !self.inbox.is_empty()
             || !self.undelivered.is_empty()
@@ -181,22 +260,40 @@ impl Net {
         self.stopping == Stopping::Draining && self.conns.is_empty() && self.listeners.is_empty()
     }
 
-    /// Before the dead are reported: refuses further commands from other threads for them, and
-    /// takes out the sends that came too late, to be given back.
-    pub(crate) fn gather_undelivered(&mut self) {
+    /// Before the dead are reported: refuses further commands from other threads for them. For whom
+    /// a send was taken that has not been carried out yet has to wait: it is given back first.
+    pub(crate) fn await_commands(&mut self) {
         if !self.tracked {
             return;
         }
-        let conns = &self.conns;
-        let is_dead = |id| conns.get(id).is_some_and(|entry: &Entry| entry.conn.is_dead());
-        if !self.inbox.is_empty() {
-            for command in std::mem::take(&mut self.inbox) {
-                match command {
-                    Command::Send(id, data) if is_dead(id) => self.undelivered.push_back((id, data)),
-                    other => self.inbox.push_back(other),
-                }
-            }
+        let mut roll = self.mailbox.roll();
+        for _ in 0..self.awaited.len() {
+            self.dead.extend(self.awaited.pop_front());
         }
-        self.mailbox.set_gone(self.dead.iter().copied(), &mut self.undelivered);
+        for _ in 0..self.dead.len() {
+            let Some(id) = self.dead.pop_front() else { return };
+            let taken = roll.strike_off(id);
+            let carried = self.carried.get(id.slot()).copied().unwrap_or(0);
+            let list = if taken == carried { &mut self.dead } else { &mut self.awaited };
+            list.push_back(id);
+        }
+    }
+
+    /// Tells the mailbox how many commands were carried out: so many more may wait.
+    pub(crate) fn make_room_for_commands(&mut self) {
+        let (commands, bytes) = std::mem::take(&mut self.carried_out);
+        if commands > 0 {
+            self.mailbox.carried_out(commands, bytes);
+        }
+    }
+
+    /// A send from another thread has been carried out, one way or the other.
+    pub(crate) fn count_carried(&mut self, id: ConnId) {
+        if self.carried.len() <= id.slot() {
+            self.carried.resize(id.slot() + 1, 0);
+        }
+        if let Some(count) = self.carried.get_mut(id.slot()) {
+            *count = count.wrapping_add(1);
+        }
     }
 }

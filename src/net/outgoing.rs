@@ -4,9 +4,10 @@ use bytes::Bytes;
 
 use super::{Entry, Net};
 use crate::close::CloseReason;
-use crate::config::Overflow;
+use crate::connection::WRITE_THROUGH;
 use crate::id::ConnId;
 use crate::send::{Broadcast, Data, SendError, Sent};
+use crate::settings::Overflow;
 #[cfg(feature = "sim")]
 use crate::socket::Stream;
 use crate::write_buffer::BY_REFERENCE;
@@ -22,8 +23,10 @@ impl Net {
     ///
     /// [`Closed`](SendError::Closed) when the connection is gone, closing or broken,
     /// [`WriteClosed`](SendError::WriteClosed) after `close_write`, and
-    /// [`Full`](SendError::Full) when a cap of the write buffers would be passed, whereupon
-    /// [`Config::overflow`](crate::Config::overflow) decides what else happens.
+    /// [`Full`](SendError::Full) when a cap would be passed, whereupon
+    /// [`Config::overflow`](crate::Config::overflow) decides what else happens. A message that is
+    /// larger than [`max_write_buffer`](crate::Config::max_write_buffer) is refused and nobody is
+    /// ended: no connection could hold it.
     pub fn send(&mut self, conn: ConnId, data: &[u8]) -> Result<Sent, SendError> {
         self.send_data(conn, Data::Slice(data))
     }
@@ -60,6 +63,10 @@ impl Net {
     #[inline(always)]
     fn send_data(&mut self, id: ConnId, data: Data<'_>) -> Result<Sent, SendError> {
         self.try_reserve(id, data.len())?;
+        // A span may begin with it, or what is written straight away is stamped.
+        if data.len() >= WRITE_THROUGH || self.has_soft_limits {
+            self.tick();
+        }
         #[cfg(feature = "sim")]
         let congested = self.note_sent(id, data.as_slice());
         // What is being served is flushed after its callbacks anyway.
@@ -88,15 +95,15 @@ impl Net {
     #[inline]
     pub fn try_reserve(&mut self, conn: ConnId, len: usize) -> Result<(), SendError> {
         let entry = self.conns.get(conn).ok_or(SendError::Closed);
-        let sendable = entry.and_then(|Entry { conn, .. }| conn.check_sendable().map(|()| conn.queued()));
-        match sendable {
-            Ok(queued)
-                if queued.saturating_add(len) <= self.config.max_write_buffer
-                    && self.stats.queued.saturating_add(len) <= self.config.total_write_buffer =>
-            {
+        let room = entry.and_then(|Entry { conn, .. }| {
+            let cap = conn.settings(&self.defaults).max_write_buffer;
+            conn.check_sendable().map(|()| cap.saturating_sub(conn.queued()))
+        });
+        match room {
+            Ok(room) if len <= room && self.held().saturating_add(len) <= self.config.total_write_buffer => {
                 Ok(())
             }
-            Ok(queued) => self.make_room(conn, queued, len),
+            Ok(room) => self.make_room(conn, room, len),
             Err(error) => {
                 self.stats.stale_sends += 1;
                 Err(error)
@@ -104,45 +111,75 @@ impl Net {
         }
     }
 
+    /// Bytes held for all connections together.
+    #[inline]
+    fn held(&self) -> usize {
+        self.stats.queued + self.stats.unused
+    }
+
     /// A cap would be passed: somebody has to go, or the send is refused.
     #[cold]
-    fn make_room(&mut self, conn: ConnId, queued: usize, len: usize) -> Result<(), SendError> {
+    fn make_room(&mut self, conn: ConnId, room: usize, len: usize) -> Result<(), SendError> {
+        let Some(Entry { conn: state, .. }) = self.conns.get(conn) else { return Err(SendError::Closed) };
         if len == 0 {
             return Ok(());
         }
-        if queued.saturating_add(len) > self.config.max_write_buffer {
-            return self.overflow(conn);
-        }
-        while self.stats.queued.saturating_add(len) > self.config.total_write_buffer {
-            let holder = match self.config.overflow {
-                Overflow::Close => self.largest_holder(conn, len),
-                Overflow::Refuse => conn,
-            };
-            if holder == conn {
-                return self.overflow(conn);
-            }
+        let settings = state.settings(&self.defaults);
+        let closes = settings.overflow == Overflow::Close;
+        // What no connection could hold, however fast it reads, is the sender's mistake.
+        let possible = len <= settings.max_write_buffer.min(self.config.total_write_buffer);
+        if len > room {
             self.stats.overflows += 1;
-            self.kill(holder, CloseReason::SlowConsumer);
+            if closes && possible {
+                self.kill(conn, CloseReason::SlowConsumer);
+            }
+            return Err(SendError::Full);
         }
-        Ok(())
+        while self.held().saturating_add(len) > self.config.total_write_buffer {
+            self.stats.overflows += 1;
+            if !(closes && possible && self.end_idlest()) {
+                return Err(SendError::Full);
+            }
+        }
+        // It may have been the one to go.
+        match self.conns.get(conn).is_some_and(|entry| !entry.conn.is_dead()) {
+            true => Ok(()),
+            false => Err(SendError::Full),
+        }
     }
 
-    fn overflow(&mut self, conn: ConnId) -> Result<(), SendError> {
-        self.stats.overflows += 1;
-        if self.config.overflow == Overflow::Close {
-            self.kill(conn, CloseReason::SlowConsumer);
-        }
-        Err(SendError::Full)
+    /// Ends the connection that has held memory for longest without getting on. False when everybody
+    /// who holds some gets on.
+    fn end_idlest(&mut self) -> bool {
+        let Some(id) = self.idlest_holder() else { return false };
+        self.end_holder(id);
+        true
     }
 
-    /// The connection that holds most of the common budget, `len` more bytes for `conn` included:
-    /// whoever reads must not pay for those who do not.
-    fn largest_holder(&self, conn: ConnId, len: usize) -> ConnId {
-        let holdings = self.conns.iter().map(|(id, entry)| {
-            let more = if id == conn { len } else { 0 };
-            (entry.conn.queued().saturating_add(more), id == conn, id)
-        });
-        holdings.max().map_or(conn, |(_, _, id)| id)
+    fn end_holder(&mut self, id: ConnId) {
+        let Some(Entry { conn, .. }) = self.conns.get(id) else { return };
+        let reason = match conn.queued() >= conn.unused() {
+            true => CloseReason::SlowConsumer,
+            false => CloseReason::InputOverflow,
+        };
+        self.kill(id, reason);
+    }
+
+    /// A handler has left input unused. When all together hold too much somebody has to go, for
+    /// input that has been read cannot be refused: who has not got on for longest or, when everybody
+    /// gets on, whoever would hold more.
+    pub(crate) fn keep_within_budget(&mut self, conn: ConnId) {
+        if self.held() <= self.config.total_write_buffer {
+            return;
+        }
+        // It is among them from here on.
+        self.settle(conn);
+        while self.held() > self.config.total_write_buffer {
+            self.stats.overflows += 1;
+            if !self.end_idlest() {
+                return self.kill(conn, CloseReason::InputOverflow);
+            }
+        }
     }
 }
 

@@ -3,6 +3,8 @@
 //! Every list that is worked on here belongs to the reactor and outlives the turn, and an entry is
 //! taken off before its callback runs: a callback that panics costs its own connection only.
 
+use std::time::Duration;
+
 use super::Reactor;
 use crate::addr::Addr;
 use crate::close::CloseReason;
@@ -12,25 +14,42 @@ use crate::handler::Handler;
 use crate::id::{ConnId, ListenerId};
 use crate::listener::Step;
 use crate::mailbox::Command;
-use crate::net::{Deadline, Entry, Net, Stopping};
+use crate::net::{Deadline, Entry, Net, Stopping, Task};
 use crate::read_buffer::ReadBuffer;
 use crate::socket::Stream;
 use crate::timers::Time;
 
 /// Clients taken from one backlog at most when a shutdown empties it: as many as a backlog holds
 /// under the usual limit of the system.
-const LAST_ACCEPTS: usize = 4096;
+const LAST_ACCEPTS: u32 = 4096;
 
 /// Connections that are read from before they are all written to. Reading many and then writing
 /// many costs less processor time than turning from one to the other; a larger batch brings nothing
 /// more, and holds more memory meanwhile (`benches/NOTES.md`).
 const BATCH: usize = 32;
 
-/// Runs a callback of a connection, so that a panic can be laid at its door.
+/// A batch ends after this time as well: those who were served first have waited long enough.
+const LONGEST_BATCH: Duration = Duration::from_millis(1);
+
+/// Up to where in its slice a turn goes on with each phase, in tenths. What a phase does not need
+/// is left to those behind it; one step of each is made in any case.
+mod share {
+    pub(super) const COMMANDS: u32 = 2;
+    pub(super) const CONNECTIONS: u32 = 6;
+    pub(super) const TIMERS: u32 = 7;
+    pub(super) const ACCEPTS: u32 = 8;
+    pub(super) const FLUSHES: u32 = 9;
+    pub(super) const ENDS: u32 = 10;
+}
+
+/// Runs a callback of a connection, so that a panic can be laid at its door. The clock is read
+/// behind it, for it may have taken long.
+#[inline]
 fn call<R>(net: &mut Net, conn: ConnId, callback: impl FnOnce(&mut Net) -> R) -> R {
     net.calling = Some(conn);
     let result = callback(net);
     net.calling = None;
+    net.tick();
     result
 }
 
@@ -41,47 +60,82 @@ impl Reactor {
             self.phase += 1;
             match self.phase {
                 1 => self.carry_out_commands(handler),
-                2 => {
-                    // Before the deadlines of single connections: at a tie it is the shutdown that cuts them off.
-                    self.cut_off_if_due();
-                    self.fire_timers(handler);
-                }
+                2 => self.take_deadlines(),
                 3 => self.serve_ready(handler),
-                4 => self.accept(handler),
+                4 => self.fire_timers(handler),
                 5 => self.shut_down(handler),
-                6 => self.flush_dirty(handler),
-                7 => self.reap(handler),
+                6 => self.accept(handler),
+                7 => self.flush_dirty(handler),
+                8 => self.judge(handler),
+                9 => self.reap(handler),
+                10 => self.end(handler),
                 _ => return,
             }
         }
     }
 
+    /// When this turn has used up its slice so far.
+    #[inline]
+    fn spent_at(&self, tenths: u32) -> Time {
+        self.began.plus(self.net.config.turn_slice / 10 * tenths)
+    }
+
+    #[inline]
+    fn is_spent(&self, tenths: u32) -> bool {
+        self.net.now >= self.spent_at(tenths)
+    }
+
     /// Commands from other threads, a bounded number.
     fn carry_out_commands<H: Handler + ?Sized>(&mut self, handler: &mut H) {
         let net = &mut self.net;
-        // Only when all that was taken before is done: what waits stays bounded by the mailbox.
-        if self.woken && net.inbox.is_empty() {
-            let collected = net.mailbox.collect(&mut net.inbox, net.config.commands_per_turn);
-            self.woken = collected.more;
-            if collected.wake {
+        // Those of a turn that a panic cut short.
+        net.make_room_for_commands();
+        if std::mem::take(&mut self.woken) {
+            // What was collected before comes first: the mailbox is looked into again after it.
+            if !net.inbox.is_empty() {
+                self.woken = true;
+            } else if net.mailbox.collect(&mut net.inbox) {
                 handler.on_wake(net);
+                net.tick();
             }
         }
-        while let Some(command) = net.inbox.pop_front() {
-            net.stats.commands += 1;
-            match command {
-                Command::Send(conn, data) => {
-                    if net.send_bytes(conn, data.clone()).is_err() {
-                        net.undelivered.push_back((conn, data));
-                    }
-                }
-                Command::Close(conn) => net.close(conn),
-                Command::Abort(conn) => net.abort(conn),
-                Command::Run(task) => task(net),
-                Command::Shutdown(deadline) => net.shutdown(deadline),
+        if self.net.inbox.is_empty() {
+            return self.give_back(handler);
+        }
+        for _ in 0..self.net.config.commands_per_turn {
+            let Some(command) = self.net.inbox.pop_front() else { break };
+            self.carry_out(command);
+            if self.is_spent(share::COMMANDS) {
+                break;
             }
         }
+        self.net.make_room_for_commands();
         self.give_back(handler);
+    }
+
+    fn carry_out(&mut self, command: Command<Task>) {
+        let net = &mut self.net;
+        net.stats.commands += 1;
+        // Before it runs: a task that panics has been carried out as well.
+        net.carried_out.0 += 1;
+        net.carried_out.1 += command.weight();
+        match command {
+            Command::Send(conn, data) => {
+                if net.send_bytes(conn, data.clone()).is_err() {
+                    net.undelivered.push_back((conn, data));
+                }
+                net.count_carried(conn);
+            }
+            Command::Close(conn) => net.close(conn),
+            Command::Abort(conn) => net.abort(conn),
+            Command::Run(task) => {
+                // It may take long, and others may post meanwhile.
+                net.make_room_for_commands();
+                task(net);
+            }
+            Command::Shutdown(deadline) => net.shutdown(deadline),
+        }
+        net.tick();
     }
 
     /// Sends from other threads that could not be queued.
@@ -91,36 +145,82 @@ impl Reactor {
         }
     }
 
-    /// Timers due at this turn's `now`. Those they set come in a later turn.
-    fn fire_timers<H: Handler + ?Sized>(&mut self, handler: &mut H) {
+    /// Deadlines that have come up. Nobody is judged here: a connection is read from and flushed
+    /// first, with all others that are ready.
+    fn take_deadlines(&mut self) {
         let net = &mut self.net;
-        let (now, batch) = (net.now, net.timers.batch());
-        while let Some((at, deadline)) = net.timers.pop_due(now, batch) {
+        let (now, batch) = (net.now, net.deadlines.batch());
+        while let Some((at, deadline)) = net.deadlines.pop_due(now, batch) {
             match deadline {
-                Deadline::Timer(timer) => match net.user_timers.remove(timer) {
-                    Some(()) => handler.on_timer(net, timer),
-                    None => net.timers.stale_popped(),
-                },
-                Deadline::Conn(conn) => expire(net, conn, at),
+                Deadline::Conn(id) => {
+                    let Some(Entry { conn, .. }) = net.conns.get_mut(id) else { continue };
+                    if conn.armed != at {
+                        continue;
+                    }
+                    conn.armed = Time::NEVER;
+                    if !conn.is_dead() {
+                        conn.look_again();
+                        net.list_ready(id);
+                    }
+                }
                 Deadline::Listener(id) => {
                     if let Some(listener) = net.listeners.get_mut(id) {
                         listener.expire(now);
                     }
                 }
-                // `shut_down` looks at the clock itself.
-                Deadline::Shutdown => {}
+                Deadline::Shutdown => {
+                    // Later than it was armed, if nobody could be served meanwhile.
+                    if now < net.stop_at() {
+                        net.deadlines.arm_single(net.stop_at(), Deadline::Shutdown);
+                    }
+                }
             }
+        }
+    }
+
+    /// Timers due, once whatever had come by their moment has been delivered. Those they set come in
+    /// a later turn.
+    fn fire_timers<H: Handler + ?Sized>(&mut self, handler: &mut H) {
+        self.move_horizon();
+        let (heard, batch) = (self.heard, self.net.alarms.batch());
+        while let Some((_, timer)) = self.net.alarms.pop_due(heard, batch) {
+            self.net.user_timers.remove(timer);
+            handler.on_timer(&mut self.net, timer);
+            self.net.tick();
+            if self.is_spent(share::TIMERS) {
+                break;
+            }
+        }
+    }
+
+    /// Up to which moment everybody has been heard. Who cannot be heard within a slice is not waited
+    /// for: a reactor that has more to do than it can must keep its timers all the same.
+    fn move_horizon(&mut self) {
+        let served = self.net.readied - self.net.ready.len() as u64;
+        let slice = self.net.config.turn_slice;
+        while let Some((moment, readied)) = self.horizons.front().copied() {
+            if served < readied && self.net.now < moment.plus(slice) {
+                return;
+            }
+            self.heard = moment;
+            self.horizons.pop_front();
         }
     }
 
     /// Each connection that was ready when the phase began, once. What is left of it goes behind
     /// the others, for the next turn.
     fn serve_ready<H: Handler + ?Sized>(&mut self, handler: &mut H) {
+        let mut batch_began = self.net.now;
         for _ in 0..self.net.ready.len() {
             let Some(id) = self.net.ready.pop_front() else { break };
             self.serve(handler, id);
-            if self.net.served.len() >= BATCH {
+            let full = self.net.served.len() >= BATCH;
+            if full || self.net.now.since(batch_began) >= LONGEST_BATCH {
                 self.flush_served(handler);
+                batch_began = self.net.tick();
+                if self.is_spent(share::CONNECTIONS) {
+                    break;
+                }
             }
         }
         self.flush_served(handler);
@@ -138,10 +238,15 @@ impl Reactor {
         let net = &mut self.net;
         let Some(Entry { conn, stream }) = net.conns.get_mut(id) else { return };
         conn.listed.ready = false;
+        if conn.listed.due {
+            // All that comes up to here is about to be read.
+            let basis = net.now;
+            net.judged.push_back((id, basis));
+        }
         let mut old_business = conn.has_old_business();
         if conn.state() == State::Connecting {
             if stream.is_dialing() {
-                return net.settle(id);
+                return redial(net, id);
             }
             finish_connect(net, handler, id);
             old_business = net.conns.get(id).is_some_and(|entry| entry.conn.has_old_business());
@@ -166,16 +271,15 @@ impl Reactor {
         let mut more = true;
         while more && budget > 0 {
             let step = net.touch(id, |conn, stream, cx| {
-                let wanted = conn.may_read(cx.config);
-                wanted
-                    .then(|| (conn.receive(stream, scratch, cx), conn.is_readable(), conn.has_unused_input()))
+                let wanted = conn.may_read(cx.terms.defaults);
+                wanted.then(|| (conn.receive(stream, scratch, cx), conn.is_readable(), conn.shows_directly()))
             });
-            let Some((received, readable, unused)) = step.flatten() else { break };
+            let Some((received, readable, directly)) = step.flatten() else { break };
             more = readable;
             // Whatever a read brings, it costs: an interrupted one must not be tried for ever.
             let count = match received {
                 Received::Data(count) => {
-                    deliver(net, handler, id, scratch.get(..count).unwrap_or_default(), unused);
+                    deliver(net, handler, id, scratch.get(..count).unwrap_or_default(), directly);
                     count
                 }
                 Received::Eof => {
@@ -195,78 +299,161 @@ impl Reactor {
 
     /// New clients, after those who are in.
     fn accept<H: Handler + ?Sized>(&mut self, handler: &mut H) {
-        if self.net.stopping == Stopping::No {
-            let budget = self.net.config.accepts_per_turn;
-            self.accept_from_all(handler, budget);
-        }
-    }
-
-    fn accept_from_all<H: Handler + ?Sized>(&mut self, handler: &mut H, budget: usize) {
         let listeners = self.net.listeners.iter();
-        let ready: Vec<_> = listeners.filter(|(_, l)| l.is_ready()).map(|(id, _)| id).collect();
+        let mut ready: Vec<_> = listeners.filter(|(_, l)| l.is_ready()).map(|(id, _)| id).collect();
+        if ready.is_empty() {
+            return;
+        }
+        if self.net.stopping == Stopping::Draining {
+            return self.accept_last(handler, &ready);
+        }
+        // Whose turn comes last in a turn that is cut short comes first in the next.
+        let first = self.first_listener % ready.len();
+        ready.rotate_left(first);
         for id in ready {
-            self.accept_from(handler, id, budget);
+            self.accept_from(handler, id);
+            if self.is_spent(share::ACCEPTS) {
+                self.first_listener = self.first_listener.wrapping_add(1);
+                break;
+            }
         }
     }
 
-    fn accept_from<H: Handler + ?Sized>(&mut self, handler: &mut H, id: ListenerId, budget: usize) {
-        let net = &mut self.net;
-        for _ in 0..budget {
-            let full =
-                net.config.max_connections.is_some_and(|most| net.conns.len() - net.dead.len() >= most);
-            let Some(listener) = net.listeners.get_mut(id) else { return };
-            if !listener.is_ready() {
+    fn accept_from<H: Handler + ?Sized>(&mut self, handler: &mut H, id: ListenerId) {
+        for _ in 0..self.net.config.accepts_per_turn {
+            if !self.accept_one(handler, id) || self.is_spent(share::ACCEPTS) {
                 return;
             }
-            if full && net.config.at_limit == AtLimit::Wait {
-                return listener.hold_at_limit();
-            }
-            match listener.accept(net.now, net.reserve.as_mut(), &mut net.stats) {
-                Step::Accepted(stream, peer) => {
-                    listener.acceptor.finish_accept(&stream, &net.config);
-                    admit(net, handler, id, stream, peer, full);
-                }
-                Step::GoOn => {}
-                Step::Stop => {
-                    let retry = listener.retry_at();
-                    return net.timers.arm(retry, Deadline::Listener(id));
-                }
-                Step::Broken(error) => {
-                    log::error!("listener {id}: {error}");
-                    net.close_listener(id);
-                    return handler.on_listener_error(net, id, &error);
-                }
-            }
         }
     }
 
-    /// The steps of a shutdown: first the clients that wait are taken in, for closing a listener
-    /// resets them; then everybody is told to close; at the deadline whoever is left is cut off.
-    fn shut_down<H: Handler + ?Sized>(&mut self, handler: &mut H) {
-        if self.net.stopping == Stopping::Asked {
-            // Those who came since the poll have brought no event yet.
-            for id in self.net.listeners.ids().collect::<Vec<_>>() {
+    /// A shutdown takes in whoever waits, for closing a listener resets them. A pass that finds
+    /// nobody at any of them closes them all: no callback comes between, in which others could come.
+    fn accept_last<H: Handler + ?Sized>(&mut self, handler: &mut H, ready: &[ListenerId]) {
+        loop {
+            let mut accepted = false;
+            for id in ready {
+                accepted |= self.accept_one(handler, *id);
+            }
+            let listeners = ready.iter().filter_map(|id| Some((*id, self.net.listeners.get(*id)?)));
+            let empty: Vec<_> = listeners.filter(|(_, l)| l.is_empty()).map(|(id, _)| id).collect();
+            if !accepted {
+                return empty.into_iter().for_each(|id| self.net.close_listener(id));
+            }
+            // They are asked once more, in this turn or in the next.
+            for id in empty {
                 if let Some(listener) = self.net.listeners.get_mut(id) {
                     listener.on_readable();
                 }
             }
-            self.accept_from_all(handler, LAST_ACCEPTS);
-            for listener in self.net.listeners.ids().collect::<Vec<_>>() {
-                self.net.close_listener(listener);
-            }
-            self.net.stopping = Stopping::Draining;
-            for conn in self.net.conns.ids().collect::<Vec<_>>() {
-                self.net.close(conn);
+            if self.is_spent(share::ACCEPTS) {
+                return;
             }
         }
-        self.cut_off_if_due();
     }
 
-    /// Cuts off whoever is left when the shutdown's deadline has passed.
+    /// Accepts one client. Returns whether it is worth trying for another.
+    fn accept_one<H: Handler + ?Sized>(&mut self, handler: &mut H, id: ListenerId) -> bool {
+        let net = &mut self.net;
+        let open = net.conns.len() - net.dead.len() - net.awaited.len();
+        let full = net.config.max_connections.is_some_and(|most| open >= most);
+        let draining = net.stopping == Stopping::Draining;
+        let Some(listener) = net.listeners.get_mut(id) else { return false };
+        if !listener.is_ready() {
+            return false;
+        }
+        if full && net.config.at_limit == AtLimit::Wait {
+            listener.hold_at_limit();
+            return false;
+        }
+        match listener.accept(net.now, net.reserve.as_mut(), &mut net.stats) {
+            Step::Accepted(stream, peer) => {
+                listener.acceptor.finish_accept(&stream, &net.config);
+                let last = draining && listener.accepted_last() >= LAST_ACCEPTS;
+                let conn = admit(net, handler, id, stream, peer, full);
+                if draining {
+                    net.close(conn);
+                }
+                if last {
+                    net.close_listener(id);
+                }
+                true
+            }
+            Step::GoOn => true,
+            Step::Empty => false,
+            Step::Pause(until) => {
+                net.deadlines.arm_single(until, Deadline::Listener(id));
+                false
+            }
+            Step::Broken(error) => {
+                log::error!("listener {id}: {error}");
+                net.close_listener(id);
+                handler.on_listener_error(net, id, &error);
+                net.tick();
+                false
+            }
+        }
+    }
+
+    /// A shutdown was asked for: after the handler's last words everybody is told to close, and the
+    /// accept queues are looked into, for those who came since the poll have brought no event yet.
+    fn shut_down<H: Handler + ?Sized>(&mut self, handler: &mut H) {
+        if self.net.stopping != Stopping::Asked {
+            return;
+        }
+        if !std::mem::replace(&mut self.net.told_shutdown, true) {
+            handler.on_shutdown(&mut self.net);
+            self.net.tick();
+        }
+        self.net.stopping = Stopping::Draining;
+        self.net.flushed_since_stop = false;
+        for id in self.net.listeners.ids().collect::<Vec<_>>() {
+            if let Some(listener) = self.net.listeners.get_mut(id) {
+                listener.on_readable();
+            }
+        }
+        for conn in self.net.conns.ids().collect::<Vec<_>>() {
+            self.net.close(conn);
+        }
+    }
+
+    /// Cuts off whoever is left when the shutdown's deadline has passed, everybody was flushed once
+    /// since it was asked for, and whoever could be taken in was.
     fn cut_off_if_due(&mut self) {
-        if self.net.now >= self.net.stop_at {
-            for conn in self.net.conns.ids().collect::<Vec<_>>() {
-                self.net.kill(conn, CloseReason::Shutdown);
+        let net = &mut self.net;
+        if net.stopping != Stopping::Draining || net.now < net.stop_at() {
+            return;
+        }
+        let waiting = net.listeners.iter().any(|(_, listener)| listener.is_ready());
+        if waiting || !net.flushed_since_stop {
+            return;
+        }
+        for conn in net.conns.ids().collect::<Vec<_>>() {
+            net.kill(conn, CloseReason::Shutdown);
+        }
+        for listener in net.listeners.ids().collect::<Vec<_>>() {
+            net.close_listener(listener);
+        }
+    }
+
+    /// The verdicts on those whose deadline came up, now that they were read from and flushed. The
+    /// handler's own deadline comes first: what it sends may still be in time.
+    fn judge<H: Handler + ?Sized>(&mut self, handler: &mut H) {
+        // Before those on single connections: at a tie it is the shutdown that cuts them off.
+        self.cut_off_if_due();
+        for judged in 1..=self.net.judged.len() {
+            let Some((id, basis)) = self.net.judged.pop_front() else { break };
+            let net = &mut self.net;
+            if net.conns.get_mut(id).is_some_and(|entry| entry.conn.take_alarm(basis)) {
+                call(net, id, |net| handler.on_deadline(net, id));
+                finish(net, handler, id);
+            }
+            net.judge(id, basis);
+            if judged % BATCH == 0 {
+                self.net.tick();
+                if self.is_spent(share::ENDS) {
+                    break;
+                }
             }
         }
     }
@@ -275,40 +462,61 @@ impl Reactor {
     fn flush_dirty<H: Handler + ?Sized>(&mut self, handler: &mut H) {
         // Those whose batch was cut short by a panic.
         self.flush_served(handler);
-        for _ in 0..self.net.dirty.len() {
+        for flushed in 1..=self.net.dirty.len() {
             // Those that are added on the way come behind, and in the next turn.
             let Some(id) = self.net.dirty.pop_front() else { break };
             let still = self.net.conns.get(id).is_some_and(|entry| entry.conn.listed.dirty);
             if still {
                 finish(&mut self.net, handler, id);
             }
+            if flushed % BATCH == 0 {
+                self.net.tick();
+                if self.is_spent(share::FLUSHES) {
+                    return;
+                }
+            }
         }
+        self.net.flushed_since_stop = true;
     }
 
     /// Reports those that have ended, and frees what they held. A freed descriptor is what a
     /// listener that ran out of them waits for, and the kernel will not say that it is there.
     fn reap<H: Handler + ?Sized>(&mut self, handler: &mut H) {
-        if self.net.dead.is_empty() {
+        if self.net.dead.is_empty() && self.net.awaited.is_empty() {
             return;
         }
-        // Those that `on_refused` ends on the way have not been gathered for.
-        let count = self.net.dead.len();
-        self.net.gather_undelivered();
+        self.net.await_commands();
         self.give_back(handler);
         // Those that a callback ends on the way are reported in the next turn: a handler that
         // connects anew in `on_close`, and fails at once, must not keep this one going.
-        for _ in 0..count {
+        for _ in 0..self.net.dead.len() {
             self.report_first(handler);
-        }
-        let mut owed = Vec::new();
-        for id in self.net.listeners.ids().collect::<Vec<_>>() {
-            if self.net.listeners.get_mut(id).is_some_and(|listener| listener.on_freed()) {
-                owed.push(id);
+            if self.is_spent(share::ENDS) {
+                break;
             }
         }
-        for id in owed {
-            self.accept_from(handler, id, self.net.config.accepts_per_turn);
+        for id in self.net.listeners.ids().collect::<Vec<_>>() {
+            let owed = self.net.listeners.get_mut(id).is_some_and(|listener| listener.on_freed());
+            // In a shutdown they are all looked into together, in the next turn.
+            if owed && self.net.stopping != Stopping::Draining {
+                self.accept_from(handler, id);
+            }
         }
+    }
+
+    /// The last phase. After a shutdown no command is taken any more, and those that were are carried
+    /// out.
+    fn end<H: Handler + ?Sized>(&mut self, handler: &mut H) {
+        self.net.limit_closing();
+        if !self.net.has_stopped() {
+            return;
+        }
+        let waiting = self.net.mailbox.stop();
+        self.net.inbox.extend(waiting);
+        while let Some(command) = self.net.inbox.pop_front() {
+            self.carry_out(command);
+        }
+        self.give_back(handler);
     }
 
     /// Reports the first of the dead. It leaves the list last of all, so that a panic in its
@@ -365,12 +573,13 @@ fn admit<H: Handler + ?Sized>(
     mut stream: Stream,
     peer: Option<Addr>,
     refuse: bool,
-) {
+) -> ConnId {
     let via = Via::Listener(listener);
     let conn = Connection::new(State::Open, via, peer, net.now);
     if refuse {
         let id = net.add(conn, stream);
-        return net.kill(id, CloseReason::Refused);
+        net.kill(id, CloseReason::Refused);
+        return id;
     }
     let id = net.add(conn, Stream::None);
     let registered = stream.register(&net.system.registry, id.token());
@@ -379,49 +588,49 @@ fn admit<H: Handler + ?Sized>(
     }
     if let Err(error) = registered {
         net.touch(id, |conn, stream, cx| conn.fail(&error, stream, cx));
-        return;
+        return id;
     }
     net.stats.opened += 1;
     call(net, id, |net| handler.on_open(net, id, via));
     net.settle(id);
+    id
 }
 
-/// A deadline of a connection came up. An entry that is not the connection's own any more is left
-/// over from an earlier deadline.
-fn expire(net: &mut Net, id: ConnId, at: Time) {
-    let Some(Entry { conn, stream }) = net.conns.get_mut(id) else {
-        return net.timers.stale_popped();
-    };
-    if conn.armed != at {
-        return net.timers.stale_popped();
-    }
-    conn.armed = Time::NEVER;
-    // What came meanwhile may make it untrue: it is served first, and settled after that.
-    if conn.listed.ready && !conn.is_dead() {
-        return;
-    }
-    if stream.is_dialing() && !conn.is_dead() {
-        let connect = std::mem::replace(stream, Stream::None).redial();
-        net.connecting(id, connect);
-    }
-    net.touch(id, |conn, stream, cx| conn.expire(stream, cx));
+/// Tries once more to connect to a Unix-domain socket whose backlog was full.
+fn redial(net: &mut Net, id: ConnId) {
+    let Some(Entry { stream, .. }) = net.conns.get_mut(id) else { return };
+    let connect = std::mem::replace(stream, Stream::None).redial();
+    net.connecting(id, connect);
     net.settle(id);
 }
 
 /// Hands new input to the handler: as it came when nothing older is unused, else behind that.
 #[inline]
-fn deliver<H: Handler + ?Sized>(net: &mut Net, handler: &mut H, id: ConnId, data: &[u8], unused: bool) {
-    if unused {
-        let Some(Entry { conn, .. }) = net.conns.get_mut(id) else { return };
-        let input = conn.take_input_with(data);
-        return show(net, handler, id, input);
+fn deliver<H: Handler + ?Sized>(net: &mut Net, handler: &mut H, id: ConnId, data: &[u8], directly: bool) {
+    if !directly {
+        let Some(entry) = net.conns.get_mut(id) else { return };
+        let enough = !entry.conn.wants_more_than(data.len());
+        if enough {
+            entry.conn.want(0);
+        }
+        let Some(input) = net.touch(id, |conn, _, _| conn.take_input_with(data)) else { return };
+        return match enough {
+            true => show(net, handler, id, input),
+            false => keep(net, id, input),
+        };
     }
     let used = call(net, id, |net| handler.on_data(net, id, data));
     if let Some(rest @ [_, ..]) = data.get(used..) {
         let mut input = ReadBuffer::default();
         input.append(rest);
-        net.touch(id, |conn, stream, cx| conn.keep_input(input, stream, cx));
+        keep(net, id, input);
     }
+}
+
+/// Keeps what the handler left unused.
+fn keep(net: &mut Net, id: ConnId, input: ReadBuffer) {
+    net.touch(id, |conn, stream, cx| conn.keep_input(input, stream, cx));
+    net.keep_within_budget(id);
 }
 
 /// Hands the handler what it left unused before, perhaps with new input behind it.
@@ -429,7 +638,7 @@ fn show<H: Handler + ?Sized>(net: &mut Net, handler: &mut H, id: ConnId, mut inp
     let used = call(net, id, |net| handler.on_data(net, id, input.view()));
     input.consume(used);
     if !input.is_empty() {
-        net.touch(id, |conn, stream, cx| conn.keep_input(input, stream, cx));
+        keep(net, id, input);
     }
 }
 
@@ -448,7 +657,7 @@ fn flush<H: Handler + ?Sized>(net: &mut Net, handler: &mut H, id: ConnId) -> boo
         conn.listed.dirty = false;
         conn.flush(stream, cx);
         conn.advance(stream, cx);
-        (conn.take_drain(), conn.is_at_rest(cx.config))
+        (conn.take_drain(), conn.is_at_rest(cx.terms.defaults))
     });
     let Some((drained, at_rest)) = flushed else { return true };
     if drained {

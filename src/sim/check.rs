@@ -183,6 +183,16 @@ impl<H: Handler> Handler for Watch<H> {
         self.inner.on_timer(net, timer);
     }
 
+    fn on_deadline(&mut self, net: &mut Net, conn: ConnId) {
+        self.see(net, conn, "on_deadline");
+        self.inner.on_deadline(net, conn);
+    }
+
+    fn on_shutdown(&mut self, net: &mut Net) {
+        self.callbacks += 1;
+        self.inner.on_shutdown(net);
+    }
+
     fn on_wake(&mut self, net: &mut Net) {
         self.callbacks += 1;
         self.inner.on_wake(net);
@@ -271,9 +281,10 @@ const MOST_FRUITLESS: usize = 12;
 /// After every turn: caps and books.
 pub(super) fn after_turn(net: &Net, kernel: &Kernel, ages: &mut Ages) -> Result<(), String> {
     let config = net.config();
-    let (mut queued, mut congested, mut closing) = (0, 0, 0);
+    let (mut queued, mut unused, mut congested, mut closing) = (0, 0, 0, 0);
     for (conn, Entry { conn: state, .. }) in net.conns.iter() {
         queued += state.queued();
+        unused += state.unused();
         congested += usize::from(state.is_congested());
         closing += usize::from(state.is_closing());
         if state.queued() > config.max_write_buffer {
@@ -283,6 +294,7 @@ pub(super) fn after_turn(net: &Net, kernel: &Kernel, ages: &mut Ages) -> Result<
     let stats = net.stats();
     for (what, told, counted) in [
         ("queued", stats.queued, queued),
+        ("unused", stats.unused, unused),
         ("congested", stats.congested, congested),
         ("closing", stats.closing, closing),
         ("connections", stats.connections, net.conns.len()),
@@ -294,8 +306,8 @@ pub(super) fn after_turn(net: &Net, kernel: &Kernel, ages: &mut Ages) -> Result<
     if net.stopping != Stopping::Draining && closing > config.max_lingering {
         return Err(format!("{closing} connections are closing, above max_lingering"));
     }
-    if queued > config.total_write_buffer {
-        return Err(format!("{queued} bytes queued in all, above the cap"));
+    if queued + unused > config.total_write_buffer {
+        return Err(format!("{queued} bytes queued and {unused} unused in all, above the cap"));
     }
     let world = kernel.world();
     let most_read = config.read_budget + config.read_size;
@@ -348,7 +360,7 @@ pub(super) fn at_rest(net: &Net, kernel: &Kernel, told_eof: &BTreeSet<ConnId>) -
             return Err(format!("{conn}: stalls: the peer's stream has ended, and nobody was told"));
         }
         let level = sock.level();
-        if level.input && state.wants_input(net.config()) {
+        if level.input && state.wants_input(&net.defaults) {
             return Err(format!(
                 "{conn}: stalls: input waits in the kernel and is not read ({:?})",
                 state.state()
@@ -366,7 +378,7 @@ pub(super) fn at_rest(net: &Net, kernel: &Kernel, told_eof: &BTreeSet<ConnId>) -
         let full = net.config().max_connections.is_some_and(|most| net.conns.len() >= most);
         let exhausted = world.descriptor_limit.is_some_and(|limit| world.descriptors >= limit);
         let waiting = listener.queue.len();
-        if waiting > 0 && !full && !exhausted && net.timers.next().is_none() {
+        if waiting > 0 && !full && !exhausted && net.deadlines.next().is_none() {
             return Err(format!("listener {id}: stalls: {waiting} clients wait and nobody accepts them"));
         }
     }

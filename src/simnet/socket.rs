@@ -94,6 +94,9 @@ pub(crate) struct Sock {
     pub(crate) last_arrival: u64,
     /// When anything was last heard of the other end.
     pub(crate) heard: u64,
+    /// When data last arrived, and when an acknowledgement did: at first the beginning.
+    pub(crate) data_at: u64,
+    pub(crate) ack_at: u64,
     /// When the other end last acknowledged anything, or the first byte after that was sent.
     pub(crate) progress: u64,
     /// A check for a dead peer is under way.
@@ -140,6 +143,8 @@ impl Sock {
             listed: false,
             last_arrival: 0,
             heard: now,
+            data_at: now,
+            ack_at: now,
             progress: now,
             watched: false,
             keepalive: None,

@@ -45,6 +45,7 @@ impl World {
                     return self.reset_and_free(id);
                 }
                 sock.input.extend(&data);
+                sock.data_at = now;
                 self.transmit(id, Packet::Ack(data.len()));
                 self.wake(id);
             }
@@ -63,7 +64,7 @@ impl World {
                 }
                 sock.flight -= count;
                 sock.acked += count as u64;
-                sock.progress = now;
+                (sock.ack_at, sock.progress) = (now, now);
                 if sock.no_space && sock.is_writable() {
                     sock.no_space = false;
                     self.wake(id);
@@ -89,6 +90,7 @@ impl World {
             }
             Packet::Established => {
                 sock.phase = Phase::Open;
+                (sock.data_at, sock.ack_at) = (now, now);
                 self.wake(id);
                 self.pump(id);
             }

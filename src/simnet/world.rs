@@ -105,8 +105,6 @@ pub(crate) struct Work {
     pub(crate) events: usize,
     /// Sockets made or closed.
     pub(crate) sockets: usize,
-    /// The process was not scheduled for a while.
-    pub(crate) slept: bool,
 }
 
 pub(crate) const MICRO: u64 = 1_000;
@@ -141,6 +139,8 @@ pub(crate) struct World {
     pub(crate) gone: Vec<usize>,
 
     pub(crate) work: Work,
+    /// When the reactor last came back from where it served nobody.
+    pub(crate) back: u64,
     /// Clients that a closing listener left in its queue.
     pub(crate) abandoned: usize,
     pub(crate) trace: Option<Vec<String>>,
@@ -169,6 +169,7 @@ impl World {
             descriptor_limit: None,
             gone: Vec::new(),
             work: Work::default(),
+            back: 0,
             abandoned: 0,
             trace: None,
             violation: None,

@@ -1,7 +1,7 @@
 //! Listening sockets, and the file descriptor held in reserve for them.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use mio::net::{TcpListener, UnixListener, UnixStream};
@@ -100,7 +100,7 @@ impl Acceptor {
             Self::Tcp(listener) => listener.local_addr().map(Addr::Tcp),
             Self::Unix { listener, .. } => {
                 let name = SockRef::from(listener).local_addr()?;
-                addr_of(&name).ok_or_else(|| io::ErrorKind::Unsupported.into())
+                addr_of(&name).ok_or_else(|| ErrorKind::Unsupported.into())
             }
             #[cfg(feature = "sim")]
             Self::Sim(listener) => listener.local_addr().map(Addr::Tcp),
@@ -189,6 +189,16 @@ pub(crate) enum Held {
     Sim(#[allow(dead_code)] SimDescriptor),
 }
 
+/// What came of a try to turn a client away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Shed {
+    One,
+    /// Nobody waits.
+    Nobody,
+    /// The reserve is gone, or of no use.
+    Failed,
+}
+
 /// A file descriptor held back, so that there is one left to turn clients away with when there
 /// are no others.
 pub(crate) struct Reserve {
@@ -201,20 +211,20 @@ impl Reserve {
         Ok(Self { held: Some(take()?), take })
     }
 
-    /// Accepts one waiting client with the reserved descriptor and resets it. False when there
-    /// was none to be shed, or the reserve is gone.
-    pub(crate) fn shed_one(&mut self, acceptor: &mut impl Accept) -> bool {
+    /// Accepts one waiting client with the reserved descriptor and resets it.
+    pub(crate) fn shed_one(&mut self, acceptor: &mut impl Accept) -> Shed {
         if self.held.take().is_none() {
             self.refill();
-            return false;
+            return Shed::Failed;
         }
         let shed = match acceptor.accept() {
             Ok((mut stream, _)) => {
                 // Reset rather than closed: what it sent will not be read.
                 stream.reset_on_close();
-                true
+                Shed::One
             }
-            Err(_) => false,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => Shed::Nobody,
+            Err(_) => Shed::Failed,
         };
         self.refill();
         shed

@@ -192,11 +192,13 @@ impl Irc {
         words.to_owned()
     }
 
-    /// Everything up to the end of the stream, which must be a FIN.
+    /// Everything up to the end of the stream, which must be a FIN and is answered with one, as by
+    /// every client that is told of an end.
     pub fn rest(&mut self) -> Vec<String> {
         let (mut rest, begin) = (String::new(), Instant::now());
         let ended = self.reader.read_to_string(&mut rest);
         assert!(ended.is_ok(), "{}: {ended:?} after {:?}, {rest:?}", self.nick, begin.elapsed());
+        let _ = self.reader.get_ref().shutdown(std::net::Shutdown::Write);
         rest.lines().map(str::to_owned).collect()
     }
 

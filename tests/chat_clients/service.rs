@@ -59,6 +59,8 @@ fn sigterm_delivers_what_is_queued_and_tells_everybody() {
     assert!(matches!(page.read(), Err(tungstenite::Error::ConnectionClosed)));
     let (said, error) = util::read_all(&mut browser);
     assert!(said.is_empty() && error.is_none(), "{said:?} {error:?}");
+    // A shutdown waits for everybody's end.
+    drop((browser, page));
     std::thread::scope(|scope| {
         for irc in &mut behind {
             scope.spawn(|| {

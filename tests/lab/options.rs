@@ -268,11 +268,13 @@ fn watermarks_and_caps_are_where_they_were_put() {
 }
 
 #[test]
-fn at_the_cap_of_all_connections_the_largest_pays() {
+fn at_the_cap_of_all_connections_who_does_not_get_on_pays() {
     let args = ["--total-write-buffer", "1m", "--sndbuf", "4096"];
     let lab = Lab::start(&args);
     let mut large = lab.narrow("SEND 900000\n");
     lab.told(&large, "congested");
+    // Long enough for everybody to see that it does not get on.
+    std::thread::sleep(std::time::Duration::from_millis(100));
     let mut small = lab.client("SEND 500000\n");
     assert!(small.read_exactly(500_000) == pattern(500_000));
     assert_eq!(lab.closed(&large).reason, "slow_consumer");

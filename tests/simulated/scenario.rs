@@ -45,8 +45,8 @@ impl Scenario {
         let some_time = |dice: &mut Dice, most: usize| Duration::from_millis(dice.between(1, most) as u64);
         config.high_water = dice.between(100, 20_000);
         config.low_water = dice.below(config.high_water);
-        config.max_write_buffer = config.high_water + dice.below(200_000);
-        config.total_write_buffer = config.high_water + dice.below(400_000);
+        config.max_write_buffer = config.high_water + dice.between(1, 200_000);
+        config.total_write_buffer = config.high_water + dice.between(1, 400_000);
         config.overflow = if dice.chance(500) { Overflow::Close } else { Overflow::Refuse };
         config.read_while_congested = dice.chance(200);
         config.max_read_buffer = dice.between(1, 5000);

@@ -1,7 +1,7 @@
 //! What is counted, and where the limits lie to the byte.
 
 use super::*;
-use crate::config::SoftLimit;
+use crate::settings::SoftLimit;
 
 #[test]
 fn every_call_is_counted_for_what_it_was() {
@@ -27,9 +27,9 @@ fn a_short_read_is_the_last_and_a_full_one_is_not() {
     let mut scratch = [0; 100];
     world.socket.reads.extend([Answer::Bytes(100), Answer::Bytes(99)]);
     let received = world.step(|conn, socket, cx| conn.receive(socket, &mut scratch, cx));
-    assert_eq!((received, world.conn.may_read(&world.config)), (Received::Data(100), true));
+    assert_eq!((received, world.conn.may_read(&world.config.settings())), (Received::Data(100), true));
     let received = world.step(|conn, socket, cx| conn.receive(socket, &mut scratch, cx));
-    assert_eq!((received, world.conn.may_read(&world.config)), (Received::Data(99), false));
+    assert_eq!((received, world.conn.may_read(&world.config.settings())), (Received::Data(99), false));
 }
 
 #[test]
@@ -39,7 +39,7 @@ fn a_flush_ends_with_its_budget() {
     let _ = world.send(100);
     world.writable(vec![Answer::Bytes(10); 10]);
     assert_eq!((world.socket.written.len(), world.socket.calls), (10, 1));
-    assert!(world.conn.has_work(&world.config), "the next turn goes on");
+    assert!(world.conn.has_work(&world.config.settings()), "the next turn goes on");
 }
 
 #[test]
@@ -101,20 +101,20 @@ fn a_write_that_broke_without_an_error_stays_the_reason() {
 }
 
 #[test]
-fn a_close_is_looked_at_more_often_while_something_is_under_way() {
-    let deadline = |world: &World| world.conn.deadline(world.now, &world.config).since(world.now);
-    let idle = Config::default().linger_idle;
+fn a_close_is_looked_at_while_something_is_under_way() {
+    let config = Config::default();
+    let looks = |world: &World| world.deadline().since(world.now);
     let mut silent = world();
     silent.close();
-    assert_eq!(deadline(&silent), idle, "nothing to look for");
+    assert_eq!(looks(&silent), config.linger_idle, "nothing to look for");
     let mut queued = world();
     let _ = queued.send(10);
     queued.close();
-    assert_eq!(deadline(&queued), idle / 8);
+    assert_eq!(looks(&queued), Duration::from_secs(60) / 8);
     let mut unacknowledged = world();
     let _ = unacknowledged.send(10);
     unacknowledged.socket.unacknowledged = Some(11);
     unacknowledged.socket.writes.extend([Answer::Bytes(10)]);
     unacknowledged.close();
-    assert_eq!((unacknowledged.conn.queued(), deadline(&unacknowledged)), (0, idle / 8));
+    assert_eq!((unacknowledged.conn.queued(), looks(&unacknowledged)), (0, Duration::from_millis(10)));
 }

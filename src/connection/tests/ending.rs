@@ -16,7 +16,7 @@ fn a_close_flushes_ends_the_stream_drains_and_waits_for_the_last_acknowledgement
     assert_eq!((world.shown, world.conn.state()), (0, State::Lingering));
     world.readable([Answer::Eof]);
     assert_eq!((world.eofs, world.conn.state()), (0, State::Lingering));
-    let soon = world.conn.deadline(world.now, &world.config).since(world.now);
+    let soon = world.deadline().since(world.now);
     assert!(soon <= Duration::from_millis(10));
     world.pass(soon);
     assert!(!world.conn.is_dead());
@@ -59,7 +59,7 @@ fn a_close_ends_at_each_of_its_caps() {
     let linger = CloseReason::TimedOut(Timeout::Linger);
     let mut silent = world();
     silent.close();
-    assert_eq!(silent.conn.deadline(silent.now, &silent.config), silent.now.plus(5 * SECOND));
+    assert_eq!(silent.deadline(), silent.now.plus(5 * SECOND));
     silent.pass(4 * SECOND);
     assert!(!silent.conn.is_dead());
     silent.pass(SECOND);
@@ -83,28 +83,106 @@ fn a_close_ends_at_each_of_its_caps() {
 }
 
 #[test]
-fn the_end_of_our_stream_gives_a_close_a_new_span() {
-    let late = |ends: bool| {
+fn a_close_is_as_patient_with_the_bytes_as_an_open_connection() {
+    for (saw_end, queued) in [(false, 0), (true, 0), (false, 90)] {
         let mut world = world();
-        let _ = world.send(10);
-        // Nothing is ever acknowledged, our end neither: nothing else counts as progress.
-        world.socket.unacknowledged = Some(11);
+        let _ = world.send(100);
+        let handed = 100 - queued;
+        let fin = u64::from(queued == 0);
+        world.socket.unacknowledged = Some(handed + fin);
+        world.writable([Answer::Bytes(handed as usize)]);
         world.close();
-        if ends {
+        if saw_end {
             world.readable([Answer::Eof]);
         }
-        world.pass(4 * SECOND);
-        world.writable([Answer::Bytes(10)]);
-        assert_eq!(world.socket.shutdowns, 1);
-        world.pass(2 * SECOND);
-        world
-    };
-    let mut waiting = late(false);
-    assert!(!waiting.conn.is_dead(), "five seconds from the end of our stream on");
-    waiting.pass(3 * SECOND);
-    assert_eq!(waiting.reason(), CloseReason::TimedOut(Timeout::Linger));
-    // With the peer's end seen only acknowledgements are waited for, from its end on.
-    assert_eq!(late(true).reason(), CloseReason::TimedOut(Timeout::Linger));
+        // Far longer than both linger caps, a byte acknowledged every 50 s.
+        for acknowledged in 1..=8 {
+            for _ in 0..10 {
+                world.pass(5 * SECOND);
+            }
+            assert!(!world.conn.is_dead(), "after {} s", 50 * acknowledged);
+            world.socket.unacknowledged = Some(handed + fin - acknowledged);
+            world.pass(Duration::from_millis(1));
+        }
+        for _ in 0..12 {
+            assert!(!world.conn.is_dead());
+            world.pass(5 * SECOND);
+        }
+        assert_eq!(world.reason(), CloseReason::TimedOut(Timeout::WriteStall));
+        assert!(world.socket.reset);
+    }
+}
+
+#[test]
+fn the_linger_caps_begin_with_the_last_acknowledgement() {
+    let mut world = world();
+    let _ = world.send(10);
+    world.socket.unacknowledged = Some(10);
+    world.writable([Answer::Bytes(10)]);
+    world.config.linger_bytes = 5000;
+    world.close();
+    world.pass(40 * SECOND);
+    world.readable(vec![Answer::Bytes(1000); 20]);
+    assert!(!world.conn.is_dead(), "the peer has not had its bytes yet");
+    world.socket.unacknowledged = Some(1);
+    world.pass(SECOND);
+    assert_eq!(world.deadline(), world.now.plus(5 * SECOND));
+    world.pass(4 * SECOND);
+    world.readable(vec![Answer::Bytes(1000); 5]);
+    assert!(!world.conn.is_dead(), "what was discarded before does not count");
+    world.pass(4 * SECOND);
+    assert!(!world.conn.is_dead(), "it was not silent");
+    world.pass(SECOND);
+    assert_eq!(world.reason(), CloseReason::TimedOut(Timeout::Linger));
+    assert!(!world.socket.reset, "it had all");
+}
+
+#[test]
+fn in_a_shutdown_no_linger_cap_ends_a_close_but_the_stall_does() {
+    let mut world = world();
+    world.draining = true;
+    world.close();
+    assert_eq!(world.deadline(), Time::NEVER);
+    world.pass(3600 * SECOND);
+    assert!(!world.conn.is_dead());
+
+    let mut stalled = self::world();
+    stalled.draining = true;
+    let _ = stalled.send(10);
+    stalled.close();
+    stalled.pass(60 * SECOND);
+    assert_eq!(stalled.reason(), CloseReason::TimedOut(Timeout::WriteStall));
+}
+
+#[test]
+fn without_a_stall_limit_half_a_connections_time_bounds_a_close() {
+    let mut world = world();
+    world.config.write_stall = None;
+    let _ = world.send(10);
+    world.close();
+    world.pass(299 * SECOND);
+    assert!(!world.conn.is_dead());
+    world.pass(SECOND);
+    assert_eq!(world.reason(), CloseReason::TimedOut(Timeout::WriteStall));
+}
+
+// D1: thousands that acknowledge nothing must cost nothing.
+#[test]
+fn the_last_acknowledgement_is_looked_for_ever_more_rarely() {
+    let mut world = world();
+    let _ = world.send(10);
+    world.socket.unacknowledged = Some(11);
+    world.writable([Answer::Bytes(10)]);
+    world.close();
+    world.readable([Answer::Eof]);
+    let (mut looks, mut last) = (0, Duration::ZERO);
+    while world.now < Time::from_duration(50 * SECOND) {
+        let wait = world.deadline().since(world.now);
+        assert!(wait >= last && wait <= 5 * SECOND, "{wait:?} after {last:?}");
+        (looks, last) = (looks + 1, wait.min(4 * SECOND));
+        world.pass(wait);
+    }
+    assert!(looks < 20, "{looks}");
 }
 
 #[test]
@@ -148,7 +226,7 @@ fn the_end_asked_for_while_connecting_is_ours() {
 #[test]
 fn the_time_of_connecting_does_not_count_for_the_soft_limit() {
     let mut world = world();
-    world.config.soft_limit = Some(crate::config::SoftLimit { bytes: 100, duration: 4 * SECOND });
+    world.config.soft_limit = Some(crate::settings::SoftLimit { bytes: 100, duration: 4 * SECOND });
     world.conn = Connection::new(State::Connecting, Via::Connect, None, world.now);
     let _ = world.send(100);
     world.pass(5 * SECOND);
@@ -179,14 +257,30 @@ fn an_error_without_an_errno_is_told_as_what_it_befell() {
 }
 
 #[test]
-fn what_was_stamped_in_a_long_turn_is_moved_to_its_end_and_nothing_else() {
-    let mut world = world();
-    world.config.idle_timeout = Some(4 * SECOND);
-    let begin = world.now;
-    world.conn.restamp(begin, begin.plus(2 * SECOND));
-    assert_eq!(world.conn.deadline(begin, &world.config), begin.plus(6 * SECOND));
-    world.conn.restamp(begin, begin.plus(9 * SECOND));
-    assert_eq!(world.conn.deadline(begin, &world.config), begin.plus(6 * SECOND));
+fn what_nobody_could_use_does_not_count_for_the_peers_time() {
+    let lapse = |world: &mut World| {
+        let begin = world.now;
+        world.now = begin.plus(2 * SECOND);
+        world.lapses.note(begin, world.now);
+    };
+    let outlives = |mut world: World, time: Duration, reason| {
+        lapse(&mut world);
+        world.pass(time - Duration::from_millis(1));
+        assert!(!world.conn.is_dead());
+        world.pass(Duration::from_millis(1));
+        assert_eq!(world.reason(), reason);
+    };
+    let mut stalled = world();
+    let _ = stalled.send(10);
+    stalled.turn();
+    outlives(stalled, 60 * SECOND, CloseReason::TimedOut(Timeout::WriteStall));
+    let mut lingering = world();
+    lingering.close();
+    outlives(lingering, 5 * SECOND, CloseReason::TimedOut(Timeout::Linger));
+    let mut soft = world();
+    soft.config.soft_limit = Some(crate::settings::SoftLimit { bytes: 100, duration: 4 * SECOND });
+    let _ = soft.send(100);
+    outlives(soft, 4 * SECOND, CloseReason::SlowConsumer);
 }
 
 #[test]
@@ -196,11 +290,11 @@ fn a_close_that_the_peer_does_not_take_is_cut_with_a_reset_and_an_account() {
     world.socket.unacknowledged = Some(40);
     world.socket.writes.extend([Answer::Bytes(40)]);
     world.close();
-    for _ in 0..5 {
+    for _ in 0..60 {
         world.pass(SECOND);
     }
     let report = world.report();
-    assert_eq!(report.reason, CloseReason::TimedOut(Timeout::Linger));
+    assert_eq!(report.reason, CloseReason::TimedOut(Timeout::WriteStall));
     assert_eq!((report.handed, report.unsent, report.unacked), (40, 60, Some(40)));
     assert!(world.socket.reset);
 }
@@ -257,32 +351,83 @@ fn stalled_connections_share_their_wake_ups() {
         world.now = world.now.plus(Duration::from_millis(millis));
         let _ = world.send(1000);
         world.turn();
-        deadlines.push(world.conn.deadline(world.now, &world.config));
+        deadlines.push(world.deadline());
     }
     deadlines.dedup();
     assert_eq!(deadlines.len(), 1, "{deadlines:?}");
 }
 
 #[test]
-fn what_the_peer_acknowledges_is_no_silence() {
+fn what_the_peer_acknowledges_is_no_silence_at_the_moment_when_it_did() {
+    let heard = |millis| {
+        let ago = Duration::from_millis(millis);
+        Some(LastHeard { data: ago, ack: ago, round_trip: Duration::ZERO })
+    };
     let mut world = world();
     world.config.idle_timeout = Some(4 * SECOND);
     let _ = world.send(10);
     world.socket.unacknowledged = Some(10);
     world.writable([Answer::Bytes(10)]);
-    world.pass(4 * SECOND - Duration::from_millis(1));
+    // While something is under way it is looked at eight times in the span.
+    assert_eq!(world.deadline().since(world.now), SECOND / 2);
+    world.pass(2 * SECOND);
     world.socket.unacknowledged = Some(5);
-    world.pass(Duration::from_millis(1));
+    world.socket.heard = heard(100);
+    world.pass(Duration::from_millis(500));
+    // Known late is not happened late: 2.4 s, not 2.5 s.
+    world.pass(Duration::from_millis(3899));
     assert!(!world.conn.is_dead(), "five bytes went meanwhile");
-    world.pass(4 * SECOND);
+    world.pass(Duration::from_millis(1));
     assert_eq!(world.reason(), CloseReason::TimedOut(Timeout::Idle));
     assert!(world.socket.reset, "five bytes were lost");
+
+    let mut done = self::world();
+    done.config.idle_timeout = Some(4 * SECOND);
+    let _ = done.send(10);
+    done.writable([Answer::Bytes(10)]);
+    done.socket.heard = heard(1000);
+    done.pass(SECOND);
+    assert_eq!(done.deadline().since(done.now), 3 * SECOND, "and then it is not looked at again");
+}
+
+#[test]
+fn a_connection_that_is_not_read_from_is_judged_by_what_the_kernel_knows() {
+    let ago = |millis| {
+        let data = Duration::from_millis(millis);
+        Some(LastHeard { data, ack: data, round_trip: Duration::ZERO })
+    };
+    let silent = |paused: bool, heard, unread| {
+        let mut world = world();
+        world.config.idle_timeout = Some(4 * SECOND);
+        match paused {
+            true => world.conn.pause_reading(),
+            false => {
+                (world.config.high_water, world.config.low_water) = (10, 5);
+                let _ = world.send(20);
+                world.readable([Answer::Bytes(1)]);
+                let _ = world.send(20);
+            }
+        }
+        world.now = world.now.plus(SECOND);
+        (world.socket.heard, world.socket.unread) = (heard, unread);
+        world.pass(3 * SECOND);
+        world
+    };
+    // Paused: while input waits the silence is ours.
+    assert!(!silent(true, ago(3999), Some(1)).conn.is_dead());
+    assert!(silent(true, ago(4000), Some(0)).conn.is_dead());
+    assert!(!silent(true, ago(100), Some(0)).conn.is_dead(), "it came and went meanwhile");
+    // Congested: what arrives counts, what waits does not.
+    assert!(!silent(false, ago(100), Some(1)).conn.is_dead());
+    assert!(silent(false, ago(4000), Some(1)).conn.is_dead());
+    assert!(!silent(false, None, Some(1)).conn.is_dead(), "where the time is not known");
+    assert!(silent(false, None, Some(0)).conn.is_dead());
 }
 
 #[test]
 fn silence_ends_an_open_connection_only_when_so_configured() {
     let mut world = world();
-    assert_eq!(world.conn.deadline(world.now, &world.config), Time::NEVER);
+    assert_eq!(world.deadline(), Time::NEVER);
     world.config.idle_timeout = Some(10 * SECOND);
     world.pass(9 * SECOND);
     world.readable([Answer::Bytes(1)]);

@@ -72,7 +72,7 @@ proptest! {
         }
         world.conn.resume_reading();
         world.close();
-        for _ in 0..7 {
+        for _ in 0..40 {
             world.turn();
             world.pass(5 * SECOND);
         }

@@ -1,0 +1,139 @@
+//! The stretches of time in which the reactor served nobody: a callback took long, the process was
+//! stopped, an outer loop was busy elsewhere.
+//!
+//! A deadline that measures how a peer uses its time must not count them: the peer could not have
+//! used them.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use crate::timers::Time;
+
+/// So many are remembered. What is older is forgotten, and no longer excuses anybody.
+const KEPT: usize = 64;
+
+/// From this length on it is a lapse: several times what a turn takes that keeps to its slice.
+pub(crate) const LAPSE: Duration = Duration::from_millis(20);
+
+/// The latest lapses, oldest first; they do not overlap.
+#[derive(Debug, Default)]
+pub(crate) struct Lapses {
+    recent: VecDeque<(Time, Time)>,
+}
+
+impl Lapses {
+    /// Notes that nobody was served from `begin` to `end`, unless that was too short to matter.
+    #[inline]
+    pub(crate) fn note(&mut self, begin: Time, end: Time) {
+        if end.since(begin) >= LAPSE {
+            self.add(begin, end);
+        }
+    }
+
+    #[cold]
+    fn add(&mut self, begin: Time, end: Time) {
+        if let Some((_, last)) = self.recent.back_mut().filter(|(_, last)| begin <= *last) {
+            *last = end.max(*last);
+            return;
+        }
+        if self.recent.len() == KEPT {
+            self.recent.pop_front();
+        }
+        self.recent.push_back((begin, end));
+    }
+
+    /// When `limit` is over for somebody whose time runs from `since`: the lapses on the way do not
+    /// count. They can double the time and no more, so that a reactor which is always late still
+    /// comes to an end with everybody.
+    #[inline]
+    pub(crate) fn end_of(&self, since: Time, limit: Duration) -> Time {
+        let end = since.plus(limit);
+        match self.recent.back() {
+            Some((_, last)) if *last > since && end != Time::NEVER => {
+                end.plus(self.between(since, end).min(limit))
+            }
+            _ => end,
+        }
+    }
+
+    /// The time lost from `since` to `end`, which moves away by each lapse before it.
+    fn between(&self, since: Time, end: Time) -> Duration {
+        let mut lost = Duration::ZERO;
+        for (begin, over) in &self.recent {
+            if *begin >= end.plus(lost) {
+                break;
+            }
+            lost += over.since((*begin).max(since));
+        }
+        lost
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(millis: u64) -> Time {
+        Time::from_duration(Duration::from_millis(millis))
+    }
+
+    fn ms(millis: u64) -> Duration {
+        Duration::from_millis(millis)
+    }
+
+    #[test]
+    fn time_in_which_nobody_was_served_does_not_count() {
+        let mut lapses = Lapses::default();
+        assert_eq!(lapses.end_of(at(100), ms(300)), at(400));
+        lapses.note(at(50), at(150));
+        assert_eq!(lapses.end_of(at(100), ms(300)), at(450), "only what comes after the beginning");
+        lapses.note(at(200), at(300));
+        assert_eq!(lapses.end_of(at(100), ms(300)), at(550));
+        assert_eq!(lapses.end_of(at(300), ms(300)), at(600), "nothing has been lost since");
+    }
+
+    #[test]
+    fn a_lapse_behind_the_end_excuses_nobody() {
+        let mut lapses = Lapses::default();
+        lapses.note(at(500), at(600));
+        assert_eq!(lapses.end_of(at(100), ms(300)), at(400));
+        // One that begins before the end, moved by those before it, does.
+        lapses.note(at(700), at(800));
+        assert_eq!(lapses.end_of(at(290), ms(300)), at(690));
+        assert_eq!(lapses.end_of(at(320), ms(300)), at(820));
+    }
+
+    #[test]
+    fn what_is_short_is_no_lapse() {
+        let mut lapses = Lapses::default();
+        lapses.note(at(100), at(119));
+        assert_eq!(lapses.end_of(at(100), ms(300)), at(400));
+    }
+
+    #[test]
+    fn a_reactor_that_is_always_late_doubles_the_time_and_no_more() {
+        let mut lapses = Lapses::default();
+        for turn in 0..1000 {
+            lapses.note(at(turn * 100), at(turn * 100 + 100));
+        }
+        assert_eq!(lapses.end_of(at(100), ms(300)), at(700));
+        assert_eq!(lapses.recent.len(), 1, "what touches is one");
+    }
+
+    #[test]
+    fn the_oldest_are_forgotten() {
+        let mut lapses = Lapses::default();
+        for turn in 0..1000 {
+            lapses.note(at(turn * 100), at(turn * 100 + 50));
+        }
+        assert_eq!(lapses.recent.len(), KEPT);
+        assert_eq!(lapses.end_of(at(0), ms(300)), at(300));
+    }
+
+    #[test]
+    fn without_a_limit_nothing_ends() {
+        let mut lapses = Lapses::default();
+        lapses.note(at(0), at(5000));
+        assert_eq!(lapses.end_of(at(0), Duration::MAX), Time::NEVER);
+    }
+}
