@@ -4,8 +4,7 @@
 mod util;
 
 use std::fs::{self, File};
-use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
-use std::os::fd::AsRawFd;
+use std::io::{self, BufRead, BufReader, ErrorKind, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -477,42 +476,6 @@ fn the_mode_of_a_path_is_in_force_before_anybody_can_connect() {
     let changed =
         calls.iter().position(|call| call.contains("chmod") && call.contains("0600")).expect("chmod");
     assert!(place("bind(") < changed && changed < place("listen("), "{trace}");
-}
-
-// Its address is one byte longer than the structure that is to hold it (unix(7), BUGS).
-#[cfg(target_os = "linux")]
-#[test]
-fn a_client_with_the_longest_path_there_is_is_a_client_like_any_other() {
-    const NAME: &str = "a_client_with_the_longest_path_there_is_is_a_client_like_any_other";
-    // The path is relative, and the working directory the whole process's.
-    let Some(folder) = util::role() else {
-        let folder = Folder::new("longest");
-        let output = util::again(NAME, folder.0.to_str().unwrap()).output().unwrap();
-        assert!(output.status.success(), "{output:#?}");
-        return;
-    };
-    std::env::set_current_dir(&folder).unwrap();
-    let server = util::serve_with(Config::default(), util::Echo, |net| {
-        net.listen("unix:s").unwrap();
-    });
-    let name = "n".repeat(108);
-    let client = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
-    // SAFETY: all zeros is a valid sockaddr_un; it is only read, and outlives the call.
-    let status = unsafe {
-        let mut addr: libc::sockaddr_un = std::mem::zeroed();
-        addr.sun_family = libc::AF_UNIX as libc::sa_family_t;
-        addr.sun_path.iter_mut().zip(name.bytes()).for_each(|(to, byte)| *to = byte as libc::c_char);
-        let size = std::mem::size_of_val(&addr) as libc::socklen_t;
-        libc::bind(client.as_raw_fd(), (&raw const addr).cast(), size)
-    };
-    assert_eq!(status, 0);
-    client.connect(&SockAddr::unix("s").unwrap()).unwrap();
-    let conn = server.opened();
-    let peer = server.ask(move |net| net.peer_addr(conn));
-    assert_eq!(peer, Some(unbroken::Addr::Unix(name.into())));
-    let mut client = UnixStream::from(client);
-    client.write_all(b"echo").unwrap();
-    client.read_exact(&mut [0; 4]).unwrap();
 }
 
 #[test]

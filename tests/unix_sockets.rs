@@ -4,12 +4,13 @@ mod util;
 
 use std::io::{IoSlice, Read, Write};
 use std::net::Shutdown;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use rustix::net::{sendmsg, SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
+use socket2::{Domain, SockAddr, Socket, Type};
 use unbroken::{Addr, CloseReason, Config, Net, Reactor, Via};
 use util::{pattern, read_all, serve_with, Custom, Echo, Event, Server};
 
@@ -276,10 +277,37 @@ fn an_abstract_name_is_listened_on_and_connected_to_like_a_path_and_leaves_nothi
     reactor.net().listen(&name).unwrap();
 }
 
+// Its address is one byte longer than the structure that is to hold it (unix(7), BUGS).
+#[cfg(target_os = "linux")]
+#[test]
+fn a_client_with_the_longest_path_there_is_is_a_client_like_any_other() {
+    const LONGEST: usize = 108;
+    let unix = serve("longest", echo());
+    let folder = std::env::temp_dir().canonicalize().unwrap();
+    let name = folder.join(format!("unbroken-client-{}-", std::process::id())).into_os_string();
+    let name = format!("{:n<LONGEST$}", name.to_str().unwrap());
+    let client = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
+    // SAFETY: all zeros is a valid sockaddr_un; it is only read, and outlives the call.
+    let status = unsafe {
+        let mut addr: libc::sockaddr_un = std::mem::zeroed();
+        addr.sun_family = libc::AF_UNIX as libc::sa_family_t;
+        addr.sun_path.iter_mut().zip(name.bytes()).for_each(|(to, byte)| *to = byte as libc::c_char);
+        let size = std::mem::size_of_val(&addr) as libc::socklen_t;
+        libc::bind(client.as_raw_fd(), (&raw const addr).cast(), size)
+    };
+    assert_eq!((name.len(), status), (LONGEST, 0));
+    client.connect(&SockAddr::unix(&unix.path).unwrap()).unwrap();
+    std::fs::remove_file(&name).unwrap();
+    let conn = unix.server.opened();
+    assert_eq!(unix.server.ask(move |net| net.peer_addr(conn)), Some(Addr::Unix(name.into())));
+    let mut client = UnixStream::from(client);
+    client.write_all(b"echo").unwrap();
+    client.read_exact(&mut [0; 4]).unwrap();
+}
+
 #[cfg(target_os = "linux")]
 #[test]
 fn a_client_with_an_abstract_name_is_known_by_it() {
-    use socket2::{Domain, SockAddr, Socket, Type};
     let unix = serve("named", echo());
     let client = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
     let name = format!("unbroken-client-{}", std::process::id());
