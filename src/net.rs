@@ -5,18 +5,18 @@
 
 mod books;
 mod dialing;
+mod listening;
 mod outgoing;
 
 use std::collections::{BTreeSet, VecDeque};
 use std::fmt;
 use std::io::{self, ErrorKind};
-use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::addr::{Addr, IntoAddr};
+use crate::addr::Addr;
 use crate::close::CloseReason;
 use crate::config::Config;
 use crate::connection::{Connection, State, Via};
@@ -27,7 +27,7 @@ use crate::mailbox::{Command, Mailbox};
 use crate::names::Resolve;
 use crate::per_conn::PerConn;
 use crate::settings::{ConfigError, Settings};
-use crate::socket::{Acceptor, Reserve, Stream};
+use crate::socket::{Reserve, Stream};
 use crate::stats::Stats;
 use crate::system::System;
 use crate::table::Table;
@@ -250,75 +250,10 @@ impl Net {
         now
     }
 
-    /// Listens on `addr`: an address, or its text (`127.0.0.1:7007`, `unix:/run/x.sock`). Port 0
-    /// lets the system choose; [`local_addr`](Self::local_addr) tells the choice.
-    ///
-    /// The path of a Unix-domain socket that nobody listens on any more is replaced, and removed
-    /// when the listener goes.
-    ///
-    /// # Errors
-    ///
-    /// Those of `socket`, `bind` and `listen`; `InvalidInput` for a text that is no address;
-    /// `ConnectionAborted` during a shutdown.
-    pub fn listen(&mut self, addr: impl IntoAddr) -> io::Result<ListenerId> {
-        let addr = addr.into_addr()?;
-        self.refuse_while_stopping()?;
-        let acceptor = self.system.bind(&addr, &self.config)?;
-        self.add_listener(acceptor)
-    }
-
-    /// Listens on a socket that is listening already: inherited from a service manager, or handed
-    /// over by the process that this one replaces. Options of the configuration are set on it.
-    ///
-    /// # Errors
-    ///
-    /// `InvalidInput` when the socket is not listening; otherwise as [`listen`](Self::listen).
-    pub fn listen_from(&mut self, fd: impl Into<OwnedFd>) -> io::Result<ListenerId> {
-        let acceptor = self.system.adopt(fd.into(), &self.config)?;
-        self.add_listener(acceptor)
-    }
-
     fn refuse_while_stopping(&self) -> io::Result<()> {
         match self.stopping {
             Stopping::No => Ok(()),
             _ => Err(io::Error::new(ErrorKind::ConnectionAborted, "the reactor is shutting down")),
-        }
-    }
-
-    fn add_listener(&mut self, mut acceptor: Acceptor) -> io::Result<ListenerId> {
-        self.refuse_while_stopping()?;
-        let registry = &self.system.registry;
-        let mut result = Ok(());
-        let id = self.listeners.insert_with(|id: ListenerId| {
-            result = acceptor.register(registry, id.token());
-            Listener::new(acceptor)
-        });
-        if let Err(error) = result {
-            self.listeners.remove(id);
-            return Err(error);
-        }
-        Ok(id)
-    }
-
-    /// The address that a listener is bound to.
-    pub fn local_addr(&self, listener: ListenerId) -> Option<Addr> {
-        self.listeners.get(listener)?.acceptor.local_addr().ok()
-    }
-
-    /// A listener's file descriptor, to be handed over to another process. The path of a Unix-domain
-    /// socket is not removed with the listener any more: it belongs to the other.
-    ///
-    /// Once the other process accepts from it, call [`close_listener`](Self::close_listener) here
-    /// before [`shutdown`](Self::shutdown): a shutdown takes in the clients that still wait, which the other could serve.
-    pub fn listener_fd(&self, listener: ListenerId) -> Option<BorrowedFd<'_>> {
-        self.listeners.get(listener)?.acceptor.share_fd()
-    }
-
-    /// Stops listening. Clients that still wait in the backlog are reset by the kernel, unless
-    /// another process shares the socket; [`shutdown`](Self::shutdown) takes them in first.
-    pub fn close_listener(&mut self, listener: ListenerId) {
-        if let Some(mut listener) = self.listeners.remove(listener) {
-            listener.acceptor.deregister(&self.system.registry);
         }
     }
 
@@ -495,8 +430,8 @@ impl Net {
         self.conns.get(conn).map_or(0, |entry| entry.conn.queued())
     }
 
-    /// The peer's address: known from the accept or the call of `connect`, so that it can still be
-    /// asked in `on_close`. `None` for a connection that is gone, and where the system gave none.
+    /// The peer's address: known from the accept or the call of `connect`, so that it stays the same
+    /// and can still be asked in `on_close`. `None` for a connection that is gone, and where the system gave none.
     pub fn peer_addr(&self, conn: ConnId) -> Option<Addr> {
         self.conns.get(conn)?.conn.peer()
     }

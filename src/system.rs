@@ -11,6 +11,7 @@ use mio::{Events, Poll, Registry, Token, Waker};
 use crate::addr::Addr;
 use crate::config::Config;
 use crate::id::WAKER_TOKEN;
+use crate::listen_options::ListenOptions;
 use crate::names::{system_resolver, Resolve};
 #[cfg(feature = "sim")]
 use crate::simnet::{Bits, Kernel};
@@ -82,12 +83,12 @@ impl System {
         Time::from_duration(self.started.elapsed())
     }
 
-    pub(crate) fn bind(&self, addr: &Addr, config: &Config) -> io::Result<Acceptor> {
+    pub(crate) fn bind(&self, addr: &Addr, options: &ListenOptions, config: &Config) -> io::Result<Acceptor> {
         #[cfg(feature = "sim")]
         if let Some(kernel) = &self.sim {
             return kernel.listen(tcp_only(addr)?, config).map(Acceptor::Sim);
         }
-        Acceptor::bind(addr, config)
+        Acceptor::bind(addr, options, config)
     }
 
     /// Takes over a socket that is listening already.

@@ -195,19 +195,19 @@ impl Net {
             let Some(stream) = attempt.and_then(|id| Some(&mut self.attempts.get_mut(id)?.stream)) else {
                 continue;
             };
-            let addr = dial.addr(number).map(Addr::Tcp);
-            let (outcome, pending) = match stream.finish_connect() {
-                Ok(None) => continue,
-                Ok(Some(peer)) => (Ok(peer), None),
+            let pending = match stream.finish_connect() {
+                Ok(false) => continue,
+                Ok(true) => None,
                 // Only what was established can be reset; what came before is still to be read.
-                Err(error) if is_reset(&error) => (addr.ok_or(0), Some(error)),
-                Err(error) => (Err(error.raw_os_error().unwrap_or(libc::EIO)), None),
+                Err(error) if is_reset(&error) => Some(error),
+                Err(error) => {
+                    dial.failed(number, error.raw_os_error().unwrap_or(libc::EIO));
+                    continue;
+                }
             };
-            match outcome {
-                Ok(peer) if dial.established(number) => reached = Some((peer, pending)),
-                // Too late: it is closed unread, with the other losers.
-                Ok(_) => {}
-                Err(errno) => dial.failed(number, errno),
+            // Who comes too late is closed unread, with the other losers.
+            if dial.established(number) {
+                reached = dial.addr(number).map(|addr| (Addr::Tcp(addr), pending));
             }
         }
         loop {

@@ -556,8 +556,12 @@ fn finish_connect<H: Handler + ?Sized>(net: &mut Net, handler: &mut H, id: ConnI
             conn.broken_at_birth(&error);
             told
         }
-        Ok(Some(peer)) => conn.opened(stream, Some(peer), cx),
-        Ok(None) => false,
+        // The peer stays the address that was asked for: what the system calls it may be less.
+        Ok(true) => {
+            let peer = conn.peer();
+            conn.opened(stream, peer, cx)
+        }
+        Ok(false) => false,
         Err(error) => {
             conn.fail(&error, stream, cx);
             false
@@ -616,7 +620,10 @@ fn admit<H: Handler + ?Sized>(
     refuse: bool,
 ) -> ConnId {
     let via = Via::Listener(listener);
-    let conn = Connection::new(State::Open, via, peer, net.now);
+    let mut conn = Connection::new(State::Open, via, peer, net.now);
+    if let Some(settings) = net.listeners.get(listener).and_then(|listener| listener.settings.clone()) {
+        conn.set_settings(settings);
+    }
     if refuse {
         let id = net.add(conn, stream);
         net.kill(id, CloseReason::Refused);

@@ -279,3 +279,25 @@ fn the_last_word_of_a_protocol_reaches_everybody() {
     }
     assert_eq!(count(&log, |seen| *seen == Seen::Shutdown), 1);
 }
+
+#[test]
+fn what_a_listener_brings_has_the_settings_that_were_asked_for_it() {
+    let (mut r, addr) = reactor(Config::default());
+    let mut options = unbroken::ListenOptions::default();
+    let mut settings = r.net().config().settings();
+    settings.idle_timeout = Some(millis(100));
+    options.settings = Some(settings.clone());
+    let brisk = r.net().listen_with("127.0.0.1:0", &options).unwrap();
+    let brisk = r.net().local_addr(brisk).unwrap().as_tcp().unwrap();
+    let mut h = Probe::default();
+    let log = h.log.clone();
+    let _clients = [addr, brisk].map(|addr| TcpStream::connect(addr).unwrap());
+    assert!(turn_until(&mut r, &mut h, |log| log.iter().any(|seen| matches!(seen, Seen::Close(..)))));
+    turn_for(&mut r, &mut h, millis(200));
+    assert_eq!(reports(&log).len(), 1, "the other listener's stays");
+    assert_eq!(reports(&log)[0].reason, CloseReason::TimedOut(Timeout::Idle));
+    settings.high_water = 0;
+    options.settings = Some(settings);
+    let refused = r.net().listen_with("127.0.0.1:0", &options).unwrap_err();
+    assert!(refused.to_string().starts_with("high_water"), "{refused}");
+}

@@ -8,6 +8,7 @@ use socket2::{SockRef, Socket};
 
 use crate::addr::Addr;
 use crate::config::Config;
+use crate::listen_options::ListenOptions;
 use crate::simnet::{Faults, Kernel, Knock, PeerState, Reading, Script, SockId, MILLI};
 use crate::socket::{Accept, Acceptor, Connect, Stream};
 use crate::system::{self, Poller, System};
@@ -59,7 +60,9 @@ impl Lab {
             None => system::operating_system(&config),
         };
         let (system, poller, _) = parts.unwrap();
-        let mut acceptor = system.bind(&Addr::Tcp("127.0.0.1:0".parse().unwrap()), &config).unwrap();
+        let mut acceptor = system
+            .bind(&Addr::Tcp("127.0.0.1:0".parse().unwrap()), &ListenOptions::default(), &config)
+            .unwrap();
         acceptor.register(&system.registry, LISTENER).unwrap();
         let addr = acceptor.local_addr().unwrap().as_tcp().unwrap();
         let (acceptor, ours, seen) = (Some(acceptor), Stream::None, Vec::new());
