@@ -85,6 +85,15 @@ pub struct Config {
     /// How long an attempt to reach one of a host's addresses is given before the next address is
     /// tried as well; the attempt goes on. 10 ms to 2 s. 250 ms (RFC 8305, section 8).
     pub attempt_delay: Duration,
+    /// Time for a TLS handshake, from the connection on. 10 s.
+    pub handshake_timeout: Duration,
+    /// Steps of TLS handshakes in a turn at most: a signature costs as much as a hundred short echoes, and
+    /// who is in is served first. 8.
+    pub handshakes_per_turn: usize,
+    /// A peer may end its stream without having ended its TLS session (close_notify), as many HTTP clients
+    /// do, and the close counts as clean. Then anybody on the way can cut a stream short unnoticed: for
+    /// protocols only that tell by themselves where a message ends. Default: no.
+    pub allow_missing_close_notify: bool,
     /// Which of a host's addresses are tried. Default: those of both families, by turns.
     pub family: Family,
     /// An open connection with no byte in either direction for this long is ended, at the latest an
@@ -181,6 +190,9 @@ impl Default for Config {
             max_read_buffer: 64 << 10,
             connect_timeout: Duration::from_secs(10),
             attempt_delay: Duration::from_millis(250),
+            handshake_timeout: Duration::from_secs(10),
+            handshakes_per_turn: 8,
+            allow_missing_close_notify: false,
             family: Family::Both,
             idle_timeout: None,
             half_close_timeout: Some(Duration::from_secs(300)),
@@ -265,6 +277,7 @@ impl Config {
         for (name, value) in [
             ("backlog", self.backlog as usize),
             ("accepts_per_turn", self.accepts_per_turn),
+            ("handshakes_per_turn", self.handshakes_per_turn),
             ("max_lingering", self.max_lingering),
             ("read_size", self.read_size),
             ("read_budget", self.read_budget),
@@ -295,6 +308,7 @@ impl Config {
     fn validate_times(&self) -> Result<(), ConfigError> {
         for (name, time) in [
             ("connect_timeout", self.connect_timeout),
+            ("handshake_timeout", self.handshake_timeout),
             ("linger_idle", self.linger_idle),
             ("linger_total", self.linger_total),
         ] {
@@ -385,6 +399,8 @@ mod tests {
             ("high_water", |c| c.total_write_buffer = c.high_water),
             ("max_read_buffer", |c| c.max_read_buffer = 0),
             ("connect_timeout", |c| c.connect_timeout = Duration::ZERO),
+            ("handshake_timeout", |c| c.handshake_timeout = Duration::ZERO),
+            ("handshakes_per_turn", |c| c.handshakes_per_turn = 0),
             ("idle_timeout", |c| c.idle_timeout = Some(Duration::ZERO)),
             ("half_close_timeout", |c| c.half_close_timeout = Some(Duration::ZERO)),
             ("write_stall", |c| c.write_stall = Some(Duration::ZERO)),

@@ -4,18 +4,20 @@
 mod acceptor;
 mod address;
 mod adopted;
+mod asking;
 mod credentials;
+mod options;
 mod unix_path;
 
 use std::io::{self, ErrorKind, IoSlice, Read};
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::AsFd;
 use std::time::Duration;
 
 use mio::event::Source;
 use mio::net::{TcpStream, UnixStream};
 use mio::{Interest, Registry, Token};
-use socket2::{SockAddr, SockRef, Socket, TcpKeepalive, Type};
+use socket2::{SockAddr, SockRef, Socket, Type};
 
 use crate::addr::Addr;
 use crate::config::Config;
@@ -24,6 +26,10 @@ use crate::simnet::SimStream;
 use crate::transport::{LastHeard, Transport};
 
 use self::address::{addr_of, sock_addr};
+#[cfg(any(target_os = "linux", target_os = "android"))]
+use self::asking::{send_queue, tcp_info};
+use self::asking::input_queue;
+use self::options::{apply_options, bind_to_connect};
 
 pub(crate) use acceptor::{Accept, Acceptor, Held, Reserve, Shed};
 pub use credentials::Credentials;
@@ -333,142 +339,11 @@ impl Transport for Stream {
     }
 }
 
-/// `SIOCOUTQ`: bytes in the send queue that the peer has not acknowledged (tcp(7)). It can still
-/// be asked after a reset.
-#[cfg(any(target_os = "linux", target_os = "android"))]
-fn send_queue(socket: BorrowedFd<'_>) -> Option<u64> {
-    // The value of TIOCOUTQ.
-    ioctl_int(socket, libc::TIOCOUTQ).map(|bytes| u64::try_from(bytes).unwrap_or(0))
-}
-
-/// `FIONREAD`: bytes that wait to be read.
-fn input_queue(socket: BorrowedFd<'_>) -> Option<usize> {
-    ioctl_int(socket, libc::FIONREAD).map(|bytes| usize::try_from(bytes).unwrap_or(0))
-}
-
-/// Asks a socket for a number.
-#[allow(unsafe_code)]
-fn ioctl_int(socket: BorrowedFd<'_>, request: libc::Ioctl) -> Option<libc::c_int> {
-    use std::os::fd::AsRawFd;
-
-    let mut number: libc::c_int = 0;
-    // SAFETY: the requests above write one int through the pointer, which is valid for that write
-    // and lives longer than the call; the descriptor is borrowed, hence open.
-    let status = unsafe { libc::ioctl(socket.as_raw_fd(), request, &mut number) };
-    (status == 0).then_some(number)
-}
-
-/// `TCP_INFO`: when the peer was last heard of (tcp(7)).
-#[cfg(any(target_os = "linux", target_os = "android"))]
-#[allow(unsafe_code)]
-fn tcp_info(socket: BorrowedFd<'_>) -> Option<LastHeard> {
-    use std::mem::MaybeUninit;
-    use std::os::fd::AsRawFd;
-
-    let mut info = MaybeUninit::<libc::tcp_info>::zeroed();
-    let mut length = size_of::<libc::tcp_info>() as libc::socklen_t;
-    // SAFETY: the kernel writes at most `length` bytes, which is the size of what the pointer points
-    // to; both pointers live longer than the call; the descriptor is borrowed, hence open.
-    let status = unsafe {
-        libc::getsockopt(
-            socket.as_raw_fd(),
-            libc::IPPROTO_TCP,
-            libc::TCP_INFO,
-            info.as_mut_ptr().cast(),
-            &mut length,
-        )
-    };
-    if status != 0 {
-        return None;
-    }
-    // SAFETY: it is made of integers, for which all bytes are valid, and was zero before the call.
-    let info = unsafe { info.assume_init() };
-    Some(LastHeard {
-        data: Duration::from_millis(info.tcpi_last_data_recv.into()),
-        ack: Duration::from_millis(info.tcpi_last_ack_recv.into()),
-        round_trip: Duration::from_micros(info.tcpi_rtt.into()),
-    })
-}
-
-/// Binds a socket that will connect. With port 0 the system chooses one when it knows where to: until
-/// then no port is taken, and one may serve several connections to different places.
-fn bind_to_connect(socket: &Socket, from: SocketAddr) -> io::Result<()> {
-    #[cfg(any(target_os = "linux", target_os = "android"))]
-    if from.port() == 0 {
-        set_int(socket.as_fd(), libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT, 1)?;
-    }
-    socket.bind(&SockAddr::from(from))
-}
-
-/// Sets an option of a socket that is a number.
-#[cfg(any(target_os = "linux", target_os = "android"))]
-#[allow(unsafe_code)]
-fn set_int(socket: BorrowedFd<'_>, level: i32, option: i32, value: libc::c_int) -> io::Result<()> {
-    use std::os::fd::AsRawFd;
-
-    let length = size_of::<libc::c_int>() as libc::socklen_t;
-    // SAFETY: the kernel reads `length` bytes, the size of what the pointer points to, which lives
-    // longer than the call; the descriptor is borrowed, hence open.
-    let status = unsafe {
-        libc::setsockopt(socket.as_raw_fd(), level, option, std::ptr::from_ref(&value).cast(), length)
-    };
-    match status {
-        0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
-    }
-}
-
-/// Sets what the configuration asks for, either way: a socket that was made by somebody else may have
-/// any of it. TCP sockets that a listener accepts inherit all of it on Linux, so that an accept costs
-/// no further call.
-fn apply_options(socket: &Socket, config: &Config, tcp: bool) -> io::Result<()> {
-    if let Some(size) = config.send_buffer {
-        socket.set_send_buffer_size(size)?;
-    }
-    if let Some(size) = config.recv_buffer {
-        socket.set_recv_buffer_size(size)?;
-    }
-    // Without it an urgent byte vanishes from the stream, a Unix-domain socket's as well.
-    socket.set_out_of_band_inline(true)?;
-    if !tcp {
-        return Ok(());
-    }
-    socket.set_tcp_nodelay(config.nodelay)?;
-    match config.keepalive {
-        Some(keepalive) => {
-            let keepalive = TcpKeepalive::new()
-                .with_time(keepalive.idle)
-                .with_interval(keepalive.interval)
-                .with_retries(keepalive.count);
-            socket.set_tcp_keepalive(&keepalive)?;
-        }
-        None => socket.set_keepalive(false)?,
-    }
-    #[cfg(any(target_os = "linux", target_os = "android"))]
-    socket.set_tcp_user_timeout(config.effective_user_timeout())?;
-    Ok(())
-}
-
 #[cfg(all(test, any(target_os = "linux", target_os = "android")))]
 mod tests {
     use super::*;
-    use std::io::Write;
+    use socket2::SockAddr;
     use std::net;
-
-    #[test]
-    fn the_send_queue_counts_what_the_peer_has_not_acknowledged() {
-        let listener = net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let mut client = net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        let (_server, _) = listener.accept().unwrap();
-        client.set_nonblocking(true).unwrap();
-        assert_eq!(send_queue(client.as_fd()), Some(0));
-        let mut written = 0;
-        while let Ok(count) = client.write(&[0; 65536]) {
-            written += count as u64;
-        }
-        let pending = send_queue(client.as_fd()).unwrap();
-        assert!(pending > 0 && pending < written, "{pending} of {written}");
-    }
 
     #[test]
     fn a_connection_to_itself_is_refused_and_leaves_its_port_to_the_server_that_is_awaited_there() {
@@ -489,31 +364,7 @@ mod tests {
     }
 
     #[test]
-    fn the_kernel_tells_what_waits_and_when_it_came() {
-        let listener = net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let mut client = net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        let (server, _) = listener.accept().unwrap();
-        client.write_all(b"hello").unwrap();
-        while input_queue(server.as_fd()) != Some(5) {
-            std::thread::yield_now();
-        }
-        std::thread::sleep(Duration::from_millis(60));
-        let heard = tcp_info(server.as_fd()).unwrap();
-        assert!(heard.data >= Duration::from_millis(40), "{heard:?}");
-        client.write_all(b"again").unwrap();
-        while input_queue(server.as_fd()) != Some(10) {
-            std::thread::yield_now();
-        }
-        let again = tcp_info(server.as_fd()).unwrap();
-        assert!(again.data < heard.data, "{again:?} after {heard:?}");
-        assert!(again.round_trip < Duration::from_secs(1), "{again:?}");
-    }
-
-    #[test]
-    fn what_is_no_tcp_socket_has_nothing_to_ask_for() {
-        let file = std::fs::File::open("/dev/null").unwrap();
-        assert_eq!(send_queue(file.as_fd()), None);
-        assert_eq!(tcp_info(file.as_fd()), None);
+    fn what_is_no_socket_has_nothing_to_ask_for() {
         assert_eq!(Stream::None.unacknowledged(), None);
         assert_eq!((Stream::None.last_heard(), Stream::None.unread()), (None, None));
     }

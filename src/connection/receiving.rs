@@ -4,7 +4,7 @@
 use std::io::ErrorKind;
 
 use super::{Connection, Context, State};
-use crate::close::{CloseReason, Timeout};
+use crate::close::CloseReason;
 use crate::read_buffer::ReadBuffer;
 use crate::settings::Settings;
 use crate::transport::Transport;
@@ -38,14 +38,14 @@ impl Connection {
     #[inline]
     pub(crate) fn wants_input(&self, defaults: &Settings) -> bool {
         if self.saw_fin {
-            return false;
+            return self.tail && self.is_closing();
         }
         match self.state {
             State::Flushing | State::Lingering => true,
             State::Open | State::HalfClosedLocal => {
                 !self.paused && (!self.congested || self.is_granted(self.settings(defaults)))
             }
-            State::Connecting | State::HalfClosedRemote | State::Dead => false,
+            State::Connecting | State::Handshaking | State::HalfClosedRemote | State::Dead => false,
         }
     }
 
@@ -79,9 +79,11 @@ impl Connection {
             }
             Err(error) => {
                 self.readable = false;
-                self.record(&error);
-                self.die(CloseReason::Io, socket, cx);
+                self.fail_reading(&error, socket, cx);
             }
+        }
+        if self.secured {
+            self.after_session_step(socket);
         }
         Received::Nothing(0)
     }
@@ -93,6 +95,9 @@ impl Connection {
         socket: &mut T,
         cx: &mut Context<'_>,
     ) -> Received {
+        if self.secured {
+            self.after_session_step(socket);
+        }
         self.received += count as u64;
         self.activity = cx.now;
         cx.stats.reads += 1;
@@ -105,7 +110,7 @@ impl Connection {
             // our bytes and only owes its end, is bounded: it may go on sending for ever.
             self.discarded += count as u64;
             if self.discarded > cx.terms.config.linger_bytes {
-                self.die(CloseReason::TimedOut(Timeout::Linger), socket, cx);
+                self.end_lingering(socket, cx);
                 return Received::Nothing(count);
             }
         }
@@ -126,6 +131,9 @@ impl Connection {
         // Behind an error that was told already the kernel says "end of stream" although none
         // came. EPIPE is different: it tells of a reset behind the peer's end.
         self.saw_fin = matches!(self.errno, 0 | libc::EPIPE);
+        if self.secured {
+            self.after_session_end(socket);
+        }
         if self.error_hint {
             self.ask_for_error(socket);
         }
