@@ -59,6 +59,13 @@ try:
     proxied.shutdown(socket.SHUT_WR)
     check("proxy passes both directions and both ends", read_all(proxied) == b"through")
 
+    rpc = start("rpc", "serve", "127.0.0.1:0")
+    rpc_addr = rpc.stdout.readline().decode().split()[-1]
+    call = start("rpc", "call", rpc_addr, "sleep 200 slow", "quick")
+    check("rpc answers, and answers overtake each other", call.communicate(timeout=10)[0] == b"QUICK\nSLOW\n")
+    rpc.send_signal(signal.SIGTERM)
+    check("rpc ends with status 0", rpc.wait(10) == 0)
+
     embed = start("embed", "127.0.0.1:0", stdin=subprocess.PIPE)
     member = connect(address(embed.stdout.readline().decode()))
     member.sendall(b"mine ")
