@@ -48,7 +48,7 @@ try:
     client.shutdown(socket.SHUT_WR)
     check("echo sends back what it receives", read_all(client) == b"hello")
 
-    one = start("client", "%s:%d" % echo_addr, stdin=subprocess.PIPE, stderr=subprocess.PIPE)
+    one = start("client", "localhost:%d" % echo_addr[1], stdin=subprocess.PIPE, stderr=subprocess.PIPE)
     out, err = one.communicate(b"x" * 300000, timeout=20)
     check("client sends its input and prints the answer", out == b"x" * 300000 and one.returncode == 0)
     check("client tells how it ended", b"finished" in err)
