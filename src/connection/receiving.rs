@@ -228,7 +228,7 @@ impl Connection {
     }
 
     /// Whether the handler left input unused, before which new input must not be shown.
-    #[inline]
+    #[cfg(feature = "sim")]
     pub(crate) fn has_unused_input(&self) -> bool {
         !self.input.is_empty()
     }
