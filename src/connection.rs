@@ -9,6 +9,7 @@
 //! of stream. So the first error is kept here, and an end of stream behind it is not believed.
 
 mod ending;
+mod leaving;
 mod receiving;
 mod securing;
 mod sending;
@@ -32,6 +33,7 @@ use crate::transport::{Hints, Transport};
 use crate::write_buffer::{BufferPool, WriteBuffer};
 
 pub(crate) use ending::HEALTHY;
+pub(crate) use leaving::Luggage;
 pub(crate) use receiving::Received;
 pub(crate) use sending::WRITE_THROUGH;
 
@@ -65,6 +67,9 @@ pub enum Via {
     Listener(ListenerId),
     /// We asked for it with `connect`.
     Connect,
+    /// It was made elsewhere, and taken in with [`Net::adopt`](crate::Net::adopt) or
+    /// [`Handle::adopt`](crate::Handle::adopt).
+    Adopted,
 }
 
 /// What holds for all connections.

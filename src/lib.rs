@@ -130,7 +130,7 @@ pub use crate::host::Host;
 pub use crate::id::{ConnId, ListenerId, TimerId};
 pub use crate::listen_options::ListenOptions;
 pub use crate::names::{Answer, Resolve};
-pub use crate::net::Net;
+pub use crate::net::{Detached, Net, NotAdopted};
 pub use crate::per_conn::{Id, PerConn, PerId, PerListener, PerTimer};
 pub use crate::reactor::{Reactor, Turn};
 pub use crate::send::{Broadcast, SendError, Sent};

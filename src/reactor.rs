@@ -14,9 +14,9 @@ use crate::close::CloseReason;
 use crate::config::Config;
 use crate::handler::Handler;
 use crate::id::Source;
-use crate::mailbox::Mailbox;
+use crate::mailbox::{Command, Mailbox};
 use crate::names::Resolve;
-use crate::net::{Net, LOOKS};
+use crate::net::{Errand, Net, LOOKS};
 use crate::system::{self, Poller, System, Wake};
 use crate::timers::Time;
 
@@ -283,7 +283,14 @@ impl Reactor {
 
 impl Drop for Reactor {
     fn drop(&mut self) {
-        let waiting = self.net.mailbox.stop().len() + self.net.inbox.len();
+        let waiting = self.net.mailbox.stop();
+        let waiting: Vec<_> = self.net.inbox.drain(..).chain(waiting).collect();
+        for command in &waiting {
+            if let Command::Run(Errand::Arrival(arrival)) = command {
+                arrival.reset();
+            }
+        }
+        let waiting = waiting.len();
         if waiting > 0 {
             log::warn!("the reactor is dropped with {waiting} commands of other threads not carried out");
         }

@@ -11,7 +11,7 @@ mod unix_path;
 
 use std::io::{self, ErrorKind, IoSlice, Read};
 use std::net::SocketAddr;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 use mio::event::Source;
@@ -32,6 +32,7 @@ use self::asking::input_queue;
 use self::options::{apply_options, bind_to_connect};
 
 pub(crate) use acceptor::{Accept, Acceptor, Held, Reserve, Shed};
+pub(crate) use adopted::Candidate;
 pub use credentials::Credentials;
 
 /// Every send carries it: without it a write to a broken connection kills a host process that
@@ -209,6 +210,19 @@ impl Stream {
             Self::Dialing(_) | Self::None => None,
             #[cfg(feature = "sim")]
             Self::Sim(_) => None,
+        }
+    }
+
+    pub(crate) fn has_socket(&self) -> bool {
+        matches!(self, Self::Tcp(_) | Self::Unix(_))
+    }
+
+    /// The descriptor of a socket that has been taken out of the poll.
+    pub(crate) fn into_fd(self) -> Option<OwnedFd> {
+        match self {
+            Self::Tcp(stream) => Some(std::net::TcpStream::from(stream).into()),
+            Self::Unix(stream) => Some(std::os::unix::net::UnixStream::from(stream).into()),
+            _ => None,
         }
     }
 

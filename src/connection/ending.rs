@@ -34,7 +34,8 @@ impl Connection {
     pub(crate) fn close<T: Transport>(&mut self, socket: &mut T, cx: &mut Context<'_>) {
         match self.state {
             State::Flushing | State::Lingering | State::Dead => {}
-            State::Connecting if self.queued() == 0 => self.die(CloseReason::Aborted, socket, cx),
+            // One that was taken in is established, and merely has not been told of yet.
+            State::Connecting if self.queued() == 0 && !self.is_arriving() => self.die(CloseReason::Aborted, socket, cx),
             State::Connecting => {
                 self.close_wanted = true;
                 self.fin_wanted = true;
@@ -174,7 +175,7 @@ impl Connection {
     }
 
     /// Bytes of ours that the peer's kernel has not acknowledged, our end of stream not counted.
-    fn unacked_now<T: Transport>(&self, socket: &T) -> Option<u64> {
+    pub(super) fn unacked_now<T: Transport>(&self, socket: &T) -> Option<u64> {
         if self.handed == 0 || self.all_taken {
             // The SYN of a refused connection counts as well, and nobody handed it over.
             return socket.unacknowledged().map(|_| 0);

@@ -14,7 +14,7 @@ use crate::handler::Handler;
 use crate::id::{ConnId, ListenerId};
 use crate::listener::Step;
 use crate::mailbox::Command;
-use crate::net::{why_all_failed, Called, Deadline, Entry, Net, Stopping, Task};
+use crate::net::{why_all_failed, Called, Deadline, Entry, Errand, Net, Stopping};
 use crate::read_buffer::ReadBuffer;
 use crate::socket::Stream;
 use crate::timers::Time;
@@ -113,7 +113,7 @@ impl Reactor {
         self.give_back(handler);
     }
 
-    fn carry_out(&mut self, command: Command<Task>) {
+    fn carry_out(&mut self, command: Command<Errand>) {
         let net = &mut self.net;
         net.stats.commands += 1;
         // Before it runs: a task that panics has been carried out as well.
@@ -128,15 +128,25 @@ impl Reactor {
             }
             Command::Close(conn) => net.close(conn),
             Command::Abort(conn) => net.abort(conn),
-            Command::Run(task) => {
+            Command::Run(errand) | Command::Tell(errand) => self.run_errand(errand),
+            Command::Shutdown(deadline) => net.shutdown(deadline),
+            Command::Resolved(conn, addrs) => net.resolved(conn, addrs),
+        }
+        self.net.tick_over();
+    }
+
+    fn run_errand(&mut self, errand: Errand) {
+        let net = &mut self.net;
+        match errand {
+            Errand::Task(task) => {
                 // It may take long, and others may post meanwhile.
                 net.make_room_for_commands();
                 task(net);
             }
-            Command::Shutdown(deadline) => net.shutdown(deadline),
-            Command::Resolved(conn, addrs) => net.resolved(conn, addrs),
+            Errand::Arrival(arrival) => {
+                net.take_in(*arrival);
+            }
         }
-        net.tick_over();
     }
 
     /// Sends from other threads that could not be queued.
@@ -420,7 +430,10 @@ impl Reactor {
             }
         }
         for conn in self.net.conns.ids().collect::<Vec<_>>() {
-            self.net.close(conn);
+            // Who has just been taken in is told of first, and closed then.
+            if !self.net.conns.get(conn).is_some_and(|entry| entry.conn.is_arriving()) {
+                self.net.close(conn);
+            }
         }
     }
 
@@ -561,15 +574,26 @@ fn finish_connect<H: Handler + ?Sized>(net: &mut Net, handler: &mut H, id: ConnI
             let peer = conn.peer();
             conn.opened(stream, peer, cx)
         }
-        Ok(false) => false,
+        Ok(false) => {
+            // One that was taken in, was reset, and had its error asked for by somebody else: there will
+            // be no event.
+            if conn.is_arriving() && !stream.is_connecting() {
+                conn.fail(&std::io::Error::from_raw_os_error(libc::ENOTCONN), stream, cx);
+            }
+            false
+        }
         Err(error) => {
             conn.fail(&error, stream, cx);
             false
         }
     });
+    let Some(via) = net.via(id) else { return };
     if told == Some(true) {
         net.stats.opened += 1;
-        call(net, id, |net| handler.on_open(net, id, Via::Connect));
+        call(net, id, |net| handler.on_open(net, id, via));
+    }
+    if told.is_some() && via != Via::Connect && net.stopping == Stopping::Draining {
+        net.close(id);
     }
 }
 
