@@ -10,6 +10,7 @@
 
 mod ending;
 mod leaving;
+mod origin;
 mod receiving;
 mod securing;
 mod sending;
@@ -23,7 +24,6 @@ use std::time::Duration;
 use crate::addr::{Addr, Peer};
 use crate::close::{Alert, Attempt, CloseReason, CloseReport, Timeout};
 use crate::config::Config;
-use crate::id::ListenerId;
 use crate::lapses::Lapses;
 use crate::read_buffer::ReadBuffer;
 use crate::settings::Settings;
@@ -34,6 +34,9 @@ use crate::write_buffer::{BufferPool, WriteBuffer};
 
 pub(crate) use ending::HEALTHY;
 pub(crate) use leaving::Luggage;
+pub(crate) use origin::Halves;
+use origin::Origin;
+pub use origin::Via;
 pub(crate) use receiving::Received;
 pub(crate) use sending::WRITE_THROUGH;
 
@@ -58,18 +61,6 @@ pub enum State {
     Lingering,
     /// It has ended; `on_close` is due or under way.
     Dead,
-}
-
-/// How a connection came about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Via {
-    /// A client came in through this listener.
-    Listener(ListenerId),
-    /// We asked for it with `connect`.
-    Connect,
-    /// It was made elsewhere, and taken in with [`Net::adopt`](crate::Net::adopt) or
-    /// [`Handle::adopt`](crate::Handle::adopt).
-    Adopted,
 }
 
 /// What holds for all connections.
@@ -135,7 +126,7 @@ struct Handshake {
 #[derive(Debug)]
 pub(crate) struct Connection {
     state: State,
-    via: Via,
+    origin: Origin,
     pub(crate) listed: Listed,
     /// `on_close` has been called.
     pub(crate) reported: bool,
@@ -233,7 +224,7 @@ impl Connection {
     pub(crate) fn new(state: State, via: Via, peer: Option<Addr>, now: Time) -> Self {
         Self {
             state,
-            via,
+            origin: Origin::of(via),
             listed: Listed::default(),
             reported: false,
             readable: false,
@@ -319,7 +310,7 @@ impl Connection {
     }
 
     pub(crate) fn via(&self) -> Via {
-        self.via
+        self.origin.via()
     }
 
     pub(crate) fn peer(&self) -> Option<Addr> {

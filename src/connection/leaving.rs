@@ -24,7 +24,7 @@ pub(crate) struct Luggage {
 impl Connection {
     /// Established or about to be, but taken in from elsewhere: the handler has not been told.
     pub(crate) fn is_arriving(&self) -> bool {
-        self.state == State::Connecting && self.via != Via::Connect
+        self.state == State::Connecting && self.origin.via() != Via::Connect
     }
 
     /// Whether it is in a state that another reactor could go on from: open in one direction at least, with
