@@ -33,6 +33,7 @@ use crate::write_buffer::{BufferPool, WriteBuffer};
 
 pub(crate) use ending::HEALTHY;
 pub(crate) use receiving::Received;
+pub(crate) use securing::Greeting;
 pub(crate) use sending::WRITE_THROUGH;
 
 /// Where a connection stands.
@@ -448,7 +449,7 @@ impl Connection {
     ) -> bool {
         self.peer = peer.into();
         if self.secured {
-            self.begin_handshake(socket, cx);
+            self.begin_handshake(false, socket, cx);
             return false;
         }
         self.enter(socket, cx)
