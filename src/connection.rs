@@ -38,6 +38,7 @@ pub(crate) use origin::Halves;
 use origin::Origin;
 pub use origin::Via;
 pub(crate) use receiving::Received;
+pub(crate) use securing::Greeting;
 pub(crate) use sending::WRITE_THROUGH;
 
 /// Where a connection stands.
@@ -444,7 +445,7 @@ impl Connection {
     ) -> bool {
         self.peer = peer.into();
         if self.secured {
-            self.begin_handshake(socket, cx);
+            self.begin_handshake(false, socket, cx);
             return false;
         }
         self.enter(socket, cx)

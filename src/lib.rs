@@ -115,11 +115,13 @@ mod stats;
 mod system;
 mod table;
 mod timers;
+#[cfg(feature = "tls")]
+mod tls;
 mod transport;
 mod write_buffer;
 
 pub use crate::addr::{Addr, IntoAddr};
-pub use crate::close::{Attempt, CloseReason, CloseReport, Timeout};
+pub use crate::close::{Alert, Attempt, CloseReason, CloseReport, Side, Timeout};
 pub use crate::config::{AtLimit, Config, Keepalive, UserTimeout};
 pub use crate::connect_options::ConnectOptions;
 pub use crate::connection::{State, Via};
@@ -137,8 +139,13 @@ pub use crate::send::{Broadcast, SendError, Sent};
 pub use crate::settings::{ConfigError, Overflow, Settings, SoftLimit};
 pub use crate::socket::Credentials;
 pub use crate::stats::Stats;
+#[cfg(feature = "tls")]
+pub use crate::tls::{Tls, TlsInfo};
 /// A cheaply shared buffer, from the [`bytes`](https://docs.rs/bytes) crate.
 pub use bytes::Bytes;
+/// The crate that configurations for TLS are made with: <https://docs.rs/rustls>.
+#[cfg(feature = "tls")]
+pub use rustls;
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

@@ -8,6 +8,8 @@ mod books;
 mod dialing;
 mod listening;
 mod outgoing;
+#[cfg(feature = "tls")]
+mod securing;
 mod stopping;
 
 use std::collections::{BTreeSet, VecDeque};
@@ -107,6 +109,9 @@ pub struct Net {
     pub(crate) listeners: Table<ListenerId, Listener>,
     /// Connections whose host is being looked up or dialed.
     calls: PerConn<Box<Call>>,
+    /// Sessions of those that are not established yet.
+    #[cfg(feature = "tls")]
+    sessions: PerConn<securing::Pending>,
     /// The attempts under way for them.
     pub(crate) attempts: Table<AttemptId, Try>,
     /// Made when the first name is to be looked up.
@@ -125,6 +130,8 @@ pub struct Net {
     pub(crate) dirty: VecDeque<ConnId>,
     /// Connections that were read from and are about to be flushed.
     pub(crate) served: VecDeque<ConnId>,
+    /// Connections whose handshake can go on.
+    pub(crate) greeting: VecDeque<ConnId>,
     /// Connections whose deadline came up, since when they were read from and flushed: the verdict
     /// is due, on what was so at that moment.
     pub(crate) judged: VecDeque<(ConnId, Time)>,
@@ -134,6 +141,8 @@ pub struct Net {
     closing: VecDeque<ConnId>,
     /// Those of them that only owe their end, likewise.
     owing: VecDeque<ConnId>,
+    /// Clients whose handshake is under way, oldest first, among others that are through.
+    greeters: VecDeque<ConnId>,
     /// Who holds memory without getting rid of it, by when it was last seen to get on. An entry is
     /// never later than that.
     holders: BTreeSet<(Time, ConnId)>,
@@ -198,6 +207,9 @@ impl Net {
             conns: Table::new(),
             listeners: Table::new(),
             calls: PerConn::new(),
+            #[cfg(feature = "tls")]
+            sessions: PerConn::new(),
+            greeters: VecDeque::new(),
             attempts: Table::new(),
             resolver: None,
             user_timers: Table::new(),
@@ -207,6 +219,7 @@ impl Net {
             readied: 0,
             dirty: VecDeque::new(),
             served: VecDeque::new(),
+            greeting: VecDeque::new(),
             judged: VecDeque::new(),
             dead: VecDeque::new(),
             closing: VecDeque::new(),

@@ -23,12 +23,14 @@ use crate::addr::Addr;
 use crate::config::Config;
 #[cfg(feature = "sim")]
 use crate::simnet::SimStream;
+#[cfg(feature = "tls")]
+use crate::tls::{Secured, Session};
 use crate::transport::{LastHeard, Transport};
 
 use self::address::{addr_of, sock_addr};
+use self::asking::input_queue;
 #[cfg(any(target_os = "linux", target_os = "android"))]
 use self::asking::{send_queue, tcp_info};
-use self::asking::input_queue;
 use self::options::{apply_options, bind_to_connect};
 
 pub(crate) use acceptor::{Accept, Acceptor, Held, Reserve, Shed};
@@ -60,6 +62,9 @@ pub(crate) enum Stream {
     Unix(UnixStream),
     /// A Unix-domain socket whose listener's backlog is full: to be tried again.
     Dialing(Box<Dialing>),
+    /// A TLS session above one of the others.
+    #[cfg(feature = "tls")]
+    Tls(Box<Secured<Stream>>),
     /// No socket: it could not be made, or is closed.
     None,
     #[cfg(feature = "sim")]
@@ -144,6 +149,8 @@ impl Stream {
             Self::Unix(stream) => SockRef::from(&*stream).peer_addr().map(drop),
             #[cfg(feature = "sim")]
             Self::Sim(stream) => return Ok(stream.is_connected()),
+            #[cfg(feature = "tls")]
+            Self::Tls(_) => return Ok(true),
             Self::Dialing(_) | Self::None => return Ok(false),
         };
         match peer {
@@ -156,7 +163,7 @@ impl Stream {
     /// The address of our end.
     pub(crate) fn local_addr(&self) -> Option<Addr> {
         #[cfg(feature = "sim")]
-        if let Self::Sim(stream) = self {
+        if let Self::Sim(stream) = self.bottom() {
             return Some(Addr::Tcp(stream.local_addr()));
         }
         addr_of(&self.socket()?.local_addr().ok()?)
@@ -164,7 +171,7 @@ impl Stream {
 
     /// Who is at the other end of a Unix-domain connection.
     pub(crate) fn peer_credentials(&self) -> Option<Credentials> {
-        match self {
+        match self.bottom() {
             Self::Unix(stream) => credentials::of_peer(stream.as_fd()),
             _ => None,
         }
@@ -172,7 +179,7 @@ impl Stream {
 
     pub(crate) fn register(&mut self, registry: &Registry, token: usize) -> io::Result<()> {
         #[cfg(feature = "sim")]
-        if let Self::Sim(stream) = self {
+        if let Self::Sim(stream) = self.bottom_mut() {
             stream.register(token);
         }
         match self.source() {
@@ -184,7 +191,7 @@ impl Stream {
     /// Has the poll tell of it under another token: what is ready already is told once more.
     pub(crate) fn reregister(&mut self, registry: &Registry, token: usize) -> io::Result<()> {
         #[cfg(feature = "sim")]
-        if let Self::Sim(stream) = self {
+        if let Self::Sim(stream) = self.bottom_mut() {
             stream.register(token);
         }
         match self.source() {
@@ -203,10 +210,30 @@ impl Stream {
         }
     }
 
+    /// The socket itself, without a session above it.
+    pub(crate) fn bottom(&self) -> &Self {
+        match self {
+            #[cfg(feature = "tls")]
+            Self::Tls(secured) => secured.below().bottom(),
+            bottom => bottom,
+        }
+    }
+
+    #[cfg(feature = "sim")]
+    fn bottom_mut(&mut self) -> &mut Self {
+        match self {
+            #[cfg(feature = "tls")]
+            Self::Tls(secured) => secured.below_mut().bottom_mut(),
+            bottom => bottom,
+        }
+    }
+
     fn source(&mut self) -> Option<&mut dyn Source> {
         match self {
             Self::Tcp(stream) => Some(stream),
             Self::Unix(stream) => Some(stream),
+            #[cfg(feature = "tls")]
+            Self::Tls(secured) => secured.below_mut().source(),
             Self::Dialing(_) | Self::None => None,
             #[cfg(feature = "sim")]
             Self::Sim(_) => None,
@@ -230,9 +257,34 @@ impl Stream {
         match self {
             Self::Tcp(stream) => Some(SockRef::from(stream)),
             Self::Unix(stream) => Some(SockRef::from(stream)),
+            #[cfg(feature = "tls")]
+            Self::Tls(secured) => secured.below().socket(),
             Self::Dialing(_) | Self::None => None,
             #[cfg(feature = "sim")]
             Self::Sim(_) => None,
+        }
+    }
+}
+
+#[cfg(feature = "tls")]
+impl Stream {
+    /// Puts a session above it. So many bytes of the queue are older than that.
+    pub(crate) fn secure(&mut self, session: Box<dyn Session>, clear: usize, allow_truncation: bool) {
+        let below = std::mem::replace(self, Self::None);
+        *self = Self::Tls(Box::new(Secured::new(below, session, clear, allow_truncation)));
+    }
+
+    pub(crate) fn session(&self) -> Option<&Secured<Self>> {
+        match self {
+            Self::Tls(secured) => Some(secured),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn session_mut(&mut self) -> Option<&mut Secured<Self>> {
+        match self {
+            Self::Tls(secured) => Some(secured),
+            _ => None,
         }
     }
 }
@@ -249,6 +301,8 @@ impl Transport for Stream {
             Self::Unix(stream) => stream.read(buf),
             #[cfg(feature = "sim")]
             Self::Sim(stream) => stream.read(buf),
+            #[cfg(feature = "tls")]
+            Self::Tls(secured) => secured.read(buf),
             Self::Dialing(_) | Self::None => not_connected(),
         }
     }
@@ -265,6 +319,8 @@ impl Transport for Stream {
             Self::Unix(stream) => stream.try_io(|| send(SockRef::from(&*stream))),
             #[cfg(feature = "sim")]
             Self::Sim(stream) => stream.write(slices),
+            #[cfg(feature = "tls")]
+            Self::Tls(secured) => secured.write(slices),
             Self::Dialing(_) | Self::None => not_connected(),
         }
     }
@@ -273,6 +329,10 @@ impl Transport for Stream {
         #[cfg(feature = "sim")]
         if let Self::Sim(stream) = self {
             return stream.shutdown_write();
+        }
+        #[cfg(feature = "tls")]
+        if let Self::Tls(secured) = self {
+            return secured.shutdown_write();
         }
         match self.socket() {
             Some(socket) => socket.shutdown(std::net::Shutdown::Write),
@@ -285,6 +345,10 @@ impl Transport for Stream {
         if let Self::Sim(stream) = self {
             return stream.take_error();
         }
+        #[cfg(feature = "tls")]
+        if let Self::Tls(secured) = self {
+            return secured.take_error();
+        }
         self.socket().map_or(Ok(None), |socket| socket.take_error())
     }
 
@@ -294,6 +358,8 @@ impl Transport for Stream {
             Self::Tcp(stream) => send_queue(stream.as_fd()),
             #[cfg(feature = "sim")]
             Self::Sim(stream) => stream.unacknowledged(),
+            #[cfg(feature = "tls")]
+            Self::Tls(secured) => secured.unacknowledged(),
             _ => None,
         }
     }
@@ -309,6 +375,8 @@ impl Transport for Stream {
             Self::Tcp(stream) => tcp_info(stream.as_fd()),
             #[cfg(feature = "sim")]
             Self::Sim(stream) => stream.last_heard(),
+            #[cfg(feature = "tls")]
+            Self::Tls(secured) => secured.last_heard(),
             _ => None,
         }
     }
@@ -324,6 +392,8 @@ impl Transport for Stream {
             Self::Unix(stream) => input_queue(stream.as_fd()),
             #[cfg(feature = "sim")]
             Self::Sim(stream) => stream.unread(),
+            #[cfg(feature = "tls")]
+            Self::Tls(secured) => secured.unread(),
             Self::Dialing(_) | Self::None => None,
         }
     }
@@ -336,6 +406,10 @@ impl Transport for Stream {
         if let Self::Sim(stream) = self {
             return stream.short_read_empties();
         }
+        #[cfg(feature = "tls")]
+        if let Self::Tls(secured) = self {
+            return secured.short_read_empties();
+        }
         cfg!(target_os = "linux") && matches!(self, Self::Tcp(_))
     }
 
@@ -345,11 +419,50 @@ impl Transport for Stream {
         if let Self::Sim(stream) = self {
             return stream.reset_on_close();
         }
+        #[cfg(feature = "tls")]
+        if let Self::Tls(secured) = self {
+            return secured.reset_on_close();
+        }
         if let Some(socket) = self.socket() {
             if let Err(error) = socket.set_linger(Some(Duration::ZERO)) {
                 log::debug!("SO_LINGER: {error}");
             }
         }
+    }
+
+    #[cfg(feature = "tls")]
+    fn has_own(&self) -> bool {
+        self.session().is_some_and(Transport::has_own)
+    }
+
+    #[cfg(feature = "tls")]
+    fn send_own(&mut self) -> io::Result<()> {
+        self.session_mut().map_or(Ok(()), Transport::send_own)
+    }
+
+    #[cfg(feature = "tls")]
+    fn shake_hands(&mut self, buf: &mut [u8]) -> io::Result<bool> {
+        self.session_mut().map_or(Ok(true), |secured| secured.shake_hands(buf))
+    }
+
+    #[cfg(feature = "tls")]
+    fn takes_data(&self) -> bool {
+        self.session().is_none_or(Transport::takes_data)
+    }
+
+    #[cfg(feature = "tls")]
+    fn committed(&self) -> usize {
+        self.session().map_or(0, Transport::committed)
+    }
+
+    #[cfg(feature = "tls")]
+    fn is_truncated(&self) -> bool {
+        self.session().is_some_and(Transport::is_truncated)
+    }
+
+    #[cfg(feature = "tls")]
+    fn has_tail(&self) -> bool {
+        self.session().is_some_and(Transport::has_tail)
     }
 }
 

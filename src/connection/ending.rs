@@ -166,7 +166,7 @@ impl Connection {
     }
 
     /// `finished` when our stream was the first to end, `peer_closed` when it was the peer's.
-    fn clean_reason(&self) -> CloseReason {
+    pub(super) fn clean_reason(&self) -> CloseReason {
         match self.ended_first {
             _ if self.truncated => CloseReason::Truncated,
             true => CloseReason::Finished,

@@ -21,7 +21,15 @@ pub(crate) enum Greeting {
 }
 
 impl Connection {
+    /// Whether there can be a session from now on.
+    #[cfg(feature = "tls")]
+    pub(crate) fn may_be_secured(&self) -> bool {
+        let is_open = matches!(self.state, State::Connecting | State::Handshaking | State::Open);
+        is_open && !self.fin_wanted && !self.is_broken()
+    }
+
     /// Once the connection is established there will be a session.
+    #[cfg(feature = "tls")]
     pub(crate) fn will_be_secured(&mut self) {
         self.secured = true;
     }
@@ -32,11 +40,19 @@ impl Connection {
     }
 
     /// There is a session now, and its handshake is to come first.
-    pub(crate) fn begin_handshake<T: Transport>(&mut self, socket: &mut T, cx: &mut Context<'_>) {
-        let is_known = self.is_delivering();
+    /// `is_known` to the handler it is when it has been open before.
+    pub(crate) fn begin_handshake<T: Transport>(
+        &mut self,
+        is_known: bool,
+        socket: &mut T,
+        cx: &mut Context<'_>,
+    ) {
         self.secured = true;
         self.state = State::Handshaking;
         self.activity = cx.now;
+        // Its session has it by now.
+        self.forget_input();
+        self.want = 0;
         self.extra.get_or_insert_default().handshake = Some(Handshake { since: cx.now, is_known });
         // Whatever came before is the session's, and brought its event already.
         self.readable = true;
@@ -181,6 +197,13 @@ impl Connection {
                 self.writable = false;
                 cx.stats.write_eagains += 1;
             }
+            // What is left is the end of our session, and nobody is there to hear it.
+            Err(_) if self.is_settled() => {
+                self.fin_sent = true;
+                self.tail = false;
+                self.write_failed = true;
+                return self.die(self.clean_reason(), socket, cx);
+            }
             Err(error) => self.break_write_half(Some(&error), cx),
         }
         self.after_session_step(socket);
@@ -201,9 +224,10 @@ impl Connection {
         self.after_session_step(socket);
     }
 
-    /// The peer ended its session and has all of our bytes. It need not wait for the end of ours, and many
-    /// close at once: then that end meets a closed socket, and the reset that answers it means nothing.
+    /// The peer's direction has ended, and it has all of our bytes. It need not wait for the end of our
+    /// session, and many close at once: then that end meets a closed socket, and the reset that answers
+    /// it means nothing.
     pub(super) fn is_settled(&self) -> bool {
-        self.secured && self.saw_fin && !self.truncated && (self.all_taken || self.is_lingering())
+        self.secured && self.saw_fin && (self.all_taken || self.is_lingering())
     }
 }

@@ -67,4 +67,3 @@ pub(super) fn apply_options(socket: &Socket, config: &Config, tcp: bool) -> io::
     socket.set_tcp_user_timeout(config.effective_user_timeout())?;
     Ok(())
 }
-

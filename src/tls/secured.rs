@@ -7,17 +7,22 @@
 //!
 //! No more is decrypted than is asked for: what a read did not take stays sealed.
 
+use std::cell::OnceCell;
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, IoSlice};
 
 use super::session::{Session, TlsInfo};
 use crate::transport::{LastHeard, SessionError, Transport};
 
-/// Plaintext is sealed while less than this waits to be sent below: enough for the next write.
-const AHEAD: usize = 64 << 10;
+/// Plaintext is sealed while less than this waits to be sent below, so that no more than 64 KiB is held
+/// twice: enough for the next write.
+const AHEAD: usize = 48 << 10;
 
 /// Plaintext in a record at most (RFC 8446, section 5.1).
 const RECORD: usize = 16 << 10;
+
+/// The part of a read's buffer that raw bytes are read into is not made smaller than this.
+const LEAST_READ: usize = 4 << 10;
 
 /// A record on its way: plaintext in it, and bytes of it still to be handed over below, those of the
 /// session's own before it included.
@@ -48,6 +53,8 @@ pub(crate) struct Secured<S> {
     clear: usize,
     /// Sealed, and not wholly handed over below; oldest first.
     records: VecDeque<Record>,
+    /// Bytes that they have left. What else is sealed is the session's own.
+    recorded: usize,
     /// Plaintext sealed and not yet counted as taken, and the part of it that is handed over.
     sealed: usize,
     done: usize,
@@ -55,6 +62,11 @@ pub(crate) struct Secured<S> {
     backlog: Vec<u8>,
     taken_in: usize,
     reading: Reading,
+    /// Why the session failed, until it has been told: what came before that is read first.
+    failure: Option<SessionError>,
+    has_failed: bool,
+    /// An error of the transport below, behind bytes that it took: the next write tells it.
+    write_error: Option<io::Error>,
     /// The last read below emptied it.
     is_dry: bool,
     end_sealed: bool,
@@ -62,6 +74,7 @@ pub(crate) struct Secured<S> {
     allow_truncation: bool,
     /// The stream below ended, and the session had not.
     truncated: bool,
+    info: OnceCell<Box<TlsInfo>>,
 }
 
 impl<S: Transport> Secured<S> {
@@ -72,15 +85,20 @@ impl<S: Transport> Secured<S> {
             session,
             clear,
             records: VecDeque::new(),
+            recorded: 0,
             sealed: 0,
             done: 0,
             backlog: Vec::new(),
             taken_in: 0,
             reading: Reading::Open,
+            failure: None,
+            has_failed: false,
+            write_error: None,
             is_dry: false,
             end_sealed: false,
             allow_truncation,
             truncated: false,
+            info: OnceCell::new(),
         }
     }
 
@@ -92,8 +110,13 @@ impl<S: Transport> Secured<S> {
         &mut self.below
     }
 
-    pub(crate) fn info(&self) -> Option<TlsInfo> {
-        self.session.info()
+    /// What was agreed on, once the handshake is done.
+    pub(crate) fn info(&self) -> Option<&TlsInfo> {
+        if self.info.get().is_none() && !self.session.is_handshaking() {
+            let info = Box::new(self.session.info()?);
+            return Some(self.info.get_or_init(|| info));
+        }
+        self.info.get().map(|info| &**info)
     }
 
     /// Bytes that came before the session began, and are its first.
@@ -102,48 +125,67 @@ impl<S: Transport> Secured<S> {
     }
 
     /// Hands the session what is in the backlog, as much as it takes.
-    fn absorb_backlog(&mut self) -> io::Result<()> {
+    fn absorb_backlog(&mut self) {
         let rest = self.backlog.get(self.taken_in..).unwrap_or_default();
-        if rest.is_empty() {
-            return Ok(());
-        }
         let absorbed = self.session.absorb(rest);
-        self.taken_in += self.after_absorbing(absorbed)?;
+        self.taken_in += self.after_absorbing(absorbed);
         if self.taken_in >= self.backlog.len() {
-            // It owns no memory while empty.
-            self.backlog = Vec::new();
-            self.taken_in = 0;
+            self.forget_backlog();
         }
-        Ok(())
     }
 
-    fn after_absorbing(&mut self, absorbed: Result<usize, SessionError>) -> io::Result<usize> {
-        match absorbed {
-            Ok(count) => Ok(count),
-            Err(error) => {
-                // Its alert is still to be sent. What the peer sends is of no use any more.
+    /// It owns no memory while empty.
+    fn forget_backlog(&mut self) {
+        self.backlog = Vec::new();
+        self.taken_in = 0;
+    }
+
+    fn after_absorbing(&mut self, absorbed: Result<usize, SessionError>) -> usize {
+        absorbed.unwrap_or_else(|error| {
+            self.has_failed = true;
+            self.failure = Some(error);
+            self.forget_backlog();
+            0
+        })
+    }
+
+    /// The session is of no use any more. Its alert is still to be sent; what the peer sends is not.
+    fn take_failure(&mut self) -> io::Result<()> {
+        match self.failure.take() {
+            Some(error) => {
                 self.reading = Reading::Discarding;
-                self.backlog = Vec::new();
-                self.taken_in = 0;
                 Err(io::Error::new(ErrorKind::InvalidData, error))
             }
+            None => Ok(()),
         }
     }
 
-    /// One read below, into `raw`, all of which goes to the session or into the backlog. False at the
-    /// end of the stream below.
-    fn read_below(&mut self, raw: &mut [u8]) -> io::Result<bool> {
+    /// One read below, into `raw`, all of which goes to the session or into the backlog. As much of it
+    /// as there is room for becomes plaintext at once. Returns how much, or `None` at the end of the
+    /// stream below.
+    fn read_below(&mut self, raw: &mut [u8], plain: &mut [u8]) -> io::Result<Option<usize>> {
         let count = self.below.read(raw)?;
         if count == 0 {
             self.reading = Reading::Over;
-            return Ok(false);
+            return Ok(None);
         }
         self.is_dry = count < raw.len() && self.below.short_read_empties();
-        let raw = raw.get(..count).unwrap_or_default();
-        let absorbed = self.session.absorb(raw);
-        let taken = self.after_absorbing(absorbed)?;
-        self.backlog.extend_from_slice(raw.get(taken..).unwrap_or_default());
-        Ok(true)
+        let mut rest = raw.get(..count).unwrap_or_default();
+        let mut opened = 0;
+        while !rest.is_empty() && !self.has_failed {
+            let absorbed = self.session.absorb(rest);
+            let taken = self.after_absorbing(absorbed);
+            rest = rest.get(taken..).unwrap_or_default();
+            let more = self.session.open(plain.get_mut(opened..).unwrap_or_default());
+            opened += more;
+            if taken == 0 && more == 0 {
+                break;
+            }
+        }
+        if !self.has_failed {
+            self.backlog.extend_from_slice(rest);
+        }
+        Ok(Some(opened))
     }
 
     /// The stream below has ended while the session had not.
@@ -156,14 +198,12 @@ impl<S: Transport> Secured<S> {
         if self.reading == Reading::Over {
             return Ok(0);
         }
-        match self.below.read(buf)? {
-            0 => {
-                self.reading = Reading::Over;
-                Ok(0)
-            }
-            // There may be more, and nobody is to see it.
-            _ => Err(ErrorKind::Interrupted.into()),
+        let count = self.below.read(buf)?;
+        match count {
+            0 => self.reading = Reading::Over,
+            _ => self.is_dry = count < buf.len() && self.below.short_read_empties(),
         }
+        Ok(count)
     }
 
     /// Hands sealed bytes over below, as far as they go, and counts the records that went.
@@ -183,9 +223,11 @@ impl<S: Transport> Secured<S> {
         while let Some(record) = self.records.front_mut() {
             if sent < record.left {
                 record.left -= sent;
+                self.recorded -= sent;
                 return;
             }
             sent -= record.left;
+            self.recorded -= record.left;
             self.done += record.plain;
             self.records.pop_front();
         }
@@ -193,18 +235,16 @@ impl<S: Transport> Secured<S> {
 
     /// Seals what follows in `slices` behind what is sealed already, a record at a time.
     fn seal(&mut self, slices: &[IoSlice<'_>], offered: usize) {
-        let counted: usize = self.records.iter().map(|record| record.left).sum();
-        // The session's own bytes go before the record, and with it.
-        let mut own = self.session.sealed() - counted;
         while self.sealed < offered && self.session.sealed() < AHEAD {
-            let before = self.session.sealed() - own;
             let plain = self.session.seal(slices, self.sealed, RECORD.min(offered - self.sealed));
             if plain == 0 {
                 return;
             }
             self.sealed += plain;
-            self.records.push_back(Record { plain, left: self.session.sealed() - before });
-            own = 0;
+            // The session's own bytes go before the record, and with it.
+            let left = self.session.sealed() - self.recorded;
+            self.recorded += left;
+            self.records.push_back(Record { plain, left });
         }
     }
 }
@@ -222,33 +262,32 @@ impl<S: Transport> Transport for Secured<S> {
             if filled == buf.len() {
                 return Ok(filled);
             }
-            if self.session.is_ended() {
-                if filled == 0 {
-                    self.reading = Reading::Discarding;
-                    self.backlog = Vec::new();
-                }
+            // Plaintext comes first, then what stopped it.
+            if filled > 0 && (self.has_failed || self.session.is_ended() || self.backlog.is_empty()) {
                 return Ok(filled);
+            }
+            self.take_failure()?;
+            if self.session.is_ended() {
+                self.reading = Reading::Discarding;
+                self.forget_backlog();
+                return Ok(0);
             }
             if !self.backlog.is_empty() {
-                match self.absorb_backlog() {
-                    // What was whole comes first; the session tells its error once more.
-                    Err(_) if filled > 0 => return Ok(filled),
-                    absorbed => absorbed?,
-                }
+                self.absorb_backlog();
                 continue;
-            }
-            if filled > 0 {
-                return Ok(filled);
             }
             if self.is_dry {
                 return Err(ErrorKind::WouldBlock.into());
             }
             // The raw bytes stand behind the place of their plaintext, which is shorter.
-            let half = buf.len() / 2;
-            let raw = if half >= 4096 { buf.get_mut(half..) } else { Some(&mut *buf) };
-            if !self.read_below(raw.unwrap_or_default())? {
-                self.end_below();
-                return Ok(0);
+            let half = if buf.len() >= 2 * LEAST_READ { buf.len() / 2 } else { 0 };
+            let (plain, raw) = buf.split_at_mut(half);
+            match self.read_below(raw, plain)? {
+                Some(opened) => filled = opened,
+                None => {
+                    self.end_below();
+                    return Ok(0);
+                }
             }
         }
     }
@@ -258,9 +297,12 @@ impl<S: Transport> Transport for Secured<S> {
         if self.clear > 0 {
             return self.write_clear(slices);
         }
+        if let Some(error) = self.write_error.take() {
+            return Err(error);
+        }
         let mut sent = self.transmit();
         // More is sealed as long as all that was went out.
-        while sent.is_ok() && self.sealed < offered {
+        while sent.is_ok() && self.sealed < offered && !self.has_failed {
             let before = self.sealed;
             self.seal(slices, offered);
             sent = self.transmit();
@@ -270,17 +312,17 @@ impl<S: Transport> Transport for Secured<S> {
         }
         let taken = self.done.min(offered);
         if taken == 0 {
-            // An error that came behind bytes that went shows in the next call.
             sent?;
             return Err(ErrorKind::WouldBlock.into());
         }
+        self.write_error = sent.err().filter(|error| error.kind() != ErrorKind::WouldBlock);
         self.done -= taken;
         self.sealed -= taken;
         Ok(taken)
     }
 
     fn shutdown_write(&mut self) -> io::Result<()> {
-        if !std::mem::replace(&mut self.end_sealed, true) {
+        if !std::mem::replace(&mut self.end_sealed, true) && !self.has_failed {
             self.session.end();
         }
         self.transmit()?;
@@ -310,7 +352,9 @@ impl<S: Transport> Transport for Secured<S> {
 
     /// Only when the session keeps nothing back either: no event tells of that.
     fn short_read_empties(&self) -> bool {
-        self.is_dry && self.backlog.is_empty() && self.session.opened() == 0
+        let kept = self.session.opened() > 0 || !self.backlog.is_empty();
+        let told = self.reading != Reading::Open || !(self.session.is_ended() || self.failure.is_some());
+        self.is_dry && !kept && told
     }
 
     fn reset_on_close(&mut self) {
@@ -318,7 +362,7 @@ impl<S: Transport> Transport for Secured<S> {
     }
 
     fn has_own(&self) -> bool {
-        self.clear == 0 && self.session.sealed() > self.records.iter().map(|record| record.left).sum()
+        self.clear == 0 && self.session.sealed() > self.recorded
     }
 
     fn send_own(&mut self) -> io::Result<()> {
@@ -330,13 +374,23 @@ impl<S: Transport> Transport for Secured<S> {
 
     fn shake_hands(&mut self, buf: &mut [u8]) -> io::Result<bool> {
         if self.session.is_handshaking() && !self.backlog.is_empty() {
-            self.absorb_backlog()?;
+            self.absorb_backlog();
+            self.take_failure()?;
         }
-        if self.session.is_handshaking() && !self.read_below(buf)? {
+        if self.session.is_handshaking() && self.read_below(buf, &mut [])?.is_none() {
             self.end_below();
             return Err(ErrorKind::UnexpectedEof.into());
         }
+        self.take_failure()?;
         Ok(!self.session.is_handshaking())
+    }
+
+    fn takes_data(&self) -> bool {
+        self.clear > 0 || !self.session.is_handshaking()
+    }
+
+    fn committed(&self) -> usize {
+        self.clear + self.sealed
     }
 
     fn is_truncated(&self) -> bool {

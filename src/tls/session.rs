@@ -19,7 +19,7 @@ pub(crate) trait Session: fmt::Debug + Send {
     /// Returns how many.
     fn absorb(&mut self, raw: &[u8]) -> Result<usize, SessionError>;
 
-    /// Moves plaintext out.
+    /// Moves plaintext out. What came before an error can still be had.
     fn open(&mut self, plain: &mut [u8]) -> usize;
 
     /// Plaintext that is ready to be opened.
@@ -35,10 +35,7 @@ pub(crate) trait Session: fmt::Debug + Send {
     fn sealed(&self) -> usize;
 
     /// Has `send` take the front of them, and forgets what it took.
-    fn transmit(
-        &mut self,
-        send: &mut dyn FnMut(&[IoSlice<'_>]) -> io::Result<usize>,
-    ) -> io::Result<usize>;
+    fn transmit(&mut self, send: &mut dyn FnMut(&[IoSlice<'_>]) -> io::Result<usize>) -> io::Result<usize>;
 
     /// Whether application data cannot be sent or received yet.
     fn is_handshaking(&self) -> bool;
@@ -98,6 +95,9 @@ pub struct TlsInfo {
     pub resumed: bool,
 }
 
+/// So much plaintext is opened ahead: a record's worth, at which rustls takes no more in.
+const FULL: usize = 16 << 10;
+
 /// Over the buffered interface of rustls 0.23.
 struct Rustls {
     connection: Connection,
@@ -105,17 +105,24 @@ struct Rustls {
     sealed: usize,
     opened: usize,
     peer_ended: bool,
+    /// It told an error, and how much plaintext is before that it did not tell.
+    failed: bool,
 }
 
 impl fmt::Debug for Rustls {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Rustls").field("sealed", &self.sealed).field("opened", &self.opened).finish_non_exhaustive()
+        f.debug_struct("Rustls")
+            .field("sealed", &self.sealed)
+            .field("opened", &self.opened)
+            .finish_non_exhaustive()
     }
 }
 
 impl Rustls {
     fn new(connection: Connection) -> Self {
-        let mut session = Self { connection, sealed: 0, opened: 0, peer_ended: false };
+        let mut session = Self { connection, sealed: 0, opened: 0, peer_ended: false, failed: false };
+        // How much is sealed ahead is bounded where it is sealed.
+        session.connection.set_buffer_limit(None);
         // A client has its first flight ready.
         let _ = session.process();
         session
@@ -136,8 +143,10 @@ impl Rustls {
     /// It has an alert ready, if it was the one to object. How long that is shows when it is sent.
     fn failed(&mut self, error: Error) -> SessionError {
         if self.connection.wants_write() {
-            self.sealed = self.sealed.max(1);
+            self.sealed += 1;
         }
+        self.failed = true;
+        self.opened = self.opened.max(1);
         let alert = match &error {
             Error::AlertReceived(alert) => Some(Alert { by: Side::Peer, code: u8::from(*alert) }),
             error => alert_for(error).map(|alert| Alert { by: Side::Local, code: u8::from(alert) }),
@@ -189,7 +198,7 @@ impl Write for Sink<'_> {
 impl Session for Rustls {
     fn absorb(&mut self, raw: &[u8]) -> Result<usize, SessionError> {
         let mut rest = raw;
-        while !rest.is_empty() && self.opened == 0 || (!rest.is_empty() && self.opened < (16 << 10)) {
+        while !rest.is_empty() && self.opened < FULL {
             match self.connection.read_tls(&mut rest) {
                 // Behind the peer's end nothing is taken in any more.
                 Ok(0) => return Ok(raw.len()),
@@ -210,7 +219,10 @@ impl Session for Rustls {
             return 0;
         }
         let count = self.connection.reader().read(plain).unwrap_or(0);
-        self.opened = self.opened.saturating_sub(count);
+        self.opened = match count {
+            0 => 0,
+            _ => self.opened.saturating_sub(count).max(usize::from(self.failed)),
+        };
         count
     }
 
@@ -248,10 +260,7 @@ impl Session for Rustls {
         self.sealed
     }
 
-    fn transmit(
-        &mut self,
-        send: &mut dyn FnMut(&[IoSlice<'_>]) -> io::Result<usize>,
-    ) -> io::Result<usize> {
+    fn transmit(&mut self, send: &mut dyn FnMut(&[IoSlice<'_>]) -> io::Result<usize>) -> io::Result<usize> {
         let mut sink = Sink { send, offered: 0 };
         let sent = self.connection.write_tls(&mut sink)?;
         self.sealed = match self.connection.wants_write() {
