@@ -11,7 +11,6 @@ use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
 use httparse::{Error, Status};
-use httpdate::HttpDate;
 use rustix::fs::{fstat, openat, FileType, Mode, OFlags};
 use rustix::io::Errno;
 use signal_hook::{consts::SIGINT, consts::SIGTERM, iterator::Signals};
@@ -114,10 +113,13 @@ impl Client {
     fn body(&mut self, net: &mut Net, conn: ConnId, chunked: bool, rest: &mut &[u8]) -> Result<(), Stop> {
         if chunked && self.left == 0 {
             // The lines between chunks are taken together or, when they are not all there, not yet.
-            let mut next = *rest;
-            let mut line = || match Lines::new().max(1 << 10).keep_end().next_in(&mut next).ok_or(None)? {
-                Frame::Whole(l) => l.strip_suffix(b"\r\n").filter(|l| !l.contains(&b'\r')).ok_or(BAD),
-                Frame::TooLong { .. } => Err(BAD),
+            let (mut next, mut most) = (*rest, 0..64);
+            let mut line = || {
+                most.next().ok_or(BAD)?;
+                match Lines::new().max(1 << 10).keep_end().next_in(&mut next).ok_or(None)? {
+                    Frame::Whole(l) => l.strip_suffix(b"\r\n").filter(|l| !l.contains(&b'\r')).ok_or(BAD),
+                    Frame::TooLong { .. } => Err(BAD),
+                }
             };
             let end = if self.came > 0 { line()? } else { b"" };
             let size = line()?.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii_end();
@@ -129,9 +131,7 @@ impl Client {
             return Err(Some("413 Content Too Large"));
         }
         let (data, behind) = rest.split_at(rest.len().min(self.left as usize));
-        if data.is_empty() && self.left > 0 {
-            return Err(None);
-        }
+        let data = Some(data).filter(|data| !data.is_empty() || self.left == 0).ok_or(None)?;
         let (kind, length) = ("application/octet-stream", (!chunked).then_some(self.left));
         let mut out = if self.came == 0 { self.answer_head("200 OK", kind, length) } else { Vec::new() };
         let size = format!("{:x}\r\n", data.len());
@@ -162,7 +162,7 @@ impl Client {
     }
 
     fn answer_head(&self, status: &str, kind: &str, length: Option<u64>) -> Vec<u8> {
-        let date = HttpDate::from(SystemTime::now());
+        let date = httpdate::HttpDate::from(SystemTime::now());
         let then = if self.last { "close" } else { "keep-alive" };
         let mut out = Vec::with_capacity(1 << 10);
         let _ = write!(out, "HTTP/1.1 {status}\r\nDate: {date}\r\nConnection: {then}\r\n");
@@ -206,7 +206,7 @@ fn number(digits: &[u8], radix: u32) -> Option<u64> {
     u64::from_str_radix(digits, radix).ok()
 }
 
-/// A file below `root` and its length. The way is gone step by step: no `..` leads out of it, and no link.
+/// A file below `root` and its length. The way is gone step by step: over no link and no hidden name, as `..`.
 fn open(root: &File, path: &str) -> Result<(File, u64), Errno> {
     // A FIFO would have us wait for a writer.
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
@@ -214,7 +214,7 @@ fn open(root: &File, path: &str) -> Result<(File, u64), Errno> {
     let names = path.strip_prefix('/').ok_or(Errno::NOENT)?.split('/');
     for name in names.map(|name| if name.is_empty() { "index.html" } else { name }) {
         let name = std::borrow::Cow::from(percent_encoding::percent_decode_str(name));
-        let name = Some(&*name).filter(|name| name != b".." && !name.contains(&b'/')).ok_or(Errno::NOENT)?;
+        let name = Some(&*name).filter(|n| !n.starts_with(b".") && !n.contains(&b'/')).ok_or(Errno::NOENT)?;
         at = Some(File::from(openat(at.as_ref().unwrap_or(root), name, flags, Mode::empty())?));
     }
     let file = at.ok_or(Errno::NOENT)?;

@@ -113,6 +113,20 @@ struct Extra {
     handshake: Option<Handshake>,
     alert: Option<Alert>,
     tls_error: Option<Box<str>>,
+    ends: Ends,
+}
+
+/// What the end of a session has come to.
+#[derive(Clone, Copy, Debug, Default)]
+struct Ends {
+    /// It failed.
+    failed: bool,
+    /// The stream ended without it having been ended.
+    truncated: bool,
+    /// The peer ended it: the end of the stream is still to come.
+    tail: bool,
+    /// Nothing but the end of ours was left for the peer to take when that was sent.
+    all_taken: bool,
 }
 
 /// A handshake under way.
@@ -172,14 +186,6 @@ pub(crate) struct Connection {
     own: bool,
     /// What is queued has to wait until the handshake is done.
     held_back: bool,
-    /// The session failed.
-    session_failed: bool,
-    /// The stream ended without the session having been ended.
-    truncated: bool,
-    /// The peer ended its session: the end of its stream is still to come.
-    tail: bool,
-    /// Nothing but our session's end was left for the peer to take when that was sent.
-    all_taken: bool,
     /// The first error; 0 for none.
     errno: i32,
     /// The handler is shown nothing before so many bytes are there, or the end; 0 when it has not asked.
@@ -213,8 +219,8 @@ pub(crate) struct Connection {
     /// Since when the queue has been at the soft limit; in a close, since when the peer has had all of our
     /// bytes and only its end is awaited.
     standing_since: Time,
-    /// Input read since then, or after the write half broke.
-    discarded: u64,
+    /// Input read since then, or after the write half broke; as much as can be counted.
+    discarded: u32,
     /// The moment of this connection's entry among the deadlines.
     pub(crate) armed: Time,
     /// The moment of its entry among those who hold memory.
@@ -252,10 +258,6 @@ impl Connection {
             secured: false,
             own: false,
             held_back: false,
-            session_failed: false,
-            truncated: false,
-            tail: false,
-            all_taken: false,
             errno: 0,
             want: 0,
             out: None,
@@ -510,7 +512,7 @@ impl Connection {
         CloseReport {
             reason: self.reason.unwrap_or(CloseReason::Io),
             errno: (self.errno != 0).then_some(self.errno),
-            saw_fin: self.saw_fin && !self.truncated,
+            saw_fin: self.saw_fin && !self.ends().truncated,
             received: self.received,
             handed: self.handed,
             unsent: self.unsent,

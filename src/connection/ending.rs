@@ -114,7 +114,7 @@ impl Connection {
         if self.state == State::Flushing && self.fin_sent {
             self.state = State::Lingering;
         }
-        let has_ended = self.saw_fin && !self.tail;
+        let has_ended = self.saw_fin && !self.ends().tail;
         if self.state != State::Lingering || (self.is_lingering() && !has_ended) {
             return;
         }
@@ -144,7 +144,8 @@ impl Connection {
     fn end_stream<T: Transport>(&mut self, socket: &mut T) {
         self.fin_sent = true;
         if self.secured {
-            self.all_taken |= self.unacked_now(socket) == Some(0);
+            let all_taken = self.unacked_now(socket) == Some(0);
+            self.ends_mut().all_taken |= all_taken;
         }
         match socket.shutdown_write() {
             Ok(()) => self.fin_counted = true,
@@ -168,7 +169,7 @@ impl Connection {
     /// `finished` when our stream was the first to end, `peer_closed` when it was the peer's.
     pub(super) fn clean_reason(&self) -> CloseReason {
         match self.ended_first {
-            _ if self.truncated => CloseReason::Truncated,
+            _ if self.ends().truncated => CloseReason::Truncated,
             true => CloseReason::Finished,
             false => CloseReason::PeerClosed,
         }
@@ -176,7 +177,7 @@ impl Connection {
 
     /// Bytes of ours that the peer's kernel has not acknowledged, our end of stream not counted.
     pub(super) fn unacked_now<T: Transport>(&self, socket: &T) -> Option<u64> {
-        if self.handed == 0 || self.all_taken {
+        if self.handed == 0 || self.ends().all_taken {
             // The SYN of a refused connection counts as well, and nobody handed it over.
             return socket.unacknowledged().map(|_| 0);
         }
@@ -252,7 +253,7 @@ impl Connection {
             State::Connecting => self.connect_ends(terms).min(self.alarm),
             State::Handshaking => self.handshake_ends(terms).min(self.alarm),
             State::Flushing | State::Lingering if self.is_lingering() => {
-                let look = if self.saw_fin && !self.tail { self.next_look(now) } else { Time::NEVER };
+                let look = if self.saw_fin && !self.ends().tail { self.next_look(now) } else { Time::NEVER };
                 self.linger_ends(terms).min(look)
             }
             State::Flushing | State::Lingering => {
@@ -344,7 +345,7 @@ impl Connection {
     /// the kernel last said, it is tried.
     pub(crate) fn look_again(&mut self) {
         self.listed.due = true;
-        self.readable |= !self.saw_fin || self.tail;
+        self.readable |= !self.saw_fin || self.ends().tail;
         self.writable = true;
     }
 
@@ -449,10 +450,10 @@ impl Connection {
         let lost = self.unsent > 0 || !matches!(self.unacked, 0 | UNKNOWN);
         let reason = match reason {
             CloseReason::HandlerPanic => reason,
-            _ if self.session_failed => CloseReason::Tls,
+            _ if self.ends().failed => CloseReason::Tls,
             _ if self.errno != 0 => {
                 let lost = lost || self.write_failed;
-                let saw_fin = self.saw_fin && !self.truncated;
+                let saw_fin = self.saw_fin && !self.ends().truncated;
                 reason_for(self.errno, Circumstances { connecting, saw_fin, lost })
             }
             _ if self.write_failed => CloseReason::Io,

@@ -38,7 +38,7 @@ impl Connection {
     #[inline]
     pub(crate) fn wants_input(&self, defaults: &Settings) -> bool {
         if self.saw_fin {
-            return self.tail && self.is_closing();
+            return self.ends().tail && self.is_closing();
         }
         match self.state {
             State::Flushing | State::Lingering => true,
@@ -98,18 +98,21 @@ impl Connection {
         if self.secured {
             self.after_session_step(socket);
         }
-        self.received += count as u64;
         self.activity = cx.now;
         cx.stats.reads += 1;
-        cx.stats.bytes_in += count as u64;
+        // What comes behind the end of a session is no plaintext.
+        if !(self.saw_fin || self.secured && self.ends().failed) {
+            self.received += count as u64;
+            cx.stats.bytes_in += count as u64;
+        }
         if count < room && !self.more_hint && socket.short_read_empties() {
             self.readable = false;
         }
         if self.is_lingering() || self.is_broken() {
             // What comes behind an error that only the write half met, or when the peer has all of
             // our bytes and only owes its end, is bounded: it may go on sending for ever.
-            self.discarded += count as u64;
-            if self.discarded > cx.terms.config.linger_bytes {
+            self.discarded = self.discarded.saturating_add(u32::try_from(count).unwrap_or(u32::MAX));
+            if u64::from(self.discarded) > cx.terms.config.linger_bytes {
                 self.end_lingering(socket, cx);
                 return Received::Nothing(count);
             }

@@ -4,7 +4,7 @@
 
 use std::io::{self, ErrorKind};
 
-use super::{Connection, Context, Handshake, State, Terms};
+use super::{Connection, Context, Ends, Handshake, State, Terms};
 use crate::close::CloseReason;
 use crate::timers::Time;
 use crate::transport::{SessionError, Transport};
@@ -150,7 +150,7 @@ impl Connection {
         match error.get_ref().and_then(|source| source.downcast_ref::<SessionError>()) {
             Some(error) => self.fail_session(error, socket, cx),
             None if self.is_settled() => {
-                self.tail = false;
+                self.ends_mut().tail = false;
                 self.advance(socket, cx);
             }
             None => {
@@ -169,7 +169,7 @@ impl Connection {
         let extra = self.extra.get_or_insert_default();
         extra.alert = error.alert;
         extra.tls_error = Some(error.text.clone());
-        self.session_failed = true;
+        self.ends_mut().failed = true;
         if let Some(mut out) = self.out.take() {
             self.unsent += out.truncate(socket.committed()) as u64;
             match out.is_empty() {
@@ -200,13 +200,23 @@ impl Connection {
             // What is left is the end of our session, and nobody is there to hear it.
             Err(_) if self.is_settled() => {
                 self.fin_sent = true;
-                self.tail = false;
+                self.ends_mut().tail = false;
                 self.write_failed = true;
                 return self.die(self.clean_reason(), socket, cx);
             }
             Err(error) => self.break_write_half(Some(&error), cx),
         }
         self.after_session_step(socket);
+    }
+
+    /// What the end of the session has come to.
+    #[inline]
+    pub(super) fn ends(&self) -> Ends {
+        self.extra.as_ref().map_or(Ends::default(), |extra| extra.ends)
+    }
+
+    pub(super) fn ends_mut(&mut self) -> &mut Ends {
+        &mut self.extra.get_or_insert_default().ends
     }
 
     /// After each call of a socket that a session may have made use of.
@@ -218,9 +228,11 @@ impl Connection {
     /// The peer's stream has come to an end, or its session has.
     pub(super) fn after_session_end<T: Transport>(&mut self, socket: &T) {
         // In a close nobody wants to know what else there was.
-        self.truncated = socket.is_truncated() && !self.is_closing();
-        self.tail = socket.has_tail();
-        self.readable = self.tail;
+        let truncated = socket.is_truncated() && !self.is_closing();
+        let tail = socket.has_tail();
+        let ends = self.ends_mut();
+        (ends.truncated, ends.tail) = (truncated, tail);
+        self.readable = tail;
         self.after_session_step(socket);
     }
 
@@ -228,6 +240,6 @@ impl Connection {
     /// session, and many close at once: then that end meets a closed socket, and the reset that answers
     /// it means nothing.
     pub(super) fn is_settled(&self) -> bool {
-        self.secured && self.saw_fin && (self.all_taken || self.is_lingering())
+        self.secured && self.saw_fin && (self.ends().all_taken || self.is_lingering())
     }
 }
