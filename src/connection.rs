@@ -11,6 +11,7 @@
 mod ending;
 mod leaving;
 mod origin;
+mod piping;
 mod receiving;
 mod securing;
 mod sending;
@@ -455,8 +456,10 @@ impl Connection {
 
     /// Application data can be sent and received from here on.
     fn enter<T: Transport>(&mut self, socket: &mut T, cx: &mut Context<'_>) -> bool {
-        self.state = if self.fin_wanted { State::HalfClosedLocal } else { State::Open };
-        self.ended_first |= self.fin_wanted;
+        // What cannot be sent to is not half of something whole.
+        let half = self.fin_wanted && self.halves() != Some(Halves::ReadOnly);
+        self.state = if half { State::HalfClosedLocal } else { State::Open };
+        self.ended_first |= half;
         if self.standing_since != Time::NEVER {
             self.standing_since = cx.now;
         }

@@ -5,12 +5,15 @@
 
 mod adopting;
 mod books;
+mod children;
 mod dialing;
 mod listening;
 mod outgoing;
+mod piping;
 #[cfg(feature = "tls")]
 mod securing;
 mod stopping;
+mod watching;
 
 use std::collections::{BTreeSet, VecDeque};
 use std::fmt;
@@ -24,7 +27,7 @@ use crate::addr::Addr;
 use crate::close::CloseReason;
 use crate::config::Config;
 use crate::connection::{Connection, State, Via};
-use crate::id::{AttemptId, ConnId, ListenerId, TimerId};
+use crate::id::{AttemptId, ChildId, ConnId, ListenerId, TimerId};
 use crate::lapses::Lapses;
 use crate::listener::Listener;
 use crate::mailbox::{Command, Mailbox};
@@ -43,6 +46,9 @@ pub use adopting::{Detached, NotAdopted};
 pub(crate) use dialing::{why_all_failed, Called};
 use dialing::{Call, Try};
 pub(crate) use stopping::Stopping;
+use children::Children;
+pub use watching::{Interest, Ready};
+use watching::Watches;
 
 /// A closure from another thread.
 pub(crate) type Task = Box<dyn FnOnce(&mut Net) + Send>;
@@ -52,6 +58,8 @@ pub(crate) enum Errand {
     Task(Task),
     /// Somebody is to be taken in.
     Arrival(Box<Arrival>),
+    /// A child has ended.
+    Exited(ChildId),
 }
 
 /// How often a Unix-domain socket whose listener's backlog is full is tried again: no event tells
@@ -114,6 +122,8 @@ pub struct Net {
     sessions: PerConn<securing::Pending>,
     /// The attempts under way for them.
     pub(crate) attempts: Table<AttemptId, Try>,
+    pub(crate) children: Children,
+    pub(crate) watches: Watches,
     /// Made when the first name is to be looked up.
     pub(crate) resolver: Option<Box<dyn Resolve>>,
     pub(crate) user_timers: Table<TimerId, Armed>,
@@ -211,6 +221,8 @@ impl Net {
             sessions: PerConn::new(),
             greeters: VecDeque::new(),
             attempts: Table::new(),
+            children: Children::default(),
+            watches: Watches::default(),
             resolver: None,
             user_timers: Table::new(),
             alarms: Timers::new(),

@@ -1,5 +1,6 @@
 //! The poll, and the phases of a turn.
 
+mod company;
 mod greeting;
 mod phases;
 
@@ -198,7 +199,9 @@ impl Reactor {
         let due = self.next_deadline();
         self.poller.poll(&self.net.config, timeout)?;
         self.note_lateness(owed, due);
-        let mut most = self.net.conns.len() + self.net.listeners.len() + 1;
+        // A pipe may have two events.
+        let others = self.net.children.len() + self.net.watches.len();
+        let mut most = 2 * self.net.conns.len() + self.net.listeners.len() + others + 1;
         loop {
             let taken = self.take_events();
             let full = taken >= self.net.config.events_per_turn;
@@ -256,6 +259,12 @@ impl Reactor {
                     }
                     None => net.stats.stale_events += 1,
                 },
+                Some(Source::Child { slot, generation }) => {
+                    net.stats.stale_events += u64::from(!net.children.on_event(slot, generation));
+                }
+                Some(Source::Watch { slot, generation }) => {
+                    net.stats.stale_events += u64::from(!net.watches.on_event(slot, generation, hints));
+                }
                 Some(Source::Waker) => *woken = true,
                 None => net.stats.stale_events += 1,
             }

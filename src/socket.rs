@@ -5,8 +5,12 @@ mod acceptor;
 mod address;
 mod adopted;
 mod asking;
+mod child;
 mod credentials;
+mod descriptor;
+mod nosignal;
 mod options;
+mod pipe;
 mod unix_path;
 
 use std::io::{self, ErrorKind, IoSlice, Read};
@@ -35,7 +39,11 @@ use self::options::{apply_options, bind_to_connect};
 
 pub(crate) use acceptor::{Accept, Acceptor, Held, Reserve, Shed};
 pub(crate) use adopted::Candidate;
+#[cfg(test)]
+pub(crate) use child::tests::PRETEND_NONE as PRETEND_NO_PIDFD;
+pub(crate) use child::{pidfd, wait_for_end};
 pub use credentials::Credentials;
+pub(crate) use pipe::Pipe;
 
 /// Every send carries it: without it a write to a broken connection kills a host process that
 /// has left SIGPIPE alone. Apple's systems have a socket option instead, which mio sets.
@@ -65,6 +73,7 @@ pub(crate) enum Stream {
     /// A TLS session above one of the others.
     #[cfg(feature = "tls")]
     Tls(Box<Secured<Stream>>),
+    Pipe(Box<Pipe>),
     /// No socket: it could not be made, or is closed.
     None,
     #[cfg(feature = "sim")]
@@ -151,6 +160,7 @@ impl Stream {
             Self::Sim(stream) => return Ok(stream.is_connected()),
             #[cfg(feature = "tls")]
             Self::Tls(_) => return Ok(true),
+            Self::Pipe(_) => return Ok(true),
             Self::Dialing(_) | Self::None => return Ok(false),
         };
         match peer {
@@ -232,6 +242,7 @@ impl Stream {
         match self {
             Self::Tcp(stream) => Some(stream),
             Self::Unix(stream) => Some(stream),
+            Self::Pipe(pipe) => Some(&mut **pipe),
             #[cfg(feature = "tls")]
             Self::Tls(secured) => secured.below_mut().source(),
             Self::Dialing(_) | Self::None => None,
@@ -257,6 +268,7 @@ impl Stream {
         match self {
             Self::Tcp(stream) => Some(SockRef::from(stream)),
             Self::Unix(stream) => Some(SockRef::from(stream)),
+            Self::Pipe(_) => None,
             #[cfg(feature = "tls")]
             Self::Tls(secured) => secured.below().socket(),
             Self::Dialing(_) | Self::None => None,
@@ -299,6 +311,7 @@ impl Transport for Stream {
         match self {
             Self::Tcp(stream) => stream.read(buf),
             Self::Unix(stream) => stream.read(buf),
+            Self::Pipe(pipe) => pipe.read(buf),
             #[cfg(feature = "sim")]
             Self::Sim(stream) => stream.read(buf),
             #[cfg(feature = "tls")]
@@ -317,6 +330,7 @@ impl Transport for Stream {
         match self {
             Self::Tcp(stream) => stream.try_io(|| send(SockRef::from(&*stream))),
             Self::Unix(stream) => stream.try_io(|| send(SockRef::from(&*stream))),
+            Self::Pipe(pipe) => pipe.write(slices),
             #[cfg(feature = "sim")]
             Self::Sim(stream) => stream.write(slices),
             #[cfg(feature = "tls")]
@@ -334,6 +348,9 @@ impl Transport for Stream {
         if let Self::Tls(secured) = self {
             return secured.shutdown_write();
         }
+        if let Self::Pipe(pipe) = self {
+            return pipe.shutdown_write();
+        }
         match self.socket() {
             Some(socket) => socket.shutdown(std::net::Shutdown::Write),
             None => not_connected(),
@@ -349,6 +366,9 @@ impl Transport for Stream {
         if let Self::Tls(secured) = self {
             return secured.take_error();
         }
+        if let Self::Pipe(pipe) = self {
+            return pipe.take_error();
+        }
         self.socket().map_or(Ok(None), |socket| socket.take_error())
     }
 
@@ -356,6 +376,7 @@ impl Transport for Stream {
     fn unacknowledged(&self) -> Option<u64> {
         match self {
             Self::Tcp(stream) => send_queue(stream.as_fd()),
+            Self::Pipe(pipe) => pipe.unacknowledged(),
             #[cfg(feature = "sim")]
             Self::Sim(stream) => stream.unacknowledged(),
             #[cfg(feature = "tls")]
@@ -390,6 +411,7 @@ impl Transport for Stream {
         match self {
             Self::Tcp(stream) => input_queue(stream.as_fd()),
             Self::Unix(stream) => input_queue(stream.as_fd()),
+            Self::Pipe(pipe) => pipe.unread(),
             #[cfg(feature = "sim")]
             Self::Sim(stream) => stream.unread(),
             #[cfg(feature = "tls")]

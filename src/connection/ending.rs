@@ -8,7 +8,7 @@
 use std::io::ErrorKind;
 use std::time::Duration;
 
-use super::{Connection, Context, State, Terms, UNKNOWN};
+use super::{Connection, Context, Halves, State, Terms, UNKNOWN};
 use crate::close::{reason_for, Circumstances, CloseReason, Timeout};
 use crate::read_buffer::ReadBuffer;
 use crate::settings::Settings;
@@ -52,10 +52,13 @@ impl Connection {
     pub(crate) fn close_write(&mut self, cx: &mut Context<'_>) {
         match self.state {
             State::Connecting | State::Handshaking => self.fin_wanted = true,
+            // A pipe that cannot be sent to.
+            State::Open if self.fin_wanted => {}
             State::Open => {
                 self.fin_wanted = true;
                 self.ended_first = true;
                 self.activity = cx.now;
+                self.begin_to_await_reader(cx.now);
                 self.state = State::HalfClosedLocal;
             }
             // The handler has yet to use what came before the peer's end, and to hear of that.
@@ -97,6 +100,9 @@ impl Connection {
             return;
         }
         if self.is_broken() {
+            if self.goes_on_reading() {
+                return;
+            }
             if self.saw_fin || !self.readable {
                 self.die(CloseReason::Io, socket, cx);
             }
@@ -114,7 +120,7 @@ impl Connection {
         if self.state == State::Flushing && self.fin_sent {
             self.state = State::Lingering;
         }
-        let has_ended = self.saw_fin && !self.ends().tail;
+        let has_ended = self.halves() == Some(Halves::ReadOnly) || self.saw_fin && !self.ends().tail;
         if self.state != State::Lingering || (self.is_lingering() && !has_ended) {
             return;
         }
@@ -148,6 +154,7 @@ impl Connection {
             self.ends_mut().all_taken |= all_taken;
         }
         match socket.shutdown_write() {
+            Ok(()) if self.halves().is_some() => self.pipe_has_ended(),
             Ok(()) => self.fin_counted = true,
             // The end of a session comes first, and the kernel took it in part or not at all.
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
@@ -259,6 +266,7 @@ impl Connection {
             State::Flushing | State::Lingering => {
                 let look = match (self.state, self.stall_limit(settings)) {
                     (State::Lingering, _) => self.next_look(now),
+                    _ if self.awaits_reader() => self.next_look(now),
                     (_, Some(stall)) => now.next_on_grid(stall / SAMPLES),
                     (_, None) => Time::NEVER,
                 };
@@ -275,6 +283,9 @@ impl Connection {
                 if let (true, Some(stall)) = (self.waiting, settings.write_stall) {
                     let look = now.next_on_grid(stall / SAMPLES);
                     deadline = deadline.min(self.stall_ends(terms)).min(look);
+                }
+                if self.awaits_reader() {
+                    deadline = deadline.min(self.next_look(now));
                 }
                 deadline.min(self.soft_ends(terms)).min(self.alarm)
             }

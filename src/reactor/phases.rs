@@ -62,15 +62,16 @@ impl Reactor {
             match self.phase {
                 1 => self.carry_out_commands(handler),
                 2 => self.take_deadlines(),
-                3 => self.serve_ready(handler),
-                4 => self.fire_timers(handler),
-                5 => self.shut_down(handler),
-                6 => self.accept(handler),
-                7 => self.shake_hands(handler, share::HANDSHAKES),
-                8 => self.flush_dirty(handler),
-                9 => self.judge(handler),
-                10 => self.reap(handler),
-                11 => self.end(handler),
+                3 => self.tell_of_others(handler),
+                4 => self.serve_ready(handler),
+                5 => self.fire_timers(handler),
+                6 => self.shut_down(handler),
+                7 => self.accept(handler),
+                8 => self.shake_hands(handler, share::HANDSHAKES),
+                9 => self.flush_dirty(handler),
+                10 => self.judge(handler),
+                11 => self.reap(handler),
+                12 => self.end(handler),
                 _ => return,
             }
         }
@@ -148,6 +149,7 @@ impl Reactor {
             Errand::Arrival(arrival) => {
                 net.take_in(*arrival);
             }
+            Errand::Exited(child) => net.children.has_ended(child),
         }
     }
 
@@ -461,6 +463,7 @@ impl Reactor {
         for conn in net.conns.ids().collect::<Vec<_>>() {
             net.kill(conn, CloseReason::Shutdown);
         }
+        net.children.leave_alone();
         for listener in net.listeners.ids().collect::<Vec<_>>() {
             net.close_listener(listener);
         }
