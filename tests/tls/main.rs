@@ -1,8 +1,9 @@
 //! TLS: the promises that hold without it, and those of its own.
 
-#[path = "../../examples/certificates/mod.rs"]
-mod certificates;
 mod closes;
+#[path = "../../examples/tls/mod.rs"]
+mod example_tls;
+mod examples;
 mod handshakes;
 mod peer;
 mod talk;
