@@ -13,7 +13,7 @@ impl Handler for Echo {
     }
 }
 
-/// Answers the first bytes with so many of its own, and closes. Whatever else comes is not its business.
+/// Answers the first bytes with so many of its own, and closes.
 struct Page(usize);
 
 impl Handler for Page {
