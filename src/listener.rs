@@ -161,7 +161,7 @@ impl<A: Accept> Listener<A> {
     }
 
     /// When to try again, if nothing is freed before.
-    fn retry_at(&self) -> Time {
+    pub(crate) fn retry_at(&self) -> Time {
         match self.hold {
             Hold::Exhausted(at) => at,
             Hold::Nothing | Hold::Limit => Time::NEVER,
