@@ -30,6 +30,10 @@ pub mod clients {
     #![doc = include_str!("guide/clients.md")]
 }
 
+pub mod tls {
+    #![doc = include_str!("guide/tls.md")]
+}
+
 pub mod threads {
     #![doc = include_str!("guide/threads.md")]
 }

@@ -63,7 +63,7 @@
 //!
 //! # Reaching further
 //!
-//! The [`guide`] is eleven short chapters to be read in order, from a first server to every cause of a
+//! The [`guide`] is twelve short chapters to be read in order, from a first server to every cause of a
 //! broken pipe, each with the lines that bring it about in the simulation. Beside it:
 //!
 //! * [`frame`] finds lines, delimited parts and length prefixes in what `on_data` shows, and
