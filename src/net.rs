@@ -60,7 +60,7 @@ pub(crate) struct Entry {
 #[cfg(feature = "sim")]
 impl Entry {
     fn note_pause(&self, paused: bool) {
-        if let Stream::Sim(stream) = &self.stream {
+        if let Stream::Sim(stream) = self.stream.bottom() {
             stream.pause(paused);
         }
     }
