@@ -211,7 +211,8 @@ fn play(seed: u64, server: &Arc<ServerConfig>, client: &Arc<ClientConfig>) -> [u
         match report.reason {
             CloseReason::PeerClosed => {
                 ends[0] += 1;
-                assert!(client.last == Last::End && client.saw_end_of_session, "{told}");
+                // A reset that meets nothing but the end of our session harms nobody.
+                assert!(client.last == Last::End && (client.saw_end_of_session || !calm), "{told}");
                 assert_eq!((client.echoed, report.received), (client.said, client.said as u64), "{told}");
             }
             CloseReason::Finished => {
