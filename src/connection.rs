@@ -18,7 +18,7 @@ use std::io;
 
 use crate::addr::{Addr, Peer};
 use crate::close::{CloseReason, CloseReport};
-use crate::config::Config;
+use crate::config::{Config, Overflow};
 use crate::id::ListenerId;
 use crate::lapses::Lapses;
 use crate::read_buffer::ReadBuffer;
@@ -85,6 +85,19 @@ pub(crate) struct Listed {
     pub(crate) owing: bool,
 }
 
+/// How a connection stood when it ended.
+#[cfg(feature = "sim")]
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Last {
+    /// What called for the end, before an earlier error was found to be the reason.
+    pub(crate) occasion: CloseReason,
+    pub(crate) state: State,
+    pub(crate) queued: usize,
+    pub(crate) unused: usize,
+    pub(crate) is_holder: bool,
+    pub(crate) congested: bool,
+}
+
 /// One connection, its socket excepted.
 #[derive(Debug)]
 pub(crate) struct Connection {
@@ -139,9 +152,8 @@ pub(crate) struct Connection {
     handed: u64,
     unsent: u64,
     reason: Option<CloseReason>,
-    /// What called for the end, before an earlier error was found to be the reason.
     #[cfg(feature = "sim")]
-    pub(crate) occasion: Option<CloseReason>,
+    pub(crate) last: Option<Box<Last>>,
     unacked: Option<u64>,
 
     /// When it was accepted or asked for.
@@ -201,7 +213,7 @@ impl Connection {
             unsent: 0,
             reason: None,
             #[cfg(feature = "sim")]
-            occasion: None,
+            last: None,
             unacked: None,
             since: now,
             activity: now,
@@ -235,16 +247,23 @@ impl Connection {
     }
 
     /// Whether it holds memory that it did not get rid of when it had the chance: bytes that the
-    /// kernel would not take, or that the handler left unused.
+    /// kernel would not take, or that the handler left unused. Where sends are refused nobody pays for
+    /// the former.
     #[inline]
-    pub(crate) fn is_holder(&self) -> bool {
-        let queues = self.out.is_some() && (self.waiting || self.state == State::Connecting);
+    pub(crate) fn is_holder(&self, overflow: Overflow) -> bool {
+        let waits = self.waiting || self.state == State::Connecting;
+        let queues = overflow == Overflow::Close && self.out.is_some() && waits;
         !self.is_dead() && (queues || !self.input.is_empty())
     }
 
+    /// Whether it is for what is queued that a holder pays, more than for what it left unused.
+    pub(crate) fn holds_output(&self, overflow: Overflow) -> bool {
+        overflow == Overflow::Close && self.queued() >= self.unused()
+    }
+
     /// When a holder was last seen to get on.
-    pub(crate) fn last_progress(&self) -> Time {
-        match self.queued() >= self.unused() {
+    pub(crate) fn last_progress(&self, overflow: Overflow) -> Time {
+        match self.holds_output(overflow) {
             true if self.state == State::Connecting => self.since,
             true => self.progress,
             false => self.activity,
@@ -259,12 +278,6 @@ impl Connection {
     #[inline]
     pub(crate) fn is_congested(&self) -> bool {
         self.congested
-    }
-
-    /// The peer's end of stream was read, and no error before it.
-    #[cfg(feature = "sim")]
-    pub(crate) fn saw_end(&self) -> bool {
-        self.saw_fin && !self.is_broken()
     }
 
     #[cfg(feature = "sim")]

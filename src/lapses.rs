@@ -42,6 +42,11 @@ impl Lapses {
         self.recent.push_back((begin, end));
     }
 
+    /// When the latest of them ended: the beginning, if there was none.
+    pub(crate) fn last_end(&self) -> Time {
+        self.recent.back().map_or(Time::default(), |(_, end)| *end)
+    }
+
     /// When `limit` is over for somebody whose time runs from `since`: the lapses on the way do not
     /// count. They can double the time and no more, so that a reactor which is always late still
     /// comes to an end with everybody.

@@ -4,6 +4,8 @@
 //! sees to it in the later phases of its turn.
 
 mod books;
+#[cfg(feature = "sim")]
+mod observed;
 mod outgoing;
 
 use std::collections::{BTreeSet, VecDeque};
@@ -42,15 +44,6 @@ pub(crate) const REDIAL: Duration = Duration::from_millis(20);
 pub(crate) struct Entry {
     pub(crate) conn: Connection,
     pub(crate) stream: Stream,
-}
-
-#[cfg(feature = "sim")]
-impl Entry {
-    fn note_pause(&self, paused: bool) {
-        if let Stream::Sim(stream) = &self.stream {
-            stream.pause(paused);
-        }
-    }
 }
 
 /// Whose deadline an entry of the timers is.
@@ -276,6 +269,14 @@ impl Net {
     /// Stops listening. Clients that still wait in the backlog are reset by the kernel, unless
     /// another process shares the socket; [`shutdown`](Self::shutdown) takes them in first.
     pub fn close_listener(&mut self, listener: ListenerId) {
+        #[cfg(feature = "sim")]
+        self.note_by_hand(true);
+        self.drop_listener(listener);
+        #[cfg(feature = "sim")]
+        self.note_by_hand(false);
+    }
+
+    pub(crate) fn drop_listener(&mut self, listener: ListenerId) {
         if let Some(mut listener) = self.listeners.remove(listener) {
             listener.acceptor.deregister(&self.system.registry);
         }
@@ -345,7 +346,7 @@ impl Net {
         if let Some(entry) = self.conns.get_mut(conn) {
             entry.conn.pause_reading();
             #[cfg(feature = "sim")]
-            entry.note_pause(true);
+            self.note_pause(conn, true);
         }
     }
 
@@ -355,7 +356,7 @@ impl Net {
         if let Some(entry) = self.conns.get_mut(conn) {
             entry.conn.resume_reading();
             #[cfg(feature = "sim")]
-            entry.note_pause(false);
+            self.note_pause(conn, false);
             self.mark_dirty(conn);
         }
     }
@@ -383,7 +384,7 @@ impl Net {
     /// Ends a connection at once with a reset. What is queued is dropped, and counted. (A
     /// Unix-domain socket knows no reset: its peer reads what was handed over, then an end.)
     pub fn abort(&mut self, conn: ConnId) {
-        self.kill(conn, CloseReason::Aborted);
+        self.abort_as(conn, CloseReason::Aborted);
     }
 
     /// Ends a connection at once for a reason of the handler's own, as when one of its limits is
@@ -392,7 +393,11 @@ impl Net {
     /// reset, as every time. An error that was met before stays the reason; a clean reason, which
     /// only a close in good order can earn, counts as [`Aborted`](CloseReason::Aborted).
     pub fn abort_as(&mut self, conn: ConnId, reason: CloseReason) {
+        #[cfg(feature = "sim")]
+        self.note_by_hand(true);
         self.kill(conn, if reason.is_clean() { CloseReason::Aborted } else { reason });
+        #[cfg(feature = "sim")]
+        self.note_by_hand(false);
     }
 
     pub(crate) fn kill(&mut self, id: ConnId, reason: CloseReason) {
@@ -407,13 +412,18 @@ impl Net {
     pub fn set_timer(&mut self, after: Duration) -> TimerId {
         let at = self.tick().plus(after);
         let alarms = &mut self.alarms;
-        self.user_timers.insert_with(|id| alarms.arm(at, id))
+        let timer = self.user_timers.insert_with(|id| alarms.arm(at, id));
+        #[cfg(feature = "sim")]
+        self.note_timer(timer, after);
+        timer
     }
 
     /// Cancels a timer. Returns whether it was still to come.
     pub fn cancel_timer(&mut self, timer: TimerId) -> bool {
         let Some(armed) = self.user_timers.remove(timer) else { return false };
         self.alarms.disarm(armed, timer);
+        #[cfg(feature = "sim")]
+        self.note_cancel(timer);
         true
     }
 
@@ -461,6 +471,8 @@ impl Net {
     /// can only bring the deadline forward.
     pub fn shutdown(&mut self, deadline: Duration) {
         let now = self.tick();
+        #[cfg(feature = "sim")]
+        self.note_shutdown(deadline);
         if self.stopping == Stopping::No {
             self.stopping = Stopping::Asked;
         }

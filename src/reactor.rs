@@ -28,6 +28,19 @@ pub enum Turn {
     Stopped,
 }
 
+/// A poll that left nothing unseen in the kernel. Once so many connections have been served as were
+/// listed as ready by then, whatever had come by that moment was heard.
+#[derive(Clone, Copy, Debug)]
+struct Horizon {
+    moment: Time,
+    readied: u64,
+    /// Who has not been heard a slice after this is not waited for.
+    from: Time,
+    /// That was moved behind a lapse: once only, for a reactor that is always late must keep its timers
+    /// all the same.
+    is_moved: bool,
+}
+
 /// One event loop: polls the kernel and calls a [`Handler`].
 ///
 /// It belongs to one thread; [`Handle`](crate::Handle) reaches it from others. To run it inside
@@ -44,9 +57,7 @@ pub struct Reactor {
     began: Time,
     /// The phase that comes next in the present turn.
     phase: usize,
-    /// Polls that left nothing unseen in the kernel: when, and how many connections had been listed
-    /// as ready by then. Once so many have been served, whatever had come by that moment was heard.
-    horizons: VecDeque<(Time, u64)>,
+    horizons: VecDeque<Horizon>,
     /// Up to here everybody was heard.
     heard: Time,
     /// Which of the listeners is the first to accept in the next turn.
@@ -188,19 +199,33 @@ impl Reactor {
     fn poll(&mut self, timeout: Option<Duration>) -> io::Result<()> {
         let owed = self.owes_work();
         let due = self.next_deadline();
-        self.poller.poll(&self.net.config, timeout)?;
+        let mut asked = self.net.clock();
+        let interrupted = self.poller.poll(&self.net.config, timeout)?;
         self.note_lateness(owed, due);
-        let mut most = self.net.conns.len() + self.net.listeners.len() + 1;
+        let mut taken = self.take_events();
+        if let (Some(timeout), true, 0) = (timeout, !interrupted, taken) {
+            // It has waited all that time, and there was nothing at its end.
+            asked = asked.plus(timeout);
+        }
+        let all = self.net.conns.len() + self.net.listeners.len() + 1;
+        let mut left = all;
         loop {
-            let taken = self.take_events();
             let full = taken >= self.net.config.events_per_turn;
-            most = most.saturating_sub(taken);
-            if !full || most == 0 {
+            left = left.saturating_sub(taken);
+            // A timer fell due since the kernel was asked: whoever spoke before it is heard before it.
+            if self.net.alarms.next().is_some_and(|due| due > asked && due <= self.net.now) {
+                left = all;
+            } else if !full || left == 0 {
                 break;
             }
+            asked = self.net.now;
             self.poller.poll(&self.net.config, Some(Duration::ZERO))?;
+            self.net.tick();
+            taken = self.take_events();
         }
-        self.horizons.push_back((self.net.now, self.net.readied));
+        let moment = asked.min(self.net.now);
+        let (readied, from) = (self.net.readied, self.net.now);
+        self.horizons.push_back(Horizon { moment, readied, from, is_moved: false });
         Ok(())
     }
 
@@ -210,7 +235,8 @@ impl Reactor {
         let (before, now) = (self.net.now, self.net.clock());
         let missed_from = match due {
             _ if owed => before,
-            Some(due) => due.max(before),
+            // Nothing tells when it began. As long before as after is likely enough.
+            Some(due) => due.minus(now.since(due)).max(before),
             None => now,
         };
         self.net.lapses.note(missed_from, now);

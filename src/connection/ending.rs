@@ -26,6 +26,9 @@ const FIRST_LOOK: Duration = Duration::from_millis(10);
 const LAST_LOOK: Duration = Duration::from_secs(5);
 const SLOWER: u32 = 3;
 
+/// Linux tells in milliseconds when it last heard of a peer.
+const HEARD_UNIT: Duration = Duration::from_millis(1);
+
 /// Without progress for no longer than this, nobody pays for the memory that others hold.
 const HEALTHY: Duration = Duration::from_millis(10);
 
@@ -194,15 +197,6 @@ impl Connection {
         }
     }
 
-    /// Looks whether a holder of memory gets on. Who has not been offered what is queued for it, or has
-    /// taken all that it was offered, does.
-    pub(crate) fn look_at_holder<T: Transport>(&mut self, socket: &T, now: Time) {
-        self.sample(socket, now);
-        if self.may_flush() || self.unacked_now(socket) == Some(0) {
-            self.progress = now;
-        }
-    }
-
     /// How long a holder of memory may go without progress and is still taken to be healthy: two
     /// round trips, for acknowledgements may come in bursts.
     pub(crate) fn patience<T: Transport>(&self, socket: &T) -> Duration {
@@ -297,8 +291,9 @@ impl Connection {
     }
 
     /// Ends the connection if a deadline has passed. All that came up to `cx.now` has been read, as
-    /// far as reading is wanted, and the queue has been flushed since.
-    pub(crate) fn expire<T: Transport>(&mut self, socket: &mut T, cx: &mut Context<'_>) {
+    /// far as reading is wanted, and the queue has been flushed since; `clock` is the present, in which the
+    /// kernel tells how long ago something came.
+    pub(crate) fn expire<T: Transport>(&mut self, socket: &mut T, clock: Time, cx: &mut Context<'_>) {
         let now = cx.now;
         match self.state {
             State::Dead => {}
@@ -311,24 +306,27 @@ impl Connection {
                 self.advance(socket, cx);
                 if self.is_dead() {
                 } else if self.is_lingering() {
+                    self.hear(socket, clock);
                     if now >= self.linger_ends(cx.config, cx.lapses, cx.draining) {
                         self.die(CloseReason::TimedOut(Timeout::Linger), socket, cx);
                     }
                 } else {
-                    self.sample(socket, now);
+                    self.sample(socket, clock);
                     if now >= self.stall_ends(cx.config, cx.lapses) {
                         self.die(CloseReason::TimedOut(Timeout::WriteStall), socket, cx);
                     }
                 }
             }
-            State::Open | State::HalfClosedRemote | State::HalfClosedLocal => self.expire_open(socket, cx),
+            State::Open | State::HalfClosedRemote | State::HalfClosedLocal => {
+                self.expire_open(socket, clock, cx)
+            }
         }
     }
 
-    fn expire_open<T: Transport>(&mut self, socket: &mut T, cx: &mut Context<'_>) {
+    fn expire_open<T: Transport>(&mut self, socket: &mut T, clock: Time, cx: &mut Context<'_>) {
         let now = cx.now;
         if !self.all_acknowledged() {
-            self.sample(socket, now);
+            self.sample(socket, clock);
         }
         if self.waiting && now >= self.stall_ends(cx.config, cx.lapses) {
             return self.die(CloseReason::TimedOut(Timeout::WriteStall), socket, cx);
@@ -338,26 +336,41 @@ impl Connection {
             return self.die(CloseReason::SlowConsumer, socket, cx);
         }
         let Some(quiet) = self.quiet_limit(cx.config) else { return };
+        // Reading was not wanted when it was its turn, and is now: it is heard first.
+        if self.may_read(cx.config) {
+            return;
+        }
         if now >= self.activity.plus(quiet) && !self.is_broken() && !self.saw_fin {
-            self.hear_unread(socket, now, cx.config);
+            self.hear(socket, clock);
+            self.hear_unread(socket, clock, cx.config);
         }
         if now >= self.activity.plus(quiet) {
             self.die(CloseReason::TimedOut(Timeout::Idle), socket, cx);
         }
     }
 
-    /// A connection that is not read from may well be sent to: the kernel knows. While a handler has
-    /// paused it and input waits, the silence is ours, for the peer may be held up by it.
+    /// The kernel knows when data came. What was read is stamped with the clock as it was last looked at,
+    /// and the process may have been stopped between that and the read.
+    fn hear<T: Transport>(&mut self, socket: &T, clock: Time) {
+        let Some(heard) = socket.last_heard() else { return };
+        let at = clock.minus(heard.data);
+        // It counts in whole units, so that the same moment seems later the later it is asked.
+        if at > self.activity.plus(HEARD_UNIT) {
+            self.activity = at;
+        }
+        if self.is_lingering() && at > self.progress.plus(HEARD_UNIT) {
+            self.progress = at;
+        }
+    }
+
+    /// While a handler has paused a connection and input waits, the silence is ours, for the peer may be
+    /// held up by it.
     fn hear_unread<T: Transport>(&mut self, socket: &T, now: Time, config: &Config) {
         if self.wants_input(config) {
             return;
         }
-        let heard = socket.last_heard();
-        if let Some(heard) = heard {
-            self.activity = self.activity.max(now.minus(heard.data));
-        }
         let waits = socket.unread().is_some_and(|bytes| bytes > 0);
-        if waits && (self.paused || heard.is_none()) {
+        if waits && (self.paused || socket.last_heard().is_none()) {
             self.activity = now;
         }
     }
@@ -370,7 +383,14 @@ impl Connection {
         }
         #[cfg(feature = "sim")]
         {
-            self.occasion = Some(reason);
+            self.last = Some(Box::new(super::Last {
+                occasion: reason,
+                state: self.state,
+                queued: self.queued(),
+                unused: self.unused(),
+                is_holder: self.is_holder(cx.config.overflow),
+                congested: self.congested,
+            }));
         }
         let connecting = self.state == State::Connecting;
         self.drop_queue(cx);

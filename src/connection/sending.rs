@@ -67,7 +67,7 @@ impl Connection {
         if cx.config.soft_limit.is_some_and(|soft| queued >= soft.bytes) && self.soft_since == Time::NEVER {
             self.soft_since = cx.now;
         }
-        self.grew = true;
+        self.grew |= whole > 0;
         // At high water, or where another message like this one would not fit: who stops at
         // `Congested` must not meet the cap.
         if queued >= cx.config.high_water || queued + whole > cx.config.max_write_buffer {
@@ -129,6 +129,18 @@ impl Connection {
             }
         }
         self.after_flush(socket, cx);
+    }
+
+    /// Tries to hand over what is queued, whatever the kernel last said. Returns whether it took any.
+    pub(crate) fn offer<T: Transport>(&mut self, socket: &mut T, cx: &mut Context<'_>) -> bool {
+        let before = self.handed;
+        self.writable = true;
+        self.flush(socket, cx);
+        let taken = self.handed > before;
+        if taken {
+            self.progress = cx.now;
+        }
+        taken
     }
 
     #[inline]

@@ -3,6 +3,7 @@
 
 use super::{Deadline, Entry, Net, Stopping, REDIAL};
 use crate::close::{CloseReason, Timeout};
+use crate::config::Overflow;
 use crate::connection::{Connection, Context};
 use crate::id::ConnId;
 use crate::socket::Stream;
@@ -61,6 +62,8 @@ impl Net {
             if conn.ranked != Time::NEVER {
                 self.rank(id);
             }
+            #[cfg(feature = "sim")]
+            self.note_death(id);
         }
         let Some(Entry { conn, .. }) = self.conns.get_mut(id) else { return };
         match (was_closing, conn.is_closing()) {
@@ -73,6 +76,10 @@ impl Net {
         }
         if conn.is_lingering() && !std::mem::replace(&mut conn.listed.owing, true) {
             self.owing.push_back(id);
+        }
+        #[cfg(feature = "sim")]
+        if !was_closing && conn.is_closing() {
+            self.note_closing(id);
         }
     }
 
@@ -102,24 +109,33 @@ impl Net {
         None
     }
 
-    /// The first of those still receiving that does not get on; when all of those asked do, the
-    /// last of them.
+    /// One of those still receiving, when no other is known: who has turned out to have all, else the
+    /// first that does not get on, else the last that was asked. Nobody when enough have ended meanwhile.
     fn first_stuck(&mut self) -> Option<ConnId> {
-        let mut asked = 0;
-        while let Some(id) = self.closing.pop_front() {
-            let Some(Entry { conn, stream }) = self.conns.get_mut(id) else { continue };
-            if !conn.is_closing() {
-                continue;
+        let (now, mut stuck) = (self.tick(), None);
+        for _ in 0..self.closing.len().min(ASKED) {
+            let Some(id) = self.closing.pop_front() else { break };
+            let took = self.touch(id, |conn, stream, cx| {
+                let took = conn.offer(stream, cx);
+                conn.advance(stream, cx);
+                took
+            });
+            if self.stats.closing <= self.config.max_lingering {
+                return None;
             }
-            let before = conn.last_progress();
-            conn.look_at_holder(stream, self.now);
-            asked += 1;
-            if conn.last_progress() == before || asked == ASKED {
+            let Some(Entry { conn, stream }) = self.conns.get_mut(id) else { continue };
+            if conn.is_lingering() {
                 return Some(id);
             }
-            self.closing.push_back(id);
+            if conn.is_closing() {
+                let before = conn.last_progress(Overflow::Close);
+                conn.sample(stream, now);
+                let gets_on = took == Some(true) || conn.last_progress(Overflow::Close) > before;
+                stuck = stuck.or((!gets_on).then_some(id));
+                self.closing.push_back(id);
+            }
         }
-        None
+        stuck.or_else(|| self.closing.back().copied())
     }
 
     /// Has a connection seen to in the next pass over those that are ready.
@@ -176,7 +192,7 @@ impl Net {
                 self.deadlines.arm_single(deadline, Deadline::Conn(id));
             }
         }
-        if conn.is_holder() != (conn.ranked != Time::NEVER) {
+        if conn.is_holder(self.config.overflow) != (conn.ranked != Time::NEVER) {
             self.rank(id);
         }
     }
@@ -185,7 +201,11 @@ impl Net {
     #[cold]
     fn rank(&mut self, id: ConnId) {
         let Some(Entry { conn, .. }) = self.conns.get_mut(id) else { return };
-        let rank = if conn.is_holder() { conn.last_progress() } else { Time::NEVER };
+        let rank = if conn.is_holder(self.config.overflow) {
+            conn.last_progress(self.config.overflow)
+        } else {
+            Time::NEVER
+        };
         let before = std::mem::replace(&mut conn.ranked, rank);
         self.holders.remove(&(before, id));
         if rank != Time::NEVER {
@@ -197,15 +217,15 @@ impl Net {
     /// costs O(log n): an entry that has become too early is moved to where it belongs, and it
     /// stays there until everybody else had its turn.
     pub(super) fn idlest_holder(&mut self) -> Option<ConnId> {
-        let now = self.tick();
+        let (now, overflow) = (self.tick(), self.config.overflow);
         for _ in 0..ASKED {
             let (ranked, id) = self.holders.first().copied()?;
             let Some(Entry { conn, stream }) = self.conns.get_mut(id) else {
                 self.holders.remove(&(ranked, id));
                 continue;
             };
-            conn.look_at_holder(stream, now);
-            if conn.is_holder() && conn.last_progress() <= ranked {
+            conn.sample(stream, now);
+            if conn.is_holder(overflow) && conn.last_progress(overflow) <= ranked {
                 let patience = conn.patience(stream);
                 return (now >= self.lapses.end_of(ranked, patience)).then_some(id);
             }
@@ -219,9 +239,10 @@ impl Net {
     pub(crate) fn judge(&mut self, id: ConnId, basis: Time) {
         let Some(entry) = self.conns.get_mut(id) else { return };
         entry.conn.listed.due = false;
-        let now = std::mem::replace(&mut self.now, basis);
-        self.touch(id, |conn, stream, cx| conn.expire(stream, cx));
-        self.now = now;
+        let clock = self.tick();
+        self.now = basis;
+        self.touch(id, |conn, stream, cx| conn.expire(stream, clock, cx));
+        self.now = clock;
         self.settle(id);
     }
 

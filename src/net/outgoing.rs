@@ -8,9 +8,10 @@ use crate::config::Overflow;
 use crate::connection::WRITE_THROUGH;
 use crate::id::ConnId;
 use crate::send::{Broadcast, Data, SendError, Sent};
-#[cfg(feature = "sim")]
-use crate::socket::Stream;
 use crate::write_buffer::BY_REFERENCE;
+
+/// How many holders of memory are offered their bytes once more before a send is refused.
+const TRIED: usize = 16;
 
 impl Net {
     /// Queues a copy of `data`: all of it or, with an error, nothing. It never blocks.
@@ -123,6 +124,15 @@ impl Net {
         if len == 0 {
             return Ok(());
         }
+        #[cfg(feature = "sim")]
+        self.note_attempt(conn, queued, len);
+        let result = self.end_who_must(conn, queued, len);
+        #[cfg(feature = "sim")]
+        self.note_outcome(result.is_err());
+        result
+    }
+
+    fn end_who_must(&mut self, conn: ConnId, queued: usize, len: usize) -> Result<(), SendError> {
         let closes = self.config.overflow == Overflow::Close;
         // What no connection could hold, however fast it reads, is the sender's mistake.
         let possible = len <= self.config.max_write_buffer.min(self.config.total_write_buffer);
@@ -149,14 +159,31 @@ impl Net {
     /// Ends the connection that has held memory for longest without getting on. False when everybody
     /// who holds some gets on.
     fn end_idlest(&mut self) -> bool {
-        let Some(id) = self.idlest_holder() else { return false };
-        self.end_holder(id);
-        true
+        // Each that is tried again is ended, or gets on: not all can.
+        for _ in 0..TRIED {
+            let Some(id) = self.idlest_holder() else { return false };
+            if !self.takes_more(id) {
+                self.end_holder(id);
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Offers a holder what is queued for it once more: that the kernel has room again may not have been
+    /// told yet. Returns whether it took any.
+    fn takes_more(&mut self, id: ConnId) -> bool {
+        let taken = self.touch(id, |conn, stream, cx| conn.offer(stream, cx)) == Some(true);
+        if taken {
+            self.mark_dirty(id);
+            self.settle(id);
+        }
+        taken
     }
 
     fn end_holder(&mut self, id: ConnId) {
         let Some(Entry { conn, .. }) = self.conns.get(id) else { return };
-        let reason = match conn.queued() >= conn.unused() {
+        let reason = match conn.holds_output(self.config.overflow) {
             true => CloseReason::SlowConsumer,
             false => CloseReason::InputOverflow,
         };
@@ -172,30 +199,16 @@ impl Net {
         }
         // It is among them from here on.
         self.settle(conn);
+        #[cfg(feature = "sim")]
+        self.note_attempt(conn, self.queued(conn), 0);
         while self.held() > self.config.total_write_buffer {
             self.stats.overflows += 1;
             if !self.end_idlest() {
-                return self.kill(conn, CloseReason::InputOverflow);
+                self.kill(conn, CloseReason::InputOverflow);
+                break;
             }
         }
-    }
-}
-
-/// What a simulation holds the engine to.
-#[cfg(feature = "sim")]
-impl Net {
-    /// Returns whether the connection is congested before the send.
-    fn note_sent(&self, id: ConnId, data: &[u8]) -> bool {
-        let Some(Entry { conn, stream }) = self.conns.get(id) else { return false };
-        if let Stream::Sim(stream) = stream {
-            stream.promise(data);
-        }
-        conn.is_congested()
-    }
-
-    fn note_crossing(&self, id: ConnId) {
-        if let Some(Entry { conn, stream: Stream::Sim(stream) }) = self.conns.get(id) {
-            stream.crossed(conn.is_congested());
-        }
+        #[cfg(feature = "sim")]
+        self.note_outcome(false);
     }
 }

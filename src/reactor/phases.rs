@@ -121,9 +121,12 @@ impl Reactor {
         net.carried_out.1 += command.weight();
         match command {
             Command::Send(conn, data) => {
-                if net.send_bytes(conn, data.clone()).is_err() {
+                let queued = net.send_bytes(conn, data.clone()).is_ok();
+                if !queued {
                     net.undelivered.push_back((conn, data));
                 }
+                #[cfg(feature = "sim")]
+                net.note_carried(conn, queued);
                 net.count_carried(conn);
             }
             Command::Close(conn) => net.close(conn),
@@ -197,12 +200,15 @@ impl Reactor {
     /// for: a reactor that has more to do than it can must keep its timers all the same.
     fn move_horizon(&mut self) {
         let served = self.net.readied - self.net.ready.len() as u64;
-        let slice = self.net.config.turn_slice;
-        while let Some((moment, readied)) = self.horizons.front().copied() {
-            if served < readied && self.net.now < moment.plus(slice) {
+        let (now, lapse_over) = (self.net.now, self.net.lapses.last_end());
+        while let Some(horizon) = self.horizons.front_mut() {
+            if lapse_over > horizon.from && !horizon.is_moved {
+                (horizon.from, horizon.is_moved) = (lapse_over, true);
+            }
+            if served < horizon.readied && now < horizon.from.plus(self.net.config.turn_slice) {
                 return;
             }
-            self.heard = moment;
+            self.heard = horizon.moment;
             self.horizons.pop_front();
         }
     }
@@ -339,7 +345,7 @@ impl Reactor {
             let listeners = ready.iter().filter_map(|id| Some((*id, self.net.listeners.get(*id)?)));
             let empty: Vec<_> = listeners.filter(|(_, l)| l.is_empty()).map(|(id, _)| id).collect();
             if !accepted {
-                return empty.into_iter().for_each(|id| self.net.close_listener(id));
+                return empty.into_iter().for_each(|id| self.net.drop_listener(id));
             }
             // They are asked once more, in this turn or in the next.
             for id in empty {
@@ -376,7 +382,7 @@ impl Reactor {
                     net.close(conn);
                 }
                 if last {
-                    net.close_listener(id);
+                    net.drop_listener(id);
                 }
                 true
             }
@@ -388,7 +394,7 @@ impl Reactor {
             }
             Step::Broken(error) => {
                 log::error!("listener {id}: {error}");
-                net.close_listener(id);
+                net.drop_listener(id);
                 handler.on_listener_error(net, id, &error);
                 net.tick();
                 false
@@ -429,7 +435,7 @@ impl Reactor {
             net.kill(conn, CloseReason::Shutdown);
         }
         for listener in net.listeners.ids().collect::<Vec<_>>() {
-            net.close_listener(listener);
+            net.drop_listener(listener);
         }
     }
 

@@ -59,15 +59,28 @@ impl World {
             // Whoever was told "nothing" wrongly is told otherwise later.
             let at = self.now + self.dice.between(1, 3000) as u64 * MICRO;
             self.schedule_event(Ready::Sock(id), at);
+            self.held_back(id, at);
             self.work.socks.entry(id).or_default().would_block += 1;
             return Some(libc::EAGAIN);
         }
         None
     }
 
+    /// The kernel does not tell before `at` what it should.
+    fn held_back(&mut self, id: SockId, at: u64) {
+        if let Some(sock) = self.socks.get_mut(&id) {
+            sock.times.lie = sock.times.lie.max(at);
+        }
+    }
+
     pub(crate) fn sys_read(&mut self, id: SockId, buf: &mut [u8]) -> io::Result<usize> {
         self.call();
-        if let Some(errno) = self.struck(id) {
+        let struck = self.struck(id);
+        if let Some(sock) = self.socks.get_mut(&id) {
+            sock.look(self.now, struck);
+        }
+        if let Some(errno) = struck {
+            self.note(|world| format!("{}: read is made to fail with errno {errno}", world.name(id)));
             return error(errno);
         }
         let most = match self.dice.chance(self.faults.short_read) {
@@ -80,6 +93,8 @@ impl World {
             self.work.socks.entry(id).or_default().would_block += 1;
         }
         if let Ok(count) = result {
+            sock.times.read = self.now;
+            sock.looks = 0;
             self.work.socks.entry(id).or_default().read += count;
             self.after_read(id);
         }
@@ -89,7 +104,12 @@ impl World {
 
     pub(crate) fn sys_write(&mut self, id: SockId, slices: &[IoSlice<'_>]) -> io::Result<usize> {
         self.call();
-        if let Some(errno) = self.struck(id) {
+        let struck = self.struck(id);
+        if let (Some(sock), false) = (self.socks.get_mut(&id), struck == Some(libc::EINTR)) {
+            sock.times.tried = self.now;
+        }
+        if let Some(errno) = struck {
+            self.note(|world| format!("{}: write is made to fail with errno {errno}", world.name(id)));
             return error(errno);
         }
         let offered: usize = slices.iter().map(|slice| slice.len()).sum();
@@ -102,6 +122,12 @@ impl World {
         let bytes = slices.iter().flat_map(|slice| slice.iter());
         let result = sock.write(bytes, offered, most);
         if let Ok(taken) = result {
+            sock.times.written = self.now;
+            sock.looks = 0;
+            let queued = sock.promised.len().saturating_sub(before + taken);
+            if self.witness.soft_bytes.is_some_and(|soft| queued < soft) {
+                sock.times.soft = None;
+            }
             let right = sock.promised.get(before..before + taken);
             let fresh = sock.output.len() - taken;
             if !right.is_some_and(|right| right.iter().eq(sock.output.range(fresh..))) {
@@ -112,11 +138,19 @@ impl World {
             self.pump(id);
             self.start_watch(id);
         }
-        if result == Err(libc::EAGAIN) {
-            self.work.socks.entry(id).or_default().would_block += 1;
+        match result {
+            Err(libc::EAGAIN) => self.work.socks.entry(id).or_default().would_block += 1,
+            Err(_) => self.write_failed(id),
+            Ok(_) => {}
         }
         self.note(|world| format!("{}: write of {offered} {}", world.name(id), show(result)));
         result.or_else(error)
+    }
+
+    fn write_failed(&mut self, id: SockId) {
+        if let Some(sock) = self.socks.get_mut(&id) {
+            sock.read_when_acked = sock.read;
+        }
     }
 
     pub(crate) fn sys_shutdown(&mut self, id: SockId) -> io::Result<()> {
@@ -126,6 +160,8 @@ impl World {
             return error(libc::ENOTCONN);
         }
         sock.shut = true;
+        sock.times.shut = self.now;
+        sock.read_when_acked = sock.read;
         self.note(|world| format!("{}: ends its stream", world.name(id)));
         self.pump(id);
         // As Linux does, for nothing.
@@ -206,6 +242,7 @@ impl World {
             queue: Default::default(),
             token: None,
             listed: false,
+            empty_at: None,
             keepalive,
             user_timeout,
         };
@@ -218,7 +255,11 @@ impl World {
         self.descriptors = self.descriptors.saturating_sub(1);
         let Some(listener) = self.listeners.remove(&id) else { return };
         self.note(|_| format!("listener closed, {} clients in its queue", listener.queue.len()));
-        self.abandoned += listener.queue.len();
+        // Who came since it last found nobody, with nothing else done in between, could not be known of.
+        let unknown = listener.empty_at.is_some_and(|at| at > self.witness.called);
+        if !self.witness.shutdowns.is_empty() && !self.witness.by_hand && !unknown {
+            self.witness.abandoned += listener.queue.len();
+        }
         for waiting in listener.queue {
             self.reset_and_free(waiting);
         }
@@ -230,7 +271,9 @@ impl World {
         if self.dice.chance(faults.interrupt) {
             return error(libc::EINTR);
         }
-        if self.listeners.get(&id).is_none_or(|listener| listener.queue.is_empty()) {
+        let Some(listener) = self.listeners.get_mut(&id) else { return error(libc::EBADF) };
+        if listener.queue.is_empty() {
+            listener.empty_at = Some(self.now);
             return error(libc::EAGAIN);
         }
         if self.dice.chance(faults.accept_error) {
@@ -273,7 +316,9 @@ impl World {
     /// What has become of a connect: whether it is established.
     pub(crate) fn sys_is_connected(&mut self, id: SockId) -> bool {
         self.call();
-        self.socks.get(&id).is_some_and(|sock| sock.phase == Phase::Open)
+        let Some(sock) = self.socks.get_mut(&id) else { return false };
+        sock.times.looked = self.now;
+        sock.phase == Phase::Open
     }
 
     /// Takes events off the list, `most` at most.
@@ -295,6 +340,9 @@ impl World {
                 if late {
                     let at = self.now + self.dice.between(1, 5000) as u64 * MICRO;
                     self.schedule_event(ready, at);
+                    if let Ready::Sock(id) = ready {
+                        self.held_back(id, at);
+                    }
                 } else {
                     events.push(event);
                 }

@@ -2,7 +2,8 @@
 //! the engine keeps its promises.
 //!
 //! A failure prints its seed, the command that plays it again, and a trace of the smallest world
-//! that still shows it. `UNBROKEN_SEED=N` plays one seed, `UNBROKEN_SEEDS=N` so many.
+//! that still shows it. `UNBROKEN_SEED=N` plays one seed, `UNBROKEN_SEEDS=N` so many; with
+//! `UNBROKEN_SURVEY=1` they are all played, and each that fails is told in a line.
 
 mod chaos;
 mod dice;
@@ -47,15 +48,22 @@ fn number(name: &str) -> Option<u64> {
     Some(text.parse().unwrap_or_else(|_| panic!("{name}={text} is no number")))
 }
 
+/// Plays a world. An error says what was wrong with it.
+fn attempt(scenario: &Scenario) -> Result<Outcome, String> {
+    quiet_panics();
+    match std::panic::catch_unwind(AssertUnwindSafe(|| scenario.play(false))) {
+        Ok(Err(violation)) => Err(violation.to_string()),
+        Ok(Ok(outcome)) if !ASTRAY.take() => Ok(outcome),
+        _ => Err(format!("seed {}: a panic in the engine, or an assertion of the handler", scenario.seed)),
+    }
+}
+
 /// Plays a seed. An error is the whole story, ready to be printed.
 fn play(seed: u64) -> Result<Outcome, String> {
-    quiet_panics();
     let scenario = Scenario::new(seed);
-    let played = std::panic::catch_unwind(AssertUnwindSafe(|| scenario.play(false)));
-    let what = match played {
-        Ok(Err(violation)) => violation.to_string(),
-        Ok(Ok(outcome)) if !ASTRAY.take() => return Ok(outcome),
-        _ => format!("seed {seed}: a panic in the engine, or an assertion of the handler"),
+    let what = match attempt(&scenario) {
+        Ok(outcome) => return Ok(outcome),
+        Err(what) => what,
     };
     // Before the search for a smaller world, which may not end: the engine is broken.
     eprintln!("{what}");
@@ -77,6 +85,11 @@ fn the_engine_keeps_its_promises_in_every_world() {
         return println!("seed {seed}: {outcome:?}");
     }
     let seeds = number("UNBROKEN_SEEDS").unwrap_or(SEEDS);
+    if number("UNBROKEN_SURVEY").is_some() {
+        return (0..seeds).chain(KEPT).for_each(|seed| {
+            let _ = attempt(&Scenario::new(seed)).map_err(|what| println!("{what}"));
+        });
+    }
     let (next, began) = (AtomicU64::new(0), Instant::now());
     let totals: [AtomicUsize; 3] = Default::default();
     std::thread::scope(|scope| {

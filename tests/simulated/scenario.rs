@@ -132,23 +132,29 @@ impl Scenario {
 
     /// The same failure with fewer peers, faults and habits.
     pub fn shrink(mut self) -> Self {
-        let fails =
-            |scenario: &Self| std::panic::catch_unwind(|| scenario.play(false).is_err()).unwrap_or(true);
+        let failure = |scenario: &Self| match std::panic::catch_unwind(|| scenario.play(false)) {
+            Ok(Ok(_)) => None,
+            // Of the same kind whatever the numbers.
+            Ok(Err(violation)) => Some(kind(violation.what())),
+            Err(_) => Some(String::new()),
+        };
+        let wanted = failure(&self);
+        let fails = |scenario: &Self| failure(scenario) == wanted;
         for _ in 0..2 {
             for place in 0..MOST_PEERS {
-                self.keep_if(|smaller| smaller.peers[place] = false, fails);
+                self.keep_if(|smaller| smaller.peers[place] = false, &fails);
             }
             for place in 0..HABITS.len() {
-                self.keep_if(|smaller| smaller.off[place] = true, fails);
+                self.keep_if(|smaller| smaller.off[place] = true, &fails);
             }
             for fault in FAULTS {
-                self.keep_if(|smaller| *fault(&mut smaller.faults) = 0, fails);
+                self.keep_if(|smaller| *fault(&mut smaller.faults) = 0, &fails);
             }
         }
         self
     }
 
-    fn keep_if(&mut self, change: impl Fn(&mut Self), fails: impl Fn(&Self) -> bool) {
+    fn keep_if(&mut self, change: impl Fn(&mut Self), fails: &impl Fn(&Self) -> bool) {
         let mut smaller = self.clone();
         change(&mut smaller);
         if fails(&smaller) {
@@ -165,9 +171,15 @@ impl Scenario {
     }
 }
 
+/// What is wrong, without the report and the numbers.
+fn kind(what: &str) -> String {
+    let what = what.split("; the report").next().unwrap_or(what);
+    what.chars().filter(|c| !c.is_numeric()).collect()
+}
+
 type Fault = fn(&mut Faults) -> &mut u16;
 
-const FAULTS: [Fault; 12] = [
+const FAULTS: [Fault; 13] = [
     |faults| &mut faults.short_write,
     |faults| &mut faults.short_read,
     |faults| &mut faults.would_block,
@@ -180,4 +192,5 @@ const FAULTS: [Fault; 12] = [
     |faults| &mut faults.event_spurious,
     |faults| &mut faults.exhaustion,
     |faults| &mut faults.pause,
+    |faults| &mut faults.stop,
 ];
