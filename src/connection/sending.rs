@@ -136,11 +136,7 @@ impl Connection {
         let before = self.handed;
         self.writable = true;
         self.flush(socket, cx);
-        let taken = self.handed > before;
-        if taken {
-            self.progress = cx.now;
-        }
-        taken
+        self.handed > before
     }
 
     #[inline]

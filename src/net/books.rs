@@ -200,12 +200,15 @@ impl Net {
     /// Puts a connection that holds memory among the others that do, or takes it out.
     #[cold]
     fn rank(&mut self, id: ConnId) {
+        let Some(Entry { conn, .. }) = self.conns.get(id) else { return };
+        let overflow = self.config.overflow;
+        let rank = if conn.is_holder(overflow) { conn.last_progress(overflow) } else { Time::NEVER };
+        self.rank_as_of(id, rank);
+    }
+
+    /// Takes a holder of memory to have got on at this moment.
+    pub(super) fn rank_as_of(&mut self, id: ConnId, rank: Time) {
         let Some(Entry { conn, .. }) = self.conns.get_mut(id) else { return };
-        let rank = if conn.is_holder(self.config.overflow) {
-            conn.last_progress(self.config.overflow)
-        } else {
-            Time::NEVER
-        };
         let before = std::mem::replace(&mut conn.ranked, rank);
         self.holders.remove(&(before, id));
         if rank != Time::NEVER {

@@ -8,6 +8,7 @@ use crate::config::Overflow;
 use crate::connection::WRITE_THROUGH;
 use crate::id::ConnId;
 use crate::send::{Broadcast, Data, SendError, Sent};
+use crate::timers::Time;
 use crate::write_buffer::BY_REFERENCE;
 
 /// How many holders of memory are offered their bytes once more before a send is refused.
@@ -171,14 +172,16 @@ impl Net {
     }
 
     /// Offers a holder what is queued for it once more: that the kernel has room again may not have been
-    /// told yet. Returns whether it took any.
+    /// told yet. Returns whether it took any, or holds nothing any more because the pipe is broken.
     fn takes_more(&mut self, id: ConnId) -> bool {
-        let taken = self.touch(id, |conn, stream, cx| conn.offer(stream, cx)) == Some(true);
-        if taken {
+        let overflow = self.config.overflow;
+        let step = self.touch(id, |conn, stream, cx| (conn.offer(stream, cx), conn.is_holder(overflow)));
+        let Some((taken, holds)) = step else { return true };
+        if taken || !holds {
             self.mark_dirty(id);
-            self.settle(id);
+            self.rank_as_of(id, if holds { self.now } else { Time::NEVER });
         }
-        taken
+        taken || !holds
     }
 
     fn end_holder(&mut self, id: ConnId) {

@@ -143,7 +143,7 @@ impl Age {
             true => conn.queued() > 0 || sock.acked < sock.written,
             false => conn.is_delivering() && conn.queued() > 0 && !conn.may_flush(),
         };
-        self.waits = waits.then(|| self.waits.unwrap_or(clock.now).max(sock.times.ack));
+        self.waits = waits.then(|| self.waits.unwrap_or(clock.now).max(sock.times.ack).max(self.changed));
         let patience = match conn.is_closing() {
             true => config.write_stall.or(config.half_close_timeout),
             false => config.write_stall,

@@ -360,8 +360,8 @@ fn stalled_connections_share_their_wake_ups() {
 #[test]
 fn what_the_peer_acknowledges_is_no_silence_at_the_moment_when_it_did() {
     let heard = |millis| {
-        let ago = Duration::from_millis(millis);
-        Some(LastHeard { data: ago, ack: ago, round_trip: Duration::ZERO })
+        let (data, ack) = (Duration::MAX, Duration::from_millis(millis));
+        Some(LastHeard { data, ack, round_trip: Duration::ZERO })
     };
     let mut world = world();
     world.config.idle_timeout = Some(4 * SECOND);
