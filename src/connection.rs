@@ -251,14 +251,18 @@ impl Connection {
     /// the former.
     #[inline]
     pub(crate) fn is_holder(&self, overflow: Overflow) -> bool {
+        !self.is_dead() && (!self.input.is_empty() || self.is_queuing(overflow))
+    }
+
+    #[inline]
+    fn is_queuing(&self, overflow: Overflow) -> bool {
         let waits = self.waiting || self.state == State::Connecting;
-        let queues = overflow == Overflow::Close && self.out.is_some() && waits;
-        !self.is_dead() && (queues || !self.input.is_empty())
+        overflow == Overflow::Close && waits && self.out.is_some()
     }
 
     /// Whether it is for what is queued that a holder pays, more than for what it left unused.
     pub(crate) fn holds_output(&self, overflow: Overflow) -> bool {
-        overflow == Overflow::Close && self.queued() >= self.unused()
+        self.is_queuing(overflow) && self.queued() >= self.unused()
     }
 
     /// When a holder was last seen to get on.

@@ -357,7 +357,10 @@ impl Net {
             entry.conn.resume_reading();
             #[cfg(feature = "sim")]
             self.note_pause(conn, false);
-            self.mark_dirty(conn);
+            // What waits is to be read before a timer that is due by then: it is listed at once.
+            if self.serving != Some(conn) {
+                self.settle(conn);
+            }
         }
     }
 
@@ -378,6 +381,8 @@ impl Net {
     pub fn close_write(&mut self, conn: ConnId) {
         self.tick();
         self.touch(conn, |conn, _, cx| conn.close_write(cx));
+        #[cfg(feature = "sim")]
+        self.note_ended(conn);
         self.mark_dirty(conn);
     }
 

@@ -223,8 +223,9 @@ impl Reactor {
             self.net.tick();
             taken = self.take_events();
         }
-        let moment = asked.min(self.net.now);
-        let (readied, from) = (self.net.readied, self.net.now);
+        self.began = self.net.now;
+        let moment = asked.min(self.began);
+        let (readied, from) = (self.net.readied, self.began);
         self.horizons.push_back(Horizon { moment, readied, from, is_moved: false });
         Ok(())
     }

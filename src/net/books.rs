@@ -112,8 +112,8 @@ impl Net {
     /// One of those still receiving, when no other is known: who has turned out to have all, else the
     /// first that does not get on, else the last that was asked. Nobody when enough have ended meanwhile.
     fn first_stuck(&mut self) -> Option<ConnId> {
-        let (now, mut stuck) = (self.tick(), None);
-        for _ in 0..self.closing.len().min(ASKED) {
+        let (now, mut stuck, mut asked) = (self.tick(), None, 0);
+        while asked < ASKED.min(self.stats.closing) {
             let Some(id) = self.closing.pop_front() else { break };
             let took = self.touch(id, |conn, stream, cx| {
                 let took = conn.offer(stream, cx);
@@ -128,6 +128,7 @@ impl Net {
                 return Some(id);
             }
             if conn.is_closing() {
+                asked += 1;
                 let before = conn.last_progress(Overflow::Close);
                 conn.sample(stream, now);
                 let gets_on = took == Some(true) || conn.last_progress(Overflow::Close) > before;

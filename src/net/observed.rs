@@ -7,7 +7,7 @@ use super::{Entry, Net, Stopping};
 use crate::close::{CloseReason, Timeout};
 use crate::config::Overflow;
 use crate::id::{ConnId, TimerId};
-use crate::simnet::{Attempt, Death, Other, SockId, Witness, World};
+use crate::simnet::{Attempt, Death, Other, Sock, SockId, Witness, World};
 use crate::socket::Stream;
 
 impl Entry {
@@ -27,6 +27,7 @@ impl Entry {
             queued: self.conn.queued(),
             unused: self.conn.unused(),
             is_holder: self.conn.is_holder(overflow),
+            is_dirty: self.conn.listed.dirty,
             sock: sock.map(|sock| sock.view(world.now)),
         }
     }
@@ -67,29 +68,38 @@ impl Net {
         }
     }
 
-    /// The program asks for no input, or for input again.
-    pub(super) fn note_pause(&self, id: ConnId, paused: bool) {
+    /// Writes something down of the socket of a connection.
+    fn note_sock(&self, id: ConnId, write: impl FnOnce(&mut Sock, u64)) {
         let sock = self.conns.get(id).and_then(Entry::sock);
         let (Some(kernel), Some(sock)) = (&self.system.sim, sock) else { return };
         let world = &mut *kernel.world();
         if let Some(sock) = world.socks.get_mut(&sock) {
+            write(sock, world.now);
+        }
+    }
+
+    /// The program asks for no input, or for input again.
+    pub(super) fn note_pause(&self, id: ConnId, paused: bool) {
+        self.note_sock(id, |sock, now| {
             if sock.paused && !paused {
-                sock.times.freed = world.now;
+                sock.times.freed = now;
             }
             sock.resumed = !paused && (sock.paused || sock.resumed);
             sock.paused = paused;
-        }
+        });
+    }
+
+    /// The program ends its stream.
+    pub(super) fn note_ended(&self, id: ConnId) {
+        self.note_sock(id, |sock, now| sock.times.ended = now);
     }
 
     /// A connection begins to close.
     pub(super) fn note_closing(&self, id: ConnId) {
-        let sock = self.conns.get(id).and_then(Entry::sock);
-        let (Some(kernel), Some(sock)) = (&self.system.sim, sock) else { return };
-        let world = &mut *kernel.world();
-        if let Some(sock) = world.socks.get_mut(&sock) {
-            sock.times.closing = world.now;
+        self.note_sock(id, |sock, now| {
+            sock.times.closing = now;
             sock.read_when_acked = sock.read;
-        }
+        });
     }
 
     pub(super) fn note_timer(&self, timer: TimerId, after: Duration) {
@@ -159,6 +169,7 @@ impl Net {
         );
         let death = Death {
             at: world.now,
+            began: world.witness.began,
             occasion: last.occasion,
             was,
             was_congested: last.congested,

@@ -11,9 +11,6 @@ use crate::send::{Broadcast, Data, SendError, Sent};
 use crate::timers::Time;
 use crate::write_buffer::BY_REFERENCE;
 
-/// How many holders of memory are offered their bytes once more before a send is refused.
-const TRIED: usize = 16;
-
 impl Net {
     /// Queues a copy of `data`: all of it or, with an error, nothing. It never blocks.
     ///
@@ -146,7 +143,7 @@ impl Net {
         }
         while self.held().saturating_add(len) > self.config.total_write_buffer {
             self.stats.overflows += 1;
-            if !(closes && possible && self.end_idlest()) {
+            if !(closes && possible && self.make_way()) {
                 return Err(SendError::Full);
             }
         }
@@ -157,31 +154,31 @@ impl Net {
         }
     }
 
-    /// Ends the connection that has held memory for longest without getting on. False when everybody
-    /// who holds some gets on.
-    fn end_idlest(&mut self) -> bool {
-        // Each that is tried again is ended, or gets on: not all can.
-        for _ in 0..TRIED {
-            let Some(id) = self.idlest_holder() else { return false };
-            if !self.takes_more(id) {
-                self.end_holder(id);
-                return true;
-            }
+    /// Sees to the connection that has held memory for longest without getting on: offers it what is
+    /// queued for it once more and, if it takes nothing, ends it. False when everybody who holds some
+    /// gets on.
+    fn make_way(&mut self) -> bool {
+        let Some(id) = self.idlest_holder() else { return false };
+        if !self.takes_more(id) {
+            self.end_holder(id);
         }
-        false
+        true
     }
 
-    /// Offers a holder what is queued for it once more: that the kernel has room again may not have been
-    /// told yet. Returns whether it took any, or holds nothing any more because the pipe is broken.
+    /// Whether a holder takes any of what is queued for it, for that the kernel has room again may not
+    /// have been told yet; or a broken pipe has made room.
     fn takes_more(&mut self, id: ConnId) -> bool {
-        let overflow = self.config.overflow;
-        let step = self.touch(id, |conn, stream, cx| (conn.offer(stream, cx), conn.is_holder(overflow)));
-        let Some((taken, holds)) = step else { return true };
-        if taken || !holds {
+        let (before, overflow) = (self.queued(id), self.config.overflow);
+        let holds = self.touch(id, |conn, stream, cx| {
+            conn.offer(stream, cx);
+            conn.is_holder(overflow)
+        });
+        let made_room = self.queued(id) < before;
+        if made_room {
             self.mark_dirty(id);
-            self.rank_as_of(id, if holds { self.now } else { Time::NEVER });
+            self.rank_as_of(id, if holds == Some(true) { self.now } else { Time::NEVER });
         }
-        taken || !holds
+        made_room
     }
 
     fn end_holder(&mut self, id: ConnId) {
@@ -206,7 +203,7 @@ impl Net {
         self.note_attempt(conn, self.queued(conn), 0);
         while self.held() > self.config.total_write_buffer {
             self.stats.overflows += 1;
-            if !self.end_idlest() {
+            if !self.make_way() {
                 self.kill(conn, CloseReason::InputOverflow);
                 break;
             }

@@ -68,8 +68,8 @@ impl Reactor {
                 7 => self.flush_dirty(handler),
                 8 => self.judge(),
                 9 => self.reap(handler),
-                10 => self.end(handler),
-                _ => return,
+                // Again, if it was a command of the last that panicked.
+                _ => return self.end(handler),
             }
         }
     }
@@ -272,6 +272,7 @@ impl Reactor {
 
     /// Reads until nothing is left or wanted, or the budget of this turn is spent.
     fn read<H: Handler + ?Sized>(&mut self, handler: &mut H, id: ConnId) {
+        let spent = self.spent_at(share::CONNECTIONS);
         let (net, scratch) = (&mut self.net, &mut self.scratch);
         let mut budget = net.config.read_budget;
         let mut more = true;
@@ -287,6 +288,9 @@ impl Reactor {
             let count = match received {
                 Received::Data(count) => {
                     deliver(net, handler, id, scratch.get(..count).unwrap_or_default(), unused);
+                    if net.now >= spent {
+                        break;
+                    }
                     count
                 }
                 Received::Eof => {

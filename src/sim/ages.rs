@@ -42,12 +42,13 @@ struct Age {
     held: u64,
     /// Since when bytes have been under way that are to be acknowledged.
     waits: Option<u64>,
-    /// Turns in a row at whose end a deadline was overdue.
-    overdue: u32,
+    /// Turns in a row at whose end a deadline was overdue, and when the first of them ended.
+    overdue: Option<(u32, u64)>,
 }
 
 /// A handler that panics cuts a turn short, and so does a slice that is spent.
 const TURNS_OVERDUE: u32 = 8;
+const LONGEST_OVERDUE: u64 = 5 * MILLI;
 
 /// The age of every connection.
 #[derive(Debug, Default)]
@@ -64,9 +65,15 @@ impl Ages {
             let Some(sock) = world.socks.get(&stream.sock) else { continue };
             let age = self.0.entry(conn).or_default();
             match age.check(state, sock, net.config(), clock, draining, net.stats().overflows) {
-                Err(what) if age.overdue >= TURNS_OVERDUE => return Err(format!("{conn}: {what}")),
-                Err(_) => age.overdue += 1,
-                Ok(()) => age.overdue = 0,
+                Ok(()) => age.overdue = None,
+                Err(what) => {
+                    let (turns, since) = age.overdue.unwrap_or((0, world.now));
+                    let late = world.now - since.max(clock.back).min(world.now);
+                    if turns >= TURNS_OVERDUE && late >= LONGEST_OVERDUE {
+                        return Err(format!("{conn}: {what}"));
+                    }
+                    age.overdue = Some((turns + 1, since));
+                }
             }
         }
         Ok(())
@@ -107,7 +114,8 @@ impl Age {
             let since = times.ack.max(times.shut).max(times.closing).max(clock.back);
             clock.within("lingering", Some(since), grid(Some(config.linger_total)))?;
         }
-        if let (Some(soft), true) = (config.soft_limit, conn.is_delivering()) {
+        let soft = config.soft_limit.filter(|soft| conn.is_delivering() && conn.queued() >= soft.bytes);
+        if let Some(soft) = soft {
             clock.within("above the soft limit", times.soft, Some(soft.duration))?;
         }
         let last = times.read.max(times.written).max(times.data).max(times.ack);
@@ -143,7 +151,8 @@ impl Age {
             true => conn.queued() > 0 || sock.acked < sock.written,
             false => conn.is_delivering() && conn.queued() > 0 && !conn.may_flush(),
         };
-        self.waits = waits.then(|| self.waits.unwrap_or(clock.now).max(sock.times.ack).max(self.changed));
+        let restarts = sock.times.ack.max(sock.times.queue).max(self.changed);
+        self.waits = waits.then(|| self.waits.unwrap_or(clock.now).max(restarts));
         let patience = match conn.is_closing() {
             true => config.write_stall.or(config.half_close_timeout),
             false => config.write_stall,

@@ -65,7 +65,7 @@ fn books(net: &Net) -> Result<(), String> {
             return Err(format!("stats.{what} is {told}, counted: {counted}"));
         }
     }
-    if net.stopping != Stopping::Draining && closing > config.max_lingering {
+    if net.stopping == Stopping::No && closing > config.max_lingering {
         return Err(format!("{closing} connections are closing, above max_lingering"));
     }
     if queued + unused > config.total_write_buffer {

@@ -73,7 +73,7 @@ fn holds(truth: bool, otherwise: &str) -> Result<(), String> {
 impl Case<'_> {
     /// The same, if time in which nobody was served does not count.
     fn passed_in_presence(&self, what: &str, since: u64, until: u64, limit: u64) -> Result<(), String> {
-        passed(what, since, until, limit + self.witness.excused(since, limit))
+        passed(what, since, until, limit + self.witness.excused(since, limit, self.death.at))
     }
 
     fn is_closing(&self) -> bool {
@@ -199,7 +199,8 @@ impl Case<'_> {
             && self.death.was.state != State::Connecting
             && sock.phase == Phase::Open
             && sock.has_room
-            && sock.times.lie <= *first
+            && sock.times.room < self.death.began
+            && sock.times.lie <= self.death.began
             && sock.times.tried < *first;
         holds(!untried, "what is queued for it was not tried since the shutdown was asked for")
     }

@@ -5,7 +5,7 @@ use super::nanos;
 use super::verdicts::{Case, HEALTHY, SLACK};
 use crate::config::Overflow;
 use crate::connection::State;
-use crate::simnet::{Other, View, Witness, MILLI};
+use crate::simnet::{Other, Phase, View, Witness, MILLI};
 
 /// So many are asked before everybody is taken to get on.
 const ASKED: usize = 16;
@@ -17,7 +17,10 @@ impl Other {
         let sock = self.sock.as_ref()?;
         let times = &sock.times;
         if self.queued < self.unused || overflow == Overflow::Refuse {
-            return [times.opened, times.read, times.written, times.ack].into_iter().max();
+            // A write that failed is something that went.
+            let failed = if sock.phase == Phase::Closed { times.tried } else { 0 };
+            let moments = [times.opened, times.read, times.written, times.ack, times.ended, failed];
+            return moments.into_iter().max();
         }
         if self.state == State::Connecting {
             return Some(times.made);
@@ -31,7 +34,12 @@ impl Other {
     /// The same, if what it took when it was last offered something counts, and what has just been
     /// queued does not yet.
     fn stuck_since(&self, overflow: Overflow) -> Option<u64> {
-        let times = self.sock?.times;
+        let sock = self.sock?;
+        // Of a connection that is paused the silence is ours, and counts as none.
+        if sock.paused && sock.unread > 0 {
+            return None;
+        }
+        let times = sock.times;
         Some(self.idle_since(overflow)?.max(times.written).max(times.queue))
     }
 }
@@ -48,7 +56,7 @@ pub(super) fn holder(case: &Case<'_>, sock: &View) -> Result<(), String> {
     }
     let Some(since) = was.idle_since(case.config.overflow) else { return Err("it gets on".to_owned()) };
     let (idle, healthy) = (case.death.at - since, nanos(HEALTHY));
-    let least = healthy + case.witness.excused(since, healthy);
+    let least = healthy + case.witness.excused(since, healthy, case.death.at);
     // The kernel tells in milliseconds when it last heard.
     if idle + 2 * MILLI < least {
         return Err(format!("it got on {} µs ago", idle / 1000));
@@ -75,12 +83,13 @@ pub(super) fn nobody_idle(
     if holders.len() > ASKED {
         return Ok(());
     }
-    let idle = holders.iter().filter(|other| other.is_holder);
+    // What has been queued since it was last seen to is seen to at the end of a turn.
+    let idle = holders.iter().filter(|other| other.is_holder && !other.is_dirty);
     let idle = idle.filter_map(|other| Some((other.conn, other.stuck_since(overflow)?)));
     match idle.min_by_key(|(_, since)| *since) {
         Some((other, since)) => {
             let healthy = nanos(HEALTHY);
-            let most = healthy + witness.excused(since, healthy) + SLACK;
+            let most = healthy + witness.excused(since, healthy, now) + SLACK;
             match now - since > most {
                 true => Err(format!("although {other} has not got on for {} ms", (now - since) / MILLI)),
                 false => Ok(()),
@@ -96,7 +105,10 @@ pub(super) fn closer(case: &Case<'_>, sock: &View) -> Result<(), String> {
         return Ok(());
     }
     let closing = |other: &&Other| matches!(other.state, State::Flushing | State::Lingering);
-    let owes = |other: &Other| other.sock.is_some_and(|sock| sock.has_all() && sock.shut);
+    // For longer than it takes to ask.
+    let owes = |other: &Other| {
+        other.sock.is_some_and(|sock| sock.has_all() && sock.shut && sock.times.ack + MILLI < sock.now)
+    };
     match case.death.others.iter().filter(closing).find(|other| owes(other)) {
         Some(other) => Err(format!("it still receives, and {} only owes its end", other.conn)),
         None => Ok(()),

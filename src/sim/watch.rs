@@ -103,7 +103,7 @@ impl<H> Watch<H> {
         self.callbacks += 1;
         let (began, late) = {
             let mut world = self.kernel.world();
-            world.stop_in_turn();
+            world.stop_in_turn(1);
             let now = world.now;
             world.witness.called = now;
             let slice = u64::try_from(net.config().turn_slice.as_nanos()).unwrap_or(u64::MAX);
@@ -116,7 +116,7 @@ impl<H> Watch<H> {
                 *count += 1;
             }
         }
-        world.stop_in_turn();
+        world.stop_in_turn(1);
         result
     }
 

@@ -24,6 +24,9 @@ pub(crate) const NOBODY: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(1
 /// System calls of one turn after which it is taken to go on for ever.
 const MOST_CALLS: usize = 200_000;
 
+/// Of so many system calls one is as likely to be where the process is stopped as a callback is.
+const STOPS_IN_CALLS: usize = 8;
+
 /// There is no other way out of a turn that does not end.
 #[allow(clippy::panic)]
 fn give_up() -> ! {
@@ -42,6 +45,9 @@ impl World {
         }
         self.now += self.dice.between(1, 5) as u64 * MICRO;
         self.settle();
+        if self.witness.in_turn {
+            self.stop_in_turn(STOPS_IN_CALLS);
+        }
     }
 
     /// A fault that the call meets before it does anything.

@@ -65,6 +65,7 @@ impl World {
                 sock.acknowledge(count, now);
                 if sock.no_space && sock.is_writable() {
                     sock.no_space = false;
+                    sock.times.room = now;
                     self.wake(id);
                 }
             }

@@ -25,7 +25,8 @@ pub(crate) struct Times {
     pub(crate) read: u64,
     pub(crate) written: u64,
     pub(crate) shut: u64,
-    /// It began to close.
+    /// The program asked for the end of its stream; it began to close.
+    pub(crate) ended: u64,
     pub(crate) closing: u64,
     /// It tried to read, to write, to learn what came of a connect; the first of these 0 for never.
     pub(crate) looked: u64,
@@ -34,6 +35,8 @@ pub(crate) struct Times {
     pub(crate) data_at_look: u64,
     /// When the program last asked for input again, or its queue had drained.
     pub(crate) freed: u64,
+    /// When there was last room for further writes after there had been none.
+    pub(crate) room: u64,
     /// Until when the kernel holds back what it should tell: a fault.
     pub(crate) lie: u64,
     /// Since when bytes have been queued in the engine, while any are.
@@ -54,11 +57,13 @@ impl Times {
             read: 0,
             written: 0,
             shut: 0,
+            ended: 0,
             closing: 0,
             looked: 0,
             tried: 0,
             data_at_look: now,
             freed: 0,
+            room: 0,
             lie: 0,
             queue: now,
             soft: None,
@@ -127,6 +132,8 @@ pub(crate) struct Other {
     pub(crate) queued: usize,
     pub(crate) unused: usize,
     pub(crate) is_holder: bool,
+    /// The engine has yet to see to what was last done with it.
+    pub(crate) is_dirty: bool,
     pub(crate) sock: Option<View>,
 }
 
@@ -134,6 +141,8 @@ pub(crate) struct Other {
 #[derive(Clone, Debug)]
 pub(crate) struct Death {
     pub(crate) at: u64,
+    /// When the poll of that turn had come back.
+    pub(crate) began: u64,
     /// What called for the end, before an earlier error was found to be the reason.
     pub(crate) occasion: CloseReason,
     /// As it was before.
@@ -177,8 +186,9 @@ pub(crate) struct Absence {
     pub(crate) until: u64,
 }
 
-/// Shorter absences excuse nobody; the engine says from when on.
+/// Shorter absences excuse nobody, and from this length on the engine may count them.
 const SHORT: u64 = 21 * MILLI;
+const NOTICED: u64 = 19 * MILLI;
 /// The engine forgets the oldest.
 const REMEMBERED: usize = 60;
 
@@ -219,8 +229,10 @@ pub(crate) struct Witness {
 impl Witness {
     /// The process served nobody from `from` to `until`, in the middle of a turn.
     pub(crate) fn was_away(&mut self, from: u64, until: u64) {
-        if until - from >= SHORT {
+        if until - from >= NOTICED {
             self.back = until;
+        }
+        if until - from >= SHORT {
             self.absences.push(Absence { from, until });
         }
     }
@@ -230,7 +242,7 @@ impl Witness {
     pub(crate) fn was_away_outside(&mut self, from: u64, until: u64) {
         let due = self.due.unwrap_or(u64::MAX);
         let late = until.saturating_sub(due);
-        if late >= SHORT {
+        if late > 0 {
             self.was_away(from.max(due.saturating_sub(late)), until);
         }
     }
@@ -243,15 +255,21 @@ impl Witness {
         }
     }
 
-    /// How much of `limit`, counted from `since`, does not count: absences, but no more than would
-    /// double it.
-    pub(crate) fn excused(&self, since: u64, limit: u64) -> u64 {
+    /// Absences that ended after this moment.
+    pub(crate) fn absences_since(&self, moment: u64) -> usize {
+        self.absences.iter().rev().take_while(|absence| absence.until > moment).count()
+    }
+
+    /// How much of `limit`, counted from `since`, does not count for what was so at the moment `now`:
+    /// absences, but no more than would double it.
+    pub(crate) fn excused(&self, since: u64, limit: u64, now: u64) -> u64 {
         let mut lost = 0;
         for absence in self.absences.iter().skip(self.absences.len().saturating_sub(REMEMBERED)) {
             if absence.until <= since {
                 continue;
             }
-            if absence.from + MICRO >= since.saturating_add(limit).saturating_add(lost) {
+            if absence.from >= now || absence.from + MICRO >= since.saturating_add(limit).saturating_add(lost)
+            {
                 break;
             }
             lost += absence.until - absence.from.max(since);
@@ -279,9 +297,9 @@ impl World {
         self.dice.between(1, most) as u64 * MICRO
     }
 
-    /// Now and then the process is stopped between two callbacks.
-    pub(crate) fn stop_in_turn(&mut self) {
-        if self.dice.chance(self.faults.stop) {
+    /// Now and then the process is stopped in the middle of a turn, at one of so many places.
+    pub(crate) fn stop_in_turn(&mut self, places: usize) {
+        if self.dice.chance(self.faults.stop) && self.dice.below(places) == 0 {
             let (from, nanos) = (self.now, self.draw_stop());
             self.note(|_| format!("the process is stopped for {} µs in the middle of a turn", nanos / MICRO));
             self.pass(nanos);
@@ -315,7 +333,7 @@ mod tests {
     #[test]
     fn absences_excuse_up_to_as_much_again() {
         let witness = witness(&[(100, 200), (210, 220), (300, 900)]);
-        let excused = |since, limit| witness.excused(since * MILLI, limit * MILLI) / MILLI;
+        let excused = |since, limit| witness.excused(since * MILLI, limit * MILLI, u64::MAX) / MILLI;
         assert_eq!(excused(0, 90), 0);
         assert_eq!(excused(0, 150), 100);
         assert_eq!(excused(150, 100), 50, "what is short does not count");
@@ -332,6 +350,7 @@ mod tests {
         };
         assert_eq!(away(None, 100, 900), None);
         assert_eq!(away(Some(895), 100, 900), None);
+        assert_eq!(away(Some(880), 100, 900), Some((860, 900)));
         assert_eq!(away(Some(800), 100, 900), Some((700, 900)));
         assert_eq!(away(Some(200), 100, 900), Some((100, 900)));
     }
