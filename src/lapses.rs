@@ -15,10 +15,13 @@ const KEPT: usize = 64;
 /// From this length on it is a lapse: several times what a turn takes that keeps to its slice.
 pub(crate) const LAPSE: Duration = Duration::from_millis(20);
 
-/// The latest lapses, oldest first; they do not overlap.
+/// The latest lapses, oldest first.
 #[derive(Debug, Default)]
 pub(crate) struct Lapses {
+    /// They do not overlap: those that touch are one.
     recent: VecDeque<(Time, Time)>,
+    /// Each by itself.
+    single: VecDeque<(Time, Time)>,
 }
 
 impl Lapses {
@@ -32,6 +35,10 @@ impl Lapses {
 
     #[cold]
     fn add(&mut self, begin: Time, end: Time) {
+        if self.single.len() == KEPT {
+            self.single.pop_front();
+        }
+        self.single.push_back((begin, end));
         if let Some((_, last)) = self.recent.back_mut().filter(|(_, last)| begin <= *last) {
             *last = end.max(*last);
             return;
@@ -44,7 +51,23 @@ impl Lapses {
 
     /// When the latest of them ended: the beginning, if there was none.
     pub(crate) fn last_end(&self) -> Time {
-        self.recent.back().map_or(Time::default(), |(_, end)| *end)
+        self.single.back().map_or(Time::default(), |(_, end)| *end)
+    }
+
+    /// When something happened that is stamped with `moment`, at the latest. A stamp is the clock as it
+    /// was last read: if that is when a lapse began, it may have happened at the lapse's end.
+    #[inline]
+    pub(crate) fn happened(&self, moment: Time) -> Time {
+        match self.single.back() {
+            Some((_, last)) if *last > moment => self.end_after(moment),
+            _ => moment,
+        }
+    }
+
+    #[cold]
+    fn end_after(&self, moment: Time) -> Time {
+        let found = self.single.binary_search_by_key(&moment, |(begin, _)| *begin);
+        found.ok().and_then(|place| self.single.get(place)).map_or(moment, |(_, end)| *end)
     }
 
     /// When `limit` is over for somebody whose time runs from `since`: the lapses on the way do not
@@ -52,6 +75,7 @@ impl Lapses {
     /// comes to an end with everybody.
     #[inline]
     pub(crate) fn end_of(&self, since: Time, limit: Duration) -> Time {
+        let since = self.happened(since);
         let end = since.plus(limit);
         match self.recent.back() {
             Some((_, last)) if *last > since && end != Time::NEVER => {
@@ -95,6 +119,19 @@ mod tests {
         lapses.note(at(200), at(300));
         assert_eq!(lapses.end_of(at(100), ms(300)), at(550));
         assert_eq!(lapses.end_of(at(300), ms(300)), at(600), "nothing has been lost since");
+    }
+
+    #[test]
+    fn what_was_stamped_when_a_lapse_began_may_have_happened_at_its_end() {
+        let mut lapses = Lapses::default();
+        lapses.note(at(100), at(200));
+        lapses.note(at(200), at(300));
+        lapses.note(at(500), at(600));
+        for (stamp, moment) in [(99, 99), (100, 200), (101, 101), (200, 300), (300, 300), (500, 600)] {
+            assert_eq!(lapses.happened(at(stamp)), at(moment));
+        }
+        assert_eq!(lapses.happened(Time::NEVER), Time::NEVER);
+        assert_eq!(lapses.end_of(at(500), ms(50)), at(650), "and its time runs from there");
     }
 
     #[test]

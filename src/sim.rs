@@ -333,6 +333,7 @@ impl<H: Handler> Sim<H> {
         let before = {
             let mut world = self.kernel.world();
             let pause = world.faults.pause;
+            world.witness.polled = false;
             world.stop_outside(pause);
             world.work = Default::default();
             world.witness.in_turn = true;

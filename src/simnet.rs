@@ -113,7 +113,7 @@ impl Kernel {
         }
         // What comes from here on is not among the events.
         world.stop_outside(pause);
-        world.witness.began = world.now;
+        (world.witness.began, world.witness.polled) = (world.now, true);
         world.work.events += events.len();
         Ok(())
     }

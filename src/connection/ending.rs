@@ -183,7 +183,7 @@ impl Connection {
     /// Looks whether the peer has taken bytes since the last look. What our kernel accepted is no
     /// sign of it: its buffer grows by itself. What is known late did not happen late: the kernel is
     /// asked when the acknowledgement came.
-    pub(crate) fn sample<T: Transport>(&mut self, socket: &T, now: Time) {
+    pub(crate) fn sample<T: Transport>(&mut self, socket: &T, now: Time, lapses: &Lapses) {
         let acknowledged = self.acknowledged_now(socket);
         if acknowledged > self.acknowledged {
             self.acknowledged = acknowledged;
@@ -191,8 +191,8 @@ impl Connection {
             let at = heard.map_or(now, |heard| now.minus(heard.ack));
             self.progress = self.progress.max(at);
             // Where nobody acknowledges, the write was the activity.
-            if heard.is_some() {
-                self.activity = self.activity.max(at);
+            if heard.is_some() && at > lapses.happened(self.activity) {
+                self.activity = at;
             }
         }
     }
@@ -217,7 +217,7 @@ impl Connection {
     pub(crate) fn deadline(&self, now: Time, config: &Config, lapses: &Lapses, draining: bool) -> Time {
         match self.state {
             State::Dead => Time::NEVER,
-            State::Connecting => self.since.plus(config.connect_timeout),
+            State::Connecting => lapses.happened(self.since).plus(config.connect_timeout),
             State::Flushing | State::Lingering if self.is_lingering() => {
                 let look = if self.saw_fin { self.next_look(now) } else { Time::NEVER };
                 self.linger_ends(config, lapses, draining).min(look)
@@ -233,7 +233,7 @@ impl Connection {
             State::Open | State::HalfClosedRemote | State::HalfClosedLocal => {
                 let mut deadline = Time::NEVER;
                 if let Some(quiet) = self.quiet_limit(config) {
-                    deadline = self.activity.plus(quiet);
+                    deadline = lapses.happened(self.activity).plus(quiet);
                     if !self.all_acknowledged() {
                         deadline = deadline.min(now.next_on_grid(quiet / SAMPLES));
                     }
@@ -298,7 +298,7 @@ impl Connection {
         match self.state {
             State::Dead => {}
             State::Connecting => {
-                if now >= self.since.plus(cx.config.connect_timeout) {
+                if now >= cx.lapses.happened(self.since).plus(cx.config.connect_timeout) {
                     self.die(CloseReason::TimedOut(Timeout::Connect), socket, cx);
                 }
             }
@@ -306,12 +306,12 @@ impl Connection {
                 self.advance(socket, cx);
                 if self.is_dead() {
                 } else if self.is_lingering() {
-                    self.hear(socket, clock);
+                    self.hear(socket, clock, cx.lapses);
                     if now >= self.linger_ends(cx.config, cx.lapses, cx.draining) {
                         self.die(CloseReason::TimedOut(Timeout::Linger), socket, cx);
                     }
                 } else {
-                    self.sample(socket, clock);
+                    self.sample(socket, clock, cx.lapses);
                     if now >= self.stall_ends(cx.config, cx.lapses) {
                         self.die(CloseReason::TimedOut(Timeout::WriteStall), socket, cx);
                     }
@@ -326,7 +326,7 @@ impl Connection {
     fn expire_open<T: Transport>(&mut self, socket: &mut T, clock: Time, cx: &mut Context<'_>) {
         let now = cx.now;
         if !self.all_acknowledged() {
-            self.sample(socket, clock);
+            self.sample(socket, clock, cx.lapses);
         }
         if self.waiting && now >= self.stall_ends(cx.config, cx.lapses) {
             return self.die(CloseReason::TimedOut(Timeout::WriteStall), socket, cx);
@@ -340,25 +340,25 @@ impl Connection {
         if self.may_read(cx.config) {
             return;
         }
-        if now >= self.activity.plus(quiet) && !self.is_broken() && !self.saw_fin {
-            self.hear(socket, clock);
+        if now >= cx.lapses.happened(self.activity).plus(quiet) && !self.is_broken() && !self.saw_fin {
+            self.hear(socket, clock, cx.lapses);
             self.hear_unread(socket, clock, cx.config);
         }
-        if now >= self.activity.plus(quiet) {
+        if now >= cx.lapses.happened(self.activity).plus(quiet) {
             self.die(CloseReason::TimedOut(Timeout::Idle), socket, cx);
         }
     }
 
     /// The kernel knows when data came. What was read is stamped with the clock as it was last looked at,
     /// and the process may have been stopped between that and the read.
-    fn hear<T: Transport>(&mut self, socket: &T, clock: Time) {
+    fn hear<T: Transport>(&mut self, socket: &T, clock: Time, lapses: &Lapses) {
         let Some(heard) = socket.last_heard() else { return };
         let at = clock.minus(heard.data);
         // It counts in whole units, so that the same moment seems later the later it is asked.
-        if at > self.activity.plus(HEARD_UNIT) {
+        if at > lapses.happened(self.activity).plus(HEARD_UNIT) {
             self.activity = at;
         }
-        if self.is_lingering() && at > self.progress.plus(HEARD_UNIT) {
+        if self.is_lingering() && at > lapses.happened(self.progress).plus(HEARD_UNIT) {
             self.progress = at;
         }
     }

@@ -130,7 +130,7 @@ impl Net {
             if conn.is_closing() {
                 asked += 1;
                 let before = conn.last_progress(Overflow::Close);
-                conn.sample(stream, now);
+                conn.sample(stream, now, &self.lapses);
                 let gets_on = took == Some(true) || conn.last_progress(Overflow::Close) > before;
                 stuck = stuck.or((!gets_on).then_some(id));
                 self.closing.push_back(id);
@@ -228,7 +228,7 @@ impl Net {
                 self.holders.remove(&(ranked, id));
                 continue;
             };
-            conn.sample(stream, now);
+            conn.sample(stream, now, &self.lapses);
             if conn.is_holder(overflow) && conn.last_progress(overflow) <= ranked {
                 let patience = conn.patience(stream);
                 return (now >= self.lapses.end_of(ranked, patience)).then_some(id);

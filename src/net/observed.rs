@@ -91,7 +91,11 @@ impl Net {
 
     /// The program ends its stream.
     pub(super) fn note_ended(&self, id: ConnId) {
-        self.note_sock(id, |sock, now| sock.times.ended = now);
+        self.note_sock(id, |sock, now| {
+            if sock.times.ended == 0 {
+                sock.times.ended = now;
+            }
+        });
     }
 
     /// A connection begins to close.

@@ -80,7 +80,8 @@ pub(super) fn nobody_idle(
     overflow: Overflow,
     witness: &Witness,
 ) -> Result<(), String> {
-    if holders.len() > ASKED {
+    // Nobody has had the time right behind an absence.
+    if holders.len() > ASKED || now < witness.back + nanos(HEALTHY) + SLACK {
         return Ok(());
     }
     // What has been queued since it was last seen to is seen to at the end of a turn.

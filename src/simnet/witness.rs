@@ -207,8 +207,9 @@ pub(crate) struct Witness {
     pub(crate) called: u64,
     /// The program itself is ending something.
     pub(crate) by_hand: bool,
-    /// A turn is under way.
+    /// A turn is under way; its first poll has come back.
     pub(crate) in_turn: bool,
+    pub(crate) polled: bool,
     /// The soft limit of the configuration.
     pub(crate) soft_bytes: Option<usize>,
     /// The moments for which timers are set.
@@ -313,7 +314,10 @@ impl World {
             let (from, nanos) = (self.now, self.draw_stop());
             self.note(|_| format!("the process is stopped for {} µs", nanos / MICRO));
             self.pass(nanos);
-            self.witness.was_away_outside(from, self.now);
+            match self.witness.polled {
+                true => self.witness.was_away(from, self.now),
+                false => self.witness.was_away_outside(from, self.now),
+            }
         }
     }
 }
