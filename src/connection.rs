@@ -265,9 +265,10 @@ impl Connection {
         self.is_queuing(overflow) && self.queued() >= self.unused()
     }
 
-    /// When a holder was last seen to get on.
+    /// When a holder was last seen to get on: to take what is queued for it or, where nothing waits, to
+    /// send or to take anything.
     pub(crate) fn last_progress(&self, overflow: Overflow) -> Time {
-        match self.holds_output(overflow) {
+        match self.is_queuing(overflow) {
             true if self.state == State::Connecting => self.since,
             true => self.progress,
             false => self.activity,

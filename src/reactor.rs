@@ -195,7 +195,7 @@ impl Reactor {
     }
 
     /// Waits for events and takes in all that the kernel has, a batch at a time: whoever is judged in
-    /// this turn has been heard. There are no more events than there are things to tell of.
+    /// this turn has been heard. It comes to an end, for there are only so many things to tell of.
     fn poll(&mut self, timeout: Option<Duration>) -> io::Result<()> {
         let owed = self.owes_work();
         let due = self.next_deadline();
@@ -207,7 +207,8 @@ impl Reactor {
             // It has waited all that time, and there was nothing at its end.
             asked = asked.plus(timeout);
         }
-        let all = self.net.conns.len() + self.net.listeners.len() + 1;
+        // Some may be told of twice.
+        let all = 2 * (self.net.conns.len() + self.net.listeners.len() + 1);
         let mut left = all;
         loop {
             let full = taken >= self.net.config.events_per_turn;

@@ -207,6 +207,16 @@ impl Net {
         self.rank_as_of(id, rank);
     }
 
+    /// Whether a holder has got on since it was ranked. It is ranked anew.
+    pub(super) fn has_moved_on(&mut self, id: ConnId) -> bool {
+        let Some(Entry { conn, .. }) = self.conns.get(id) else { return true };
+        let moved = conn.last_progress(self.config.overflow) > conn.ranked;
+        if moved {
+            self.rank(id);
+        }
+        moved
+    }
+
     /// Takes a holder of memory to have got on at this moment.
     pub(super) fn rank_as_of(&mut self, id: ConnId, rank: Time) {
         let Some(Entry { conn, .. }) = self.conns.get_mut(id) else { return };

@@ -178,7 +178,8 @@ impl Net {
             self.mark_dirty(id);
             self.rank_as_of(id, if holds == Some(true) { self.now } else { Time::NEVER });
         }
-        made_room
+        // What was queued only now waits from now on.
+        made_room || self.has_moved_on(id)
     }
 
     fn end_holder(&mut self, id: ConnId) {

@@ -54,15 +54,6 @@ fn millis(nanos: u64) -> String {
     format!("{}.{:03} ms", nanos / MILLI, nanos % MILLI / MICRO)
 }
 
-/// `limit` has passed between two moments.
-fn passed(what: &str, since: u64, until: u64, limit: u64) -> Result<(), String> {
-    let span = until.saturating_sub(since);
-    match span + SLACK >= limit {
-        true => Ok(()),
-        false => Err(format!("{what} for {} only, of {}", millis(span), millis(limit))),
-    }
-}
-
 fn holds(truth: bool, otherwise: &str) -> Result<(), String> {
     match truth {
         true => Ok(()),
@@ -71,9 +62,18 @@ fn holds(truth: bool, otherwise: &str) -> Result<(), String> {
 }
 
 impl Case<'_> {
+    /// `limit` has passed between two moments.
+    fn passed(&self, what: &str, since: u64, until: u64, limit: u64) -> Result<(), String> {
+        let span = until.saturating_sub(since);
+        match span + SLACK + self.witness.brief(since, until) >= limit {
+            true => Ok(()),
+            false => Err(format!("{what} for {} only, of {}", millis(span), millis(limit))),
+        }
+    }
+
     /// The same, if time in which nobody was served does not count.
     fn passed_in_presence(&self, what: &str, since: u64, until: u64, limit: u64) -> Result<(), String> {
-        passed(what, since, until, limit + self.witness.excused(since, limit, self.death.at))
+        self.passed(what, since, until, limit + self.witness.excused(since, limit, self.death.at))
     }
 
     fn is_closing(&self) -> bool {
@@ -89,7 +89,7 @@ impl Case<'_> {
             Phase::Closed => times.failed,
         };
         holds(outcome > times.looked, "the connect had an outcome")?;
-        passed("connecting", times.made, times.looked, nanos(self.config.connect_timeout))
+        self.passed("connecting", times.made, times.looked, nanos(self.config.connect_timeout))
     }
 
     /// Nothing came, went or was acknowledged. Who is read from was looked at after that; of whom is not,
@@ -114,7 +114,7 @@ impl Case<'_> {
             holds(behind, "the peer's stream has ended, and nobody was told")?;
         }
         let last = [data, times.read, times.written, times.ack, times.opened].into_iter().max();
-        passed("silent", last.unwrap_or_default(), basis, limit)
+        self.passed("silent", last.unwrap_or_default(), basis, limit)
     }
 
     /// Bytes are under way and none were acknowledged.

@@ -16,7 +16,7 @@ impl Other {
     fn idle_since(&self, overflow: Overflow) -> Option<u64> {
         let sock = self.sock.as_ref()?;
         let times = &sock.times;
-        if self.queued < self.unused || overflow == Overflow::Refuse {
+        if self.queued == 0 || overflow == Overflow::Refuse {
             // A write that failed is something that went.
             let failed = if sock.phase == Phase::Closed { times.tried } else { 0 };
             let moments = [times.opened, times.read, times.written, times.ack, times.ended, failed];
@@ -61,7 +61,7 @@ pub(super) fn holder(case: &Case<'_>, sock: &View) -> Result<(), String> {
     if idle + 2 * MILLI < least {
         return Err(format!("it got on {} µs ago", idle / 1000));
     }
-    let longer = case.death.others.iter().filter(|other| other.is_holder);
+    let longer = case.death.others.iter().filter(|other| other.is_holder && !other.is_dirty);
     let longer = longer.filter_map(|other| Some((other.conn, other.stuck_since(case.config.overflow)?)));
     match longer.min_by_key(|(_, since)| *since) {
         Some((other, earlier)) if earlier + SLACK < since => Err(format!(

@@ -198,6 +198,8 @@ pub(crate) struct Witness {
     /// When the reactor last came back from where it served nobody.
     pub(crate) back: u64,
     absences: Vec<Absence>,
+    /// Those too short to excuse anybody: the engine's clock may be behind by one.
+    brief: Vec<Absence>,
     /// When the engine has something to do, if it is known: by being late for that it can tell that it
     /// was away.
     pub(crate) due: Option<u64>,
@@ -233,9 +235,8 @@ impl Witness {
         if until - from >= NOTICED {
             self.back = until;
         }
-        if until - from >= SHORT {
-            self.absences.push(Absence { from, until });
-        }
+        let absences = if until - from >= SHORT { &mut self.absences } else { &mut self.brief };
+        absences.push(Absence { from, until });
     }
 
     /// The same between two turns, or while it waited for events. It can tell by what it is late for;
@@ -254,6 +255,15 @@ impl Witness {
         if let Some(conn) = send_to {
             self.sends.entry(conn).or_default().taken += 1;
         }
+    }
+
+    /// By how much the engine's clock may have been behind at either of two moments.
+    pub(crate) fn brief(&self, since: u64, until: u64) -> u64 {
+        let near = |moment: u64| {
+            let meets = |a: &&Absence| a.from <= moment + MILLI && moment <= a.until + MILLI;
+            self.brief.iter().rev().find(meets).map_or(0, |a| a.until - a.from)
+        };
+        near(since).max(near(until))
     }
 
     /// Absences that ended after this moment.
