@@ -170,5 +170,5 @@ impl Age {
 fn most_looks(config: &Config, age: u64) -> u64 {
     let spans = [config.idle_timeout, config.half_close_timeout, config.write_stall];
     let grids = spans.into_iter().flatten().map(|span| age / (nanos(span) / 8).max(MILLI));
-    60 + age / (1_000 * MILLI) + grids.sum::<u64>()
+    100 + age / (1_000 * MILLI) + 3 * grids.sum::<u64>()
 }

@@ -180,11 +180,13 @@ impl Case<'_> {
             return Err(format!("{} bytes are unused, which is allowed", self.book.unused()));
         };
         holds(death.held + attempt.len > config.total_write_buffer, "there is room for all")?;
-        if attempt.conn == self.conn && attempt.len == 0 {
+        let idlest = victims::holder(self, sock);
+        match attempt.conn == self.conn && attempt.len == 0 {
             // Whoever would hold more has to go when everybody gets on.
-            return victims::nobody_idle(death.at, &death.others, config.overflow, self.witness);
+            true => idlest
+                .or_else(|_| victims::nobody_idle(death.at, &death.others, config.overflow, self.witness)),
+            false => idlest,
         }
-        victims::holder(self, sock)
     }
 
     /// The shutdown's time is over, counted from its call, and what is queued was tried since.
