@@ -411,9 +411,10 @@ impl Net {
 
     /// Calls `on_timer` once, `after` the moment of this call; zero means the next turn.
     ///
-    /// What had come in when a timer fell due is delivered before it fires, so that a heartbeat that
-    /// waits in the kernel is seen before it is missed: for [`turn_slice`](crate::Config::turn_slice)
-    /// at most, on a reactor that has more to do than it can.
+    /// What had come in when a timer fell due is delivered before it fires, as far as a turn reads from a
+    /// connection, so that a heartbeat that waits in the kernel is seen before it is missed: for
+    /// [`turn_slice`](crate::Config::turn_slice) at most, on a reactor that has more to do than it can. If
+    /// the process was stopped meanwhile, or kept by one callback, that is made up for once.
     pub fn set_timer(&mut self, after: Duration) -> TimerId {
         let at = self.tick().plus(after);
         let alarms = &mut self.alarms;

@@ -14,6 +14,7 @@ use crate::close::CloseReason;
 use crate::config::Config;
 use crate::handler::Handler;
 use crate::id::Source;
+use crate::lapses::LAPSE;
 use crate::mailbox::Mailbox;
 use crate::net::Net;
 use crate::system::{self, Poller, System, Wake};
@@ -235,13 +236,13 @@ impl Reactor {
     /// stopped, or busy in an outer loop.
     fn note_lateness(&mut self, owed: bool, due: Option<Time>) {
         let (before, now) = (self.net.now, self.net.clock());
-        let missed_from = match due {
-            _ if owed => before,
-            // Nothing tells when it began. As long before as after is likely enough.
-            Some(due) => due.minus(now.since(due)).max(before),
-            None => now,
-        };
-        self.net.lapses.note(missed_from, now);
+        let late = due.map_or(Duration::ZERO, |due| now.since(due));
+        if owed {
+            self.net.lapses.note(before, now);
+        } else if late >= LAPSE {
+            // Nothing tells when it began. As long before that moment as behind it is likely enough.
+            self.net.lapses.note(now.minus(2 * late).max(before), now);
+        }
         self.net.now = now;
         self.began = now;
     }

@@ -112,6 +112,7 @@ impl Kernel {
             world.note(|_| format!("the poll gives {} events", events.len()));
         }
         // What comes from here on is not among the events.
+        world.witness.asked = world.now;
         world.stop_outside(pause);
         (world.witness.began, world.witness.polled) = (world.now, true);
         world.work.events += events.len();

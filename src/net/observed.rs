@@ -173,7 +173,7 @@ impl Net {
         );
         let death = Death {
             at: world.now,
-            began: world.witness.began,
+            asked: world.witness.asked,
             occasion: last.occasion,
             was,
             was_congested: last.congested,

@@ -147,10 +147,10 @@ impl Net {
                 return Err(SendError::Full);
             }
         }
-        // It may have been the one to go.
-        match self.conns.get(conn).is_some_and(|entry| !entry.conn.is_dead()) {
-            true => Ok(()),
-            false => Err(SendError::Full),
+        // It may have been the one to go, or its pipe was found to be broken.
+        match self.conns.get(conn) {
+            Some(Entry { conn, .. }) if !conn.is_dead() => conn.check_sendable(),
+            _ => Err(SendError::Full),
         }
     }
 

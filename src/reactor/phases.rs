@@ -99,9 +99,6 @@ impl Reactor {
                 net.tick();
             }
         }
-        if self.net.inbox.is_empty() {
-            return self.give_back(handler);
-        }
         for _ in 0..self.net.config.commands_per_turn {
             let Some(command) = self.net.inbox.pop_front() else { break };
             self.carry_out(command);
@@ -110,7 +107,7 @@ impl Reactor {
             }
         }
         self.net.make_room_for_commands();
-        self.give_back(handler);
+        self.give_back(handler, share::COMMANDS);
     }
 
     fn carry_out(&mut self, command: Command<Task>) {
@@ -141,11 +138,15 @@ impl Reactor {
         net.tick();
     }
 
-    /// Sends from other threads that could not be queued.
-    fn give_back<H: Handler + ?Sized>(&mut self, handler: &mut H) {
+    /// Sends from other threads that could not be queued. Returns whether all have been given back.
+    fn give_back<H: Handler + ?Sized>(&mut self, handler: &mut H, share: u32) -> bool {
         while let Some((conn, data)) = self.net.undelivered.pop_front() {
             call(&mut self.net, conn, |net| handler.on_refused(net, conn, data));
+            if self.is_spent(share) {
+                break;
+            }
         }
+        self.net.undelivered.is_empty()
     }
 
     /// Deadlines that have come up. Nobody is judged here: a connection is read from and flushed
@@ -232,11 +233,15 @@ impl Reactor {
         self.flush_served(handler);
     }
 
-    /// Those that were read from, in their order.
+    /// Those that were read from, in their order; unless a callback takes long.
     fn flush_served<H: Handler + ?Sized>(&mut self, handler: &mut H) {
+        let began = self.net.now;
         for _ in 0..self.net.served.len() {
             let Some(id) = self.net.served.pop_front() else { break };
             finish(&mut self.net, handler, id);
+            if self.net.now > began && self.is_spent(share::FLUSHES) {
+                break;
+            }
         }
     }
 
@@ -461,8 +466,9 @@ impl Reactor {
 
     /// Each connection that was written to or meddled with by other callbacks than its own, once.
     fn flush_dirty<H: Handler + ?Sized>(&mut self, handler: &mut H) {
-        // Those whose batch was cut short by a panic.
+        // Those whose batch was cut short.
         self.flush_served(handler);
+        let began = self.net.now;
         for flushed in 1..=self.net.dirty.len() {
             // Those that are added on the way come behind, and in the next turn.
             let Some(id) = self.net.dirty.pop_front() else { break };
@@ -472,12 +478,13 @@ impl Reactor {
             }
             if flushed % BATCH == 0 {
                 self.net.tick();
-                if self.is_spent(share::FLUSHES) {
-                    return;
-                }
+            }
+            // The clock moves on with each callback as well.
+            if self.net.now > began && self.is_spent(share::FLUSHES) {
+                return;
             }
         }
-        self.net.flushed_since_stop = true;
+        self.net.flushed_since_stop = self.net.served.is_empty();
     }
 
     /// Reports those that have ended, and frees what they held. A freed descriptor is what a
@@ -487,7 +494,9 @@ impl Reactor {
             return;
         }
         self.net.await_commands();
-        self.give_back(handler);
+        if !self.give_back(handler, share::ENDS) {
+            return;
+        }
         // Those that a callback ends on the way are reported in the next turn: a handler that
         // connects anew in `on_close`, and fails at once, must not keep this one going.
         for _ in 0..self.net.dead.len() {
@@ -517,7 +526,7 @@ impl Reactor {
         while let Some(command) = self.net.inbox.pop_front() {
             self.carry_out(command);
         }
-        self.give_back(handler);
+        while !self.give_back(handler, share::ENDS) {}
     }
 
     /// Reports the first of the dead. It leaves the list last of all, so that a panic in its

@@ -84,6 +84,9 @@ impl Ages {
     }
 }
 
+/// How soon the last acknowledgement is looked for.
+const FIRST_LOOK: Duration = Duration::from_millis(10);
+
 /// Acknowledgements are looked for eight times in a span.
 fn grid(limit: Option<Duration>) -> Option<Duration> {
     limit.map(|limit| limit + limit / 8)
@@ -116,7 +119,7 @@ impl Age {
         if conn.is_closing() && all && !draining {
             // An absence may hide from it that the last acknowledgement came.
             let since = times.ack.max(times.shut).max(times.closing).max(clock.back);
-            clock.within("lingering", Some(since), grid(Some(config.linger_total)))?;
+            clock.within("lingering", Some(since), grid(Some(config.linger_total + FIRST_LOOK)))?;
         }
         let soft = config.soft_limit.filter(|soft| conn.is_delivering() && conn.queued() >= soft.bytes);
         if let Some(soft) = soft {

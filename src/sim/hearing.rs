@@ -47,8 +47,8 @@ pub(super) fn timer_fires(
         return Err(format!("it fires {} µs early", (due - now) / MICRO));
     }
     // One absence is made up for, not any number.
-    let from = world.witness.back.max(due);
-    if now >= from + nanos(net.config().turn_slice) || world.witness.absences_since(due) > 1 {
+    let (absences, away) = world.witness.absences_since(due);
+    if now - due >= nanos(net.config().turn_slice) + away || absences > 1 {
         return Ok(());
     }
     for (id, Entry { conn, stream }) in net.conns.iter() {

