@@ -131,12 +131,15 @@ impl Connection {
         self.after_flush(socket, cx);
     }
 
-    /// Tries to hand over what is queued, whatever the kernel last said. Returns whether it took any.
+    /// Tries to hand over what is queued, whatever the kernel last said. Returns whether the kernel took
+    /// so much that it must have had room for long: a third of its buffer, from where on it calls a
+    /// socket writable. A little room is left in the buffer of somebody who takes nothing as well.
     pub(crate) fn offer<T: Transport>(&mut self, socket: &mut T, cx: &mut Context<'_>) -> bool {
         let before = self.handed;
         self.writable = true;
         self.flush(socket, cx);
-        self.handed > before
+        let taken = self.handed - before;
+        taken > 0 && socket.unacknowledged().is_none_or(|unacked| taken * 3 >= unacked)
     }
 
     #[inline]

@@ -169,14 +169,15 @@ impl Net {
     /// have been told yet; or a broken pipe has made room.
     fn takes_more(&mut self, id: ConnId) -> bool {
         let (before, overflow) = (self.queued(id), self.config.overflow);
-        let holds = self.touch(id, |conn, stream, cx| {
-            conn.offer(stream, cx);
-            conn.is_holder(overflow)
-        });
+        let step = self.touch(id, |conn, stream, cx| (conn.offer(stream, cx), conn.is_holder(overflow)));
         let made_room = self.queued(id) < before;
         if made_room {
             self.mark_dirty(id);
-            self.rank_as_of(id, if holds == Some(true) { self.now } else { Time::NEVER });
+        }
+        match step {
+            Some((true, true)) => self.rank_as_of(id, self.now),
+            Some((_, false)) => self.rank_as_of(id, Time::NEVER),
+            _ => {}
         }
         // What was queued only now waits from now on.
         made_room || self.has_moved_on(id)
