@@ -48,7 +48,7 @@ try:
     client.shutdown(socket.SHUT_WR)
     check("echo sends back what it receives", read_all(client) == b"hello")
 
-    one = start("client", "%s:%d" % echo_addr, stdin=subprocess.PIPE, stderr=subprocess.PIPE)
+    one = start("client", "localhost:%d" % echo_addr[1], stdin=subprocess.PIPE, stderr=subprocess.PIPE)
     out, err = one.communicate(b"x" * 300000, timeout=20)
     check("client sends its input and prints the answer", out == b"x" * 300000 and one.returncode == 0)
     check("client tells how it ended", b"finished" in err)
@@ -58,6 +58,13 @@ try:
     proxied.sendall(b"through")
     proxied.shutdown(socket.SHUT_WR)
     check("proxy passes both directions and both ends", read_all(proxied) == b"through")
+
+    rpc = start("rpc", "serve", "127.0.0.1:0")
+    rpc_addr = rpc.stdout.readline().decode().split()[-1]
+    call = start("rpc", "call", rpc_addr, "sleep 200 slow", "quick")
+    check("rpc answers, and answers overtake each other", call.communicate(timeout=10)[0] == b"QUICK\nSLOW\n")
+    rpc.send_signal(signal.SIGTERM)
+    check("rpc ends with status 0", rpc.wait(10) == 0)
 
     embed = start("embed", "127.0.0.1:0", stdin=subprocess.PIPE)
     member = connect(address(embed.stdout.readline().decode()))

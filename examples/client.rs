@@ -1,4 +1,4 @@
-//! cargo run --release --example client -- 127.0.0.1:7007
+//! cargo run --release --example client -- localhost:7007
 //! cargo run --release --example echo   # something to talk to, in another terminal
 //!
 //! A TCP client done right: it sends what it reads from standard input and prints what it receives.

@@ -7,22 +7,15 @@
 //! and the opposite direction goes on. A connection that breaks breaks its partner, with a reset:
 //! neither side can take a cut stream for a whole one.
 
-use std::collections::HashMap;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use unbroken::{Addr, CloseReport, Config, ConnId, Handler, Net, Reactor, Sent, Via};
+use unbroken::{Addr, CloseReport, Config, ConnId, Handler, Net, PerConn, Reactor, Sent, Via};
 
 struct Proxy {
     upstream: Addr,
     /// The other side of each connection.
-    partners: HashMap<ConnId, ConnId>,
-}
-
-impl Proxy {
-    fn partner(&self, conn: ConnId) -> Option<ConnId> {
-        self.partners.get(&conn).copied()
-    }
+    partners: PerConn<ConnId>,
 }
 
 impl Handler for Proxy {
@@ -45,7 +38,7 @@ impl Handler for Proxy {
     }
 
     fn on_data(&mut self, net: &mut Net, conn: ConnId, data: &[u8]) -> usize {
-        let Some(partner) = self.partner(conn) else { return data.len() };
+        let Some(&partner) = self.partners.get(conn) else { return data.len() };
         match net.send(partner, data) {
             Ok(Sent::Queued) => {}
             Ok(Sent::Congested) => net.pause_reading(conn),
@@ -56,25 +49,25 @@ impl Handler for Proxy {
     }
 
     fn on_drain(&mut self, net: &mut Net, conn: ConnId) {
-        if let Some(partner) = self.partner(conn) {
+        if let Some(&partner) = self.partners.get(conn) {
             net.resume_reading(partner);
         }
     }
 
     fn on_eof(&mut self, net: &mut Net, conn: ConnId) {
         // Once both streams have ended, both connections close by themselves.
-        match self.partner(conn) {
-            Some(partner) => net.close_write(partner),
+        match self.partners.get(conn) {
+            Some(&partner) => net.close_write(partner),
             None => net.close(conn),
         }
     }
 
     fn on_close(&mut self, net: &mut Net, conn: ConnId, report: &CloseReport) {
         log::info!("{conn}: {report}");
-        let Some(partner) = self.partners.remove(&conn) else { return };
+        let Some(partner) = self.partners.remove(conn) else { return };
         // A partner left alone has nobody to talk to. After a clean end its own streams have ended
         // too, and it is on its way.
-        self.partners.remove(&partner);
+        self.partners.remove(partner);
         if !report.reason.is_clean() {
             net.abort(partner);
         }
@@ -89,7 +82,7 @@ fn serve(listen: &str, upstream: &str) -> io::Result<()> {
         // Nobody may be reading: that is no reason not to serve.
         let _ = writeln!(io::stdout(), "listening on {addr}");
     }
-    reactor.run(&mut Proxy { upstream, partners: HashMap::new() })
+    reactor.run(&mut Proxy { upstream, partners: PerConn::new() })
 }
 
 fn main() -> ExitCode {

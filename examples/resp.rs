@@ -12,7 +12,8 @@ use std::io::{self, Write};
 use std::ops::Range;
 use std::process::ExitCode;
 
-use unbroken::{Bytes, CloseReport, Config, ConnId, Handler, Net, Reactor};
+use unbroken::frame::{Frame, Lines};
+use unbroken::{Bytes, CloseReport, Config, ConnId, Handler, Net, PerConn, Reactor, Via};
 
 /// The longest command taken, arguments and all: as much as the engine keeps unused.
 const LONGEST_COMMAND: usize = 16 << 20;
@@ -24,7 +25,7 @@ const BY_REFERENCE: usize = 16 << 10;
 /// What stands at the front of the input.
 #[derive(Debug, PartialEq, Eq)]
 enum Parsed {
-    /// A command of this many bytes; where its arguments are was written into the list.
+    /// A command of this many bytes; where its arguments are stands in the list.
     Command(usize),
     /// More has to come.
     Incomplete,
@@ -32,60 +33,70 @@ enum Parsed {
     Wrong(&'static str),
 }
 
-/// The line that begins at `from`, and where the next one begins.
-fn line(input: &[u8], from: usize) -> Option<(&[u8], usize)> {
-    let rest = input.get(from..)?;
-    let end = rest.iter().position(|byte| *byte == b'\n')?;
-    let line = &rest[..end];
-    Some((line.strip_suffix(b"\r").unwrap_or(line), from + end + 1))
-}
-
 fn number(digits: &[u8]) -> Option<i64> {
     std::str::from_utf8(digits).ok()?.parse().ok()
 }
 
-/// Reads one command: an array of bulk strings, or words on a line of their own.
-fn parse(input: &[u8], arguments: &mut Vec<Range<usize>>) -> Parsed {
-    arguments.clear();
-    let Some((first, mut at)) = line(input, 0) else {
-        return if input.len() > 64 << 10 {
-            Parsed::Wrong("too big inline request")
-        } else {
-            Parsed::Incomplete
-        };
-    };
-    let Some(count) = first.strip_prefix(b"*") else {
+/// Takes the command at the front of a connection's input apart: an array of bulk strings, or words
+/// on a line of their own. What it did stays done when the input ends in between.
+#[derive(Default)]
+struct Parser {
+    lines: Lines,
+    /// Where it goes on: this may be behind the end of what has come.
+    at: usize,
+    /// How many arguments are still to come; `None` in front of the first line.
+    missing: Option<usize>,
+    arguments: Vec<Range<usize>>,
+}
+
+impl Parser {
+    /// Reads on. `input` begins with the command, also when a part of it was shown before.
+    fn parse(&mut self, input: &[u8]) -> Parsed {
+        while let Some(mut rest) = input.get(self.at..) {
+            if self.missing == Some(0) {
+                self.missing = None;
+                return Parsed::Command(std::mem::take(&mut self.at));
+            }
+            let line = match self.lines.next_in(&mut rest) {
+                Some(Frame::Whole(line)) => line,
+                Some(Frame::TooLong { .. }) => return Parsed::Wrong("too big inline request"),
+                None => break,
+            };
+            self.at = input.len() - rest.len();
+            match (self.missing, line) {
+                (None, [b'*', count @ ..]) => match number(count) {
+                    Some(count) if count <= MOST_ARGUMENTS as i64 => {
+                        self.missing = Some(count.max(0) as usize)
+                    }
+                    _ => return Parsed::Wrong("invalid multibulk length"),
+                },
+                (None, words) => {
+                    self.words(words);
+                    self.missing = Some(0);
+                }
+                (Some(missing), [b'$', len @ ..]) => match number(len).map(usize::try_from) {
+                    Some(Ok(len)) if len <= LONGEST_COMMAND => {
+                        self.arguments.push(self.at..self.at + len);
+                        self.at += len + 2;
+                        self.missing = Some(missing - 1);
+                    }
+                    _ => return Parsed::Wrong("invalid bulk length"),
+                },
+                (Some(_), _) => return Parsed::Wrong("expected '$'"),
+            }
+        }
+        Parsed::Incomplete
+    }
+
+    fn words(&mut self, line: &[u8]) {
         let mut from = 0;
-        for word in first.split(|byte| *byte == b' ') {
+        for word in line.split(|byte| *byte == b' ') {
             if !word.is_empty() {
-                arguments.push(from..from + word.len());
+                self.arguments.push(from..from + word.len());
             }
             from += word.len() + 1;
         }
-        return Parsed::Command(at);
-    };
-    let count = match number(count) {
-        Some(count) if count <= MOST_ARGUMENTS as i64 => count.max(0),
-        _ => return Parsed::Wrong("invalid multibulk length"),
-    };
-    for _ in 0..count {
-        let Some((head, begin)) = line(input, at) else {
-            return Parsed::Incomplete;
-        };
-        let Some(len) = head.strip_prefix(b"$") else {
-            return Parsed::Wrong("expected '$'");
-        };
-        let len = match number(len).map(usize::try_from) {
-            Some(Ok(len)) if len <= LONGEST_COMMAND => len,
-            _ => return Parsed::Wrong("invalid bulk length"),
-        };
-        arguments.push(begin..begin + len);
-        at = begin + len + 2;
-        if at > input.len() {
-            return Parsed::Incomplete;
-        }
     }
-    Parsed::Command(at)
 }
 
 /// Answers, in the protocol's forms.
@@ -125,15 +136,20 @@ impl Answer for Vec<u8> {
 }
 
 #[derive(Default)]
+struct Client {
+    parser: Parser,
+    /// The channels that it listens to.
+    channels: HashSet<Box<[u8]>>,
+}
+
+#[derive(Default)]
 struct Resp {
     values: HashMap<Box<[u8]>, Bytes>,
-    /// Who listens to each channel, and to which channels each connection listens.
+    clients: PerConn<Client>,
+    /// Who listens to each channel.
     channels: HashMap<Box<[u8]>, HashSet<ConnId>>,
-    subscriptions: HashMap<ConnId, HashSet<Box<[u8]>>>,
     /// The answers to one piece of input leave together.
     answers: Vec<u8>,
-    /// Kept to be used again.
-    arguments: Vec<Range<usize>>,
 }
 
 impl Resp {
@@ -155,7 +171,7 @@ impl Resp {
                 return self.answers.simple("OK");
             }
             (b"INCR", [key]) => return self.incr(key),
-            (b"PING", []) if !self.subscriptions.contains_key(&conn) => return self.answers.simple("PONG"),
+            (b"PING", []) if self.clients[conn].channels.is_empty() => return self.answers.simple("PONG"),
             (b"PING", []) => {
                 self.answers.array(2);
                 self.answers.bulk(b"pong");
@@ -236,7 +252,7 @@ impl Resp {
 
     fn subscribe(&mut self, conn: ConnId, channel: &[u8]) {
         self.channels.entry(channel.into()).or_default().insert(conn);
-        let mine = self.subscriptions.entry(conn).or_default();
+        let mine = &mut self.clients[conn].channels;
         mine.insert(channel.into());
         self.answers.array(3);
         self.answers.bulk(b"subscribe");
@@ -245,21 +261,18 @@ impl Resp {
     }
 
     fn unsubscribe(&mut self, conn: ConnId, channels: &[&[u8]]) {
-        let mut mine = self.subscriptions.remove(&conn).unwrap_or_default();
         let all: Vec<Box<[u8]>> = match channels {
-            [] => mine.iter().cloned().collect(),
+            [] => self.clients[conn].channels.iter().cloned().collect(),
             some => some.iter().map(|channel| (*channel).into()).collect(),
         };
         for channel in all {
+            let mine = &mut self.clients[conn].channels;
             mine.remove(&channel);
-            self.leave(conn, &channel);
             self.answers.array(3);
             self.answers.bulk(b"unsubscribe");
             self.answers.bulk(&channel);
             self.answers.integer(mine.len() as i64);
-        }
-        if !mine.is_empty() {
-            self.subscriptions.insert(conn, mine);
+            self.leave(conn, &channel);
         }
     }
 
@@ -290,37 +303,41 @@ impl Resp {
 }
 
 impl Handler for Resp {
+    fn on_open(&mut self, _: &mut Net, conn: ConnId, _: Via) {
+        self.clients.insert(conn, Client::default());
+    }
+
     fn on_data(&mut self, net: &mut Net, conn: ConnId, data: &[u8]) -> usize {
-        let (mut used, mut arguments) = (0, std::mem::take(&mut self.arguments));
-        let mut words = Vec::new();
-        loop {
-            let rest = &data[used..];
-            match parse(rest, &mut arguments) {
+        let (mut rest, mut words) = (data, Vec::new());
+        let wrong = loop {
+            let parser = &mut self.clients[conn].parser;
+            match parser.parse(rest) {
                 Parsed::Command(len) => {
                     words.clear();
-                    words.extend(arguments.iter().map(|place| &rest[place.clone()]));
+                    words.extend(parser.arguments.iter().map(|place| &rest[place.clone()]));
+                    parser.arguments.clear();
+                    rest = &rest[len..];
                     self.answer(net, conn, &words);
-                    used += len;
                 }
-                Parsed::Incomplete => break,
-                Parsed::Wrong(why) => {
-                    self.answers.error(format_args!("Protocol error: {why}"));
-                    self.flush(net, conn);
-                    net.close(conn);
-                    used = data.len();
-                }
+                // A long value is shown again when all of it is there, not with each piece of it.
+                Parsed::Incomplete if net.want(conn, parser.at).is_ok() => break None,
+                Parsed::Incomplete => break Some("too big request"),
+                Parsed::Wrong(why) => break Some(why),
             }
-            if used >= data.len() {
-                break;
-            }
+        };
+        if let Some(why) = wrong {
+            self.answers.error(format_args!("Protocol error: {why}"));
+            rest = &[];
         }
         self.flush(net, conn);
-        self.arguments = arguments;
-        used
+        if wrong.is_some() {
+            net.close(conn);
+        }
+        data.len() - rest.len()
     }
 
     fn on_close(&mut self, net: &mut Net, conn: ConnId, report: &CloseReport) {
-        for channel in self.subscriptions.remove(&conn).unwrap_or_default() {
+        for channel in self.clients.remove(conn).unwrap_or_default().channels {
             self.leave(conn, &channel);
         }
         let peer = net.peer_addr(conn).map_or("?".to_owned(), |peer| peer.to_string());

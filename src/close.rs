@@ -1,6 +1,7 @@
 //! Why a connection ended, and the account of what became of its bytes.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 /// Which deadline ended a connection.
@@ -186,6 +187,16 @@ pub(crate) fn reason_for(errno: i32, seen: Circumstances) -> CloseReason {
     }
 }
 
+/// A try to reach one address that did not succeed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Attempt {
+    /// Where to.
+    pub addr: SocketAddr,
+    /// What became of it: the system's error (an errno), ETIMEDOUT when the time for connecting was
+    /// up, EINPROGRESS when the program gave up first.
+    pub errno: i32,
+}
+
 /// The account of one connection, handed to [`Handler::on_close`](crate::Handler::on_close).
 ///
 /// Every byte that a send took is in exactly one place: `handed` to the kernel or `unsent`. Of
@@ -213,6 +224,11 @@ pub struct CloseReport {
     pub unacked: Option<u64>,
     /// Time from accept, or from the call of `connect`, to the end.
     pub duration: Duration,
+    /// The addresses that were tried in vain, in that order: all of them when the connection could not
+    /// be established; otherwise those before the one that could. None, as a rule.
+    pub attempts: Box<[Attempt]>,
+    /// What the resolver said when it gave no address for the host's name.
+    pub lookup_error: Option<Box<str>>,
 }
 
 impl CloseReport {
@@ -232,7 +248,15 @@ impl fmt::Display for CloseReport {
         if let Some(unacked) = self.unacked {
             write!(f, ", unacked {unacked}")?;
         }
-        write!(f, "; after {:?}", self.duration)
+        write!(f, "; after {:?}", self.duration)?;
+        if let Some(error) = &self.lookup_error {
+            write!(f, "; the lookup: {error}")?;
+        }
+        for (place, attempt) in self.attempts.iter().enumerate() {
+            let error = std::io::Error::from_raw_os_error(attempt.errno);
+            write!(f, "{} {}: {error}", if place == 0 { "; tried" } else { "," }, attempt.addr)?;
+        }
+        Ok(())
     }
 }
 

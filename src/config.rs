@@ -1,9 +1,9 @@
 //! Every number the engine goes by: its default, its unit, the reason for it.
 
-use std::error::Error;
-use std::fmt;
-use std::io;
 use std::time::Duration;
+
+use crate::dial::Family;
+use crate::settings::{check, ConfigError, Overflow, Settings, SoftLimit, SHORTEST};
 
 /// TCP keepalive: when to probe an idle peer, and when to give it up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,18 +30,6 @@ pub enum UserTimeout {
     After(Duration),
 }
 
-/// What happens to a send that would pass a cap of the write buffers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Overflow {
-    /// At the cap of one connection it is ended as [`SlowConsumer`](crate::CloseReason::SlowConsumer). At
-    /// the cap of all together the one goes that has held memory for longest without getting on; when
-    /// everybody gets on, nobody is ended and the send is refused.
-    Close,
-    /// The send is refused with [`SendError::Full`](crate::SendError::Full); nothing else happens. (Input
-    /// that is unused cannot be refused: it may end a connection all the same.)
-    Refuse,
-}
-
 /// What happens to clients beyond `max_connections`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AtLimit {
@@ -49,16 +37,6 @@ pub enum AtLimit {
     Wait,
     /// They are reset at once and reported as [`Refused`](crate::CloseReason::Refused).
     Refuse,
-}
-
-/// A limit that may be passed for a while, after the model of Redis's output buffer limits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SoftLimit {
-    /// Bytes queued in one connection.
-    pub bytes: usize,
-    /// How long they may stay at or above `bytes`, without a dip, before the connection ends as
-    /// [`SlowConsumer`](crate::CloseReason::SlowConsumer).
-    pub duration: Duration,
 }
 
 /// The settings of a reactor. Change what differs from [`Config::default`]:
@@ -101,8 +79,14 @@ pub struct Config {
     /// [`InputOverflow`](crate::CloseReason::InputOverflow): the longest line or frame. 64 KiB.
     pub max_read_buffer: usize,
 
-    /// Time for an outbound connection to be established. 10 s.
+    /// Time for an outbound connection to be established, the lookup of a host's name and all attempts
+    /// to reach its addresses included. 10 s.
     pub connect_timeout: Duration,
+    /// How long an attempt to reach one of a host's addresses is given before the next address is
+    /// tried as well; the attempt goes on. 10 ms to 2 s. 250 ms (RFC 8305, section 8).
+    pub attempt_delay: Duration,
+    /// Which of a host's addresses are tried. Default: those of both families, by turns.
+    pub family: Family,
     /// An open connection with no byte in either direction for this long is ended, at the latest an
     /// eighth of it after that. What the peer acknowledges counts, at the moment when it did. A
     /// connection that is not read from is judged by what the kernel knows: while the handler has
@@ -196,6 +180,8 @@ impl Default for Config {
             read_while_congested: false,
             max_read_buffer: 64 << 10,
             connect_timeout: Duration::from_secs(10),
+            attempt_delay: Duration::from_millis(250),
+            family: Family::Both,
             idle_timeout: None,
             half_close_timeout: Some(Duration::from_secs(300)),
             write_stall: Some(Duration::from_secs(60)),
@@ -233,8 +219,6 @@ impl Default for Config {
 /// More makes no sense, and memory for it is taken at once.
 const MAX_READ_SIZE: usize = 1 << 30;
 const MAX_EVENTS: usize = 1 << 20;
-/// Shorter spans are not measured well enough.
-const SHORTEST: Duration = Duration::from_millis(1);
 
 /// What the kernel takes for a number of seconds in `TCP_KEEPIDLE` and `TCP_KEEPINTVL`.
 const MAX_KEEPALIVE: Duration = Duration::from_secs(32_767);
@@ -253,13 +237,29 @@ impl Config {
         }
     }
 
+    /// The settings that a connection may have apart from the others, as they are for all.
+    pub fn settings(&self) -> Settings {
+        Settings {
+            high_water: self.high_water,
+            low_water: self.low_water,
+            max_write_buffer: self.max_write_buffer,
+            overflow: self.overflow,
+            soft_limit: self.soft_limit,
+            read_while_congested: self.read_while_congested,
+            max_read_buffer: self.max_read_buffer,
+            idle_timeout: self.idle_timeout,
+            half_close_timeout: self.half_close_timeout,
+            write_stall: self.write_stall,
+        }
+    }
+
     /// Checks that the settings can work together.
     ///
     /// # Errors
     ///
     /// Names the first setting that cannot be met and says why.
     pub fn validate(&self) -> Result<(), ConfigError> {
-        self.validate_buffers()?;
+        self.settings().validate(self.total_write_buffer)?;
         self.validate_times()?;
         self.validate_keepalive()?;
         for (name, value) in [
@@ -292,52 +292,18 @@ impl Config {
         Ok(())
     }
 
-    fn validate_buffers(&self) -> Result<(), ConfigError> {
-        check(self.high_water > 0, || "high_water must be at least 1".to_owned())?;
-        check(self.low_water < self.high_water, || {
-            format!("low_water ({}) must be below high_water ({})", self.low_water, self.high_water)
-        })?;
-        // Nobody would be told to stop before the cap.
-        check(self.high_water < self.max_write_buffer, || {
-            format!(
-                "high_water ({}) must be below max_write_buffer ({})",
-                self.high_water, self.max_write_buffer
-            )
-        })?;
-        check(self.high_water < self.total_write_buffer, || {
-            format!(
-                "high_water ({}) must be below total_write_buffer ({})",
-                self.high_water, self.total_write_buffer
-            )
-        })?;
-        check(self.max_read_buffer > 0, || "max_read_buffer must be at least 1".to_owned())?;
-        if let Some(soft) = self.soft_limit {
-            check(soft.bytes > 0 && soft.bytes <= self.max_write_buffer, || {
-                format!(
-                    "soft_limit.bytes ({}) must lie between 1 and max_write_buffer ({})",
-                    soft.bytes, self.max_write_buffer
-                )
-            })?;
-            check(soft.duration >= SHORTEST, || {
-                format!("soft_limit.duration ({:?}) must be at least 1 ms", soft.duration)
-            })?;
-        }
-        Ok(())
-    }
-
     fn validate_times(&self) -> Result<(), ConfigError> {
         for (name, time) in [
-            ("connect_timeout", Some(self.connect_timeout)),
-            ("idle_timeout", self.idle_timeout),
-            ("half_close_timeout", self.half_close_timeout),
-            ("write_stall", self.write_stall),
-            ("linger_idle", Some(self.linger_idle)),
-            ("linger_total", Some(self.linger_total)),
+            ("connect_timeout", self.connect_timeout),
+            ("linger_idle", self.linger_idle),
+            ("linger_total", self.linger_total),
         ] {
-            check(time.is_none_or(|time| time >= SHORTEST), || {
-                format!("{name} ({:?}) must be at least 1 ms", time.unwrap_or_default())
-            })?;
+            check(time >= SHORTEST, || format!("{name} ({time:?}) must be at least 1 ms"))?;
         }
+        let (least, most) = (Duration::from_millis(10), Duration::from_secs(2));
+        check((least..=most).contains(&self.attempt_delay), || {
+            format!("attempt_delay ({:?}) must lie between 10 ms and 2 s", self.attempt_delay)
+        })?;
         let (least, most) = (Duration::from_micros(100), Duration::from_secs(10));
         check((least..=most).contains(&self.turn_slice), || {
             format!("turn_slice ({:?}) must lie between 100 µs and 10 s", self.turn_slice)
@@ -372,36 +338,10 @@ impl Config {
     }
 }
 
-fn check(holds: bool, message: impl FnOnce() -> String) -> Result<(), ConfigError> {
-    if holds {
-        return Ok(());
-    }
-    Err(ConfigError { message: message() })
-}
-
-/// A setting that cannot be met; its text says which and why.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ConfigError {
-    message: String,
-}
-
-impl fmt::Display for ConfigError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.message)
-    }
-}
-
-impl Error for ConfigError {}
-
-impl From<ConfigError> for io::Error {
-    fn from(error: ConfigError) -> Self {
-        Self::new(io::ErrorKind::InvalidInput, error)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io;
 
     fn refused(change: impl FnOnce(&mut Config)) -> String {
         let mut config = Config::default();
@@ -458,6 +398,8 @@ mod tests {
             ("send_buffer", |c| c.send_buffer = Some(0)),
             ("recv_buffer", |c| c.recv_buffer = Some(usize::MAX)),
             ("idle_timeout", |c| c.idle_timeout = Some(Duration::from_micros(999))),
+            ("attempt_delay", |c| c.attempt_delay = Duration::from_millis(9)),
+            ("attempt_delay", |c| c.attempt_delay = Duration::from_millis(2001)),
             ("turn_slice", |c| c.turn_slice = Duration::ZERO),
             ("turn_slice", |c| c.turn_slice = Duration::MAX),
             ("read_size", |c| c.read_size = 0),

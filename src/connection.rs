@@ -15,18 +15,22 @@ mod sending;
 mod tests;
 
 use std::io;
+use std::sync::Arc;
+use std::time::Duration;
 
 use crate::addr::{Addr, Peer};
-use crate::close::{CloseReason, CloseReport};
-use crate::config::{Config, Overflow};
+use crate::close::{Attempt, CloseReason, CloseReport, Timeout};
+use crate::config::Config;
 use crate::id::ListenerId;
 use crate::lapses::Lapses;
 use crate::read_buffer::ReadBuffer;
+use crate::settings::{Overflow, Settings};
 use crate::stats::Stats;
 use crate::timers::Time;
 use crate::transport::{Hints, Transport};
 use crate::write_buffer::{BufferPool, WriteBuffer};
 
+pub(crate) use ending::HEALTHY;
 pub(crate) use receiving::Received;
 pub(crate) use sending::WRITE_THROUGH;
 
@@ -60,15 +64,23 @@ pub enum Via {
     Connect,
 }
 
-/// What every step needs besides the socket.
-#[derive(Debug)]
-pub(crate) struct Context<'a> {
-    pub(crate) now: Time,
+/// What holds for all connections.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Terms<'a> {
     pub(crate) config: &'a Config,
+    /// The settings of those that have none of their own.
+    pub(crate) defaults: &'a Settings,
     /// When nobody was served lately.
     pub(crate) lapses: &'a Lapses,
     /// A shutdown is under way: its deadline bounds the closes.
     pub(crate) draining: bool,
+}
+
+/// What every step needs besides the socket.
+#[derive(Debug)]
+pub(crate) struct Context<'a> {
+    pub(crate) now: Time,
+    pub(crate) terms: Terms<'a>,
     pub(crate) pool: &'a mut BufferPool,
     pub(crate) stats: &'a mut Stats,
 }
@@ -96,6 +108,21 @@ pub(crate) struct Last {
     pub(crate) unused: usize,
     pub(crate) is_holder: bool,
     pub(crate) congested: bool,
+}
+
+/// How many bytes stay unacknowledged has not been asked, or cannot be.
+const UNKNOWN: u64 = u64::MAX;
+
+/// What few connections have.
+#[derive(Debug, Default)]
+struct Extra {
+    settings: Option<Arc<Settings>>,
+    connect_timeout: Option<Duration>,
+    /// Addresses that were tried in vain.
+    attempts: Vec<Attempt>,
+    lookup_error: Option<Box<str>>,
+    #[cfg(feature = "sim")]
+    last: Option<Last>,
 }
 
 /// One connection, its socket excepted.
@@ -143,19 +170,23 @@ pub(crate) struct Connection {
     put_off: bool,
     /// The first error; 0 for none.
     errno: i32,
+    /// The handler is shown nothing before so many bytes are there, or the end; 0 when it has not asked.
+    want: u32,
 
     out: Option<Box<WriteBuffer>>,
     input: ReadBuffer,
     peer: Peer,
+    extra: Option<Box<Extra>>,
 
     received: u64,
     handed: u64,
     unsent: u64,
     reason: Option<CloseReason>,
-    #[cfg(feature = "sim")]
-    pub(crate) last: Option<Box<Last>>,
-    unacked: Option<u64>,
+    /// Bytes unacknowledged at the end, or `UNKNOWN`.
+    unacked: u64,
 
+    /// When the handler is to be told that its own deadline has passed.
+    alarm: Time,
     /// When it was accepted or asked for.
     since: Time,
     /// When the last byte came or went.
@@ -164,10 +195,9 @@ pub(crate) struct Connection {
     progress: Time,
     /// Bytes known to be acknowledged when it was last looked at.
     acknowledged: u64,
-    /// Since when the peer has had all of our bytes, in a close: from here on only its end is awaited.
-    lingering_since: Time,
-    /// Since when the queue has been at the soft limit.
-    soft_since: Time,
+    /// Since when the queue has been at the soft limit; in a close, since when the peer has had all of our
+    /// bytes and only its end is awaited.
+    standing_since: Time,
     /// Input read since then, or after the write half broke.
     discarded: u64,
     /// The moment of this connection's entry among the deadlines.
@@ -205,22 +235,22 @@ impl Connection {
             waiting: false,
             put_off: false,
             errno: 0,
+            want: 0,
             out: None,
             input: ReadBuffer::default(),
             peer: peer.into(),
+            extra: None,
             received: 0,
             handed: 0,
             unsent: 0,
             reason: None,
-            #[cfg(feature = "sim")]
-            last: None,
-            unacked: None,
+            unacked: UNKNOWN,
+            alarm: Time::NEVER,
             since: now,
             activity: now,
             progress: now,
             acknowledged: 0,
-            lingering_since: Time::NEVER,
-            soft_since: Time::NEVER,
+            standing_since: Time::NEVER,
             discarded: 0,
             armed: Time::NEVER,
             ranked: Time::NEVER,
@@ -230,6 +260,30 @@ impl Connection {
     #[inline]
     pub(crate) fn state(&self) -> State {
         self.state
+    }
+
+    /// The settings of its own, or else those of all.
+    #[inline]
+    pub(crate) fn settings<'a>(&'a self, defaults: &'a Settings) -> &'a Settings {
+        match &self.extra {
+            None => defaults,
+            Some(extra) => extra.settings.as_deref().unwrap_or(defaults),
+        }
+    }
+
+    pub(crate) fn set_settings(&mut self, settings: Arc<Settings>) {
+        self.extra.get_or_insert_default().settings = Some(settings);
+    }
+
+    pub(crate) fn set_connect_timeout(&mut self, timeout: Duration) {
+        self.extra.get_or_insert_default().connect_timeout = Some(timeout);
+    }
+
+    /// For the report: addresses that were tried in vain.
+    pub(crate) fn note_attempts(&mut self, attempts: Vec<Attempt>) {
+        if !attempts.is_empty() {
+            self.extra.get_or_insert_default().attempts.extend(attempts);
+        }
     }
 
     pub(crate) fn via(&self) -> Via {
@@ -250,25 +304,25 @@ impl Connection {
     /// kernel would not take, or that the handler left unused. Where sends are refused nobody pays for
     /// the former.
     #[inline]
-    pub(crate) fn is_holder(&self, overflow: Overflow) -> bool {
-        !self.is_dead() && (!self.input.is_empty() || self.is_queuing(overflow))
+    pub(crate) fn is_holder(&self, defaults: &Settings) -> bool {
+        !self.is_dead() && (!self.input.is_empty() || self.is_queuing(defaults))
     }
 
     #[inline]
-    fn is_queuing(&self, overflow: Overflow) -> bool {
+    fn is_queuing(&self, defaults: &Settings) -> bool {
         let waits = self.waiting || self.state == State::Connecting;
-        overflow == Overflow::Close && waits && self.out.is_some()
+        waits && self.out.is_some() && self.settings(defaults).overflow == Overflow::Close
     }
 
     /// Whether it is for what is queued that a holder pays, more than for what it left unused.
-    pub(crate) fn holds_output(&self, overflow: Overflow) -> bool {
-        self.is_queuing(overflow) && self.queued() >= self.unused()
+    pub(crate) fn holds_output(&self, defaults: &Settings) -> bool {
+        self.is_queuing(defaults) && self.queued() >= self.unused()
     }
 
     /// When a holder was last seen to get on: to take what is queued for it or, where nothing waits, to
     /// send or to take anything.
-    pub(crate) fn last_progress(&self, overflow: Overflow) -> Time {
-        match self.is_queuing(overflow) {
+    pub(crate) fn last_progress(&self, defaults: &Settings) -> Time {
+        match self.is_queuing(defaults) {
             true if self.state == State::Connecting => self.since,
             true => self.progress,
             false => self.activity,
@@ -283,6 +337,23 @@ impl Connection {
     #[inline]
     pub(crate) fn is_congested(&self) -> bool {
         self.congested
+    }
+
+    /// All that is queued.
+    #[cfg(feature = "sim")]
+    pub(crate) fn queue(&self) -> Vec<u8> {
+        self.out.as_ref().map_or(Vec::new(), |out| out.to_vec())
+    }
+
+    /// How it stood when it ended.
+    #[cfg(feature = "sim")]
+    pub(crate) fn last(&self) -> Option<Last> {
+        self.extra.as_ref()?.last
+    }
+
+    #[cfg(feature = "sim")]
+    pub(crate) fn own_connect_timeout(&self) -> Option<Duration> {
+        self.extra.as_ref()?.connect_timeout
     }
 
     #[cfg(feature = "sim")]
@@ -323,8 +394,8 @@ impl Connection {
 
     /// Whether the next turn has something to do here without any new event.
     #[inline]
-    pub(crate) fn has_work(&self, config: &Config) -> bool {
-        self.may_read(config)
+    pub(crate) fn has_work(&self, defaults: &Settings) -> bool {
+        self.may_read(defaults)
             || self.may_flush()
             || (self.show_again && self.may_show_again())
             || (self.drain_due && self.is_delivering())
@@ -335,7 +406,8 @@ impl Connection {
     /// Open, with nothing queued, unread, unused or untold: there is no work in it, and no deadline
     /// but that of the idle, which is not earlier than the one among the timers.
     #[inline]
-    pub(crate) fn is_at_rest(&self, config: &Config) -> bool {
+    pub(crate) fn is_at_rest(&self, defaults: &Settings) -> bool {
+        let idle_timeout = self.settings(defaults).idle_timeout;
         let busy = self.readable | self.error_hint | self.show_again | self.drain_due | self.eof_due;
         self.state == State::Open
             && !(busy | self.listed.due)
@@ -343,8 +415,9 @@ impl Connection {
             && self.ranked == Time::NEVER
             && self.input.is_empty()
             && !self.is_broken()
-            && (config.idle_timeout.is_none()
-                || (self.armed <= self.activity.plus_option(config.idle_timeout) && self.all_acknowledged()))
+            && self.armed <= self.alarm
+            && (idle_timeout.is_none()
+                || (self.armed <= self.activity.plus_option(idle_timeout) && self.all_acknowledged()))
     }
 
     /// Whether anything else is to be done before new input is read: a broken or waiting queue,
@@ -364,8 +437,8 @@ impl Connection {
         self.peer = peer.into();
         self.state = if self.fin_wanted { State::HalfClosedLocal } else { State::Open };
         self.ended_first |= self.fin_wanted;
-        if self.soft_since != Time::NEVER {
-            self.soft_since = cx.now;
+        if self.standing_since != Time::NEVER {
+            self.standing_since = cx.now;
         }
         self.activity = cx.now;
         if self.close_wanted {
@@ -381,6 +454,17 @@ impl Connection {
         let connecting = self.state == State::Connecting;
         self.record(error);
         self.die(if connecting { CloseReason::ConnectFailed } else { CloseReason::Io }, socket, cx);
+    }
+
+    /// The host's name could not be looked up.
+    pub(crate) fn fail_lookup<T: Transport>(
+        &mut self,
+        error: &io::Error,
+        socket: &mut T,
+        cx: &mut Context<'_>,
+    ) {
+        self.extra.get_or_insert_default().lookup_error = Some(error.to_string().into());
+        self.fail(error, socket, cx);
     }
 
     /// Keeps the first error. One thing is told later and means more: a Unix-domain socket
@@ -401,6 +485,10 @@ impl Connection {
     }
 
     pub(crate) fn report(&self, now: Time) -> CloseReport {
+        let (attempts, lookup_error) = match &self.extra {
+            Some(extra) => (extra.attempts.clone(), extra.lookup_error.clone()),
+            None => (Vec::new(), None),
+        };
         CloseReport {
             reason: self.reason.unwrap_or(CloseReason::Io),
             errno: (self.errno != 0).then_some(self.errno),
@@ -408,8 +496,26 @@ impl Connection {
             received: self.received,
             handed: self.handed,
             unsent: self.unsent,
-            unacked: self.unacked,
+            unacked: (self.unacked != UNKNOWN).then_some(self.unacked),
             duration: now.since(self.since),
+            attempts: attempts.into(),
+            lookup_error,
         }
+    }
+
+    /// The time for connecting was up.
+    pub(crate) fn connect_timed_out(&self) -> bool {
+        self.reason == Some(CloseReason::TimedOut(Timeout::Connect))
+    }
+
+    /// The one address that was tried, when that is why the connection ended.
+    pub(crate) fn only_attempt(&self) -> Option<Attempt> {
+        let errno = match self.reason? {
+            CloseReason::ConnectFailed if self.errno != 0 => self.errno,
+            CloseReason::TimedOut(Timeout::Connect) => libc::ETIMEDOUT,
+            _ => return None,
+        };
+        let addr = self.peer.addr()?.as_tcp()?;
+        Some(Attempt { addr, errno })
     }
 }

@@ -37,8 +37,9 @@ pub trait Handler {
     fn on_data(&mut self, net: &mut Net, conn: ConnId, data: &[u8]) -> usize;
 
     /// The peer finished sending. It may well be waiting for an answer: the default closes, which
-    /// sends what is queued first. What `on_data` left unused will not be completed any more; while
-    /// it is held back by a pause or a full queue, the end waits behind it.
+    /// sends what is queued first. While input that `on_data` left unused is held back by a pause or a
+    /// full queue, the end waits behind it. What is still unused now will not be completed and is shown no
+    /// more: [`Net::unused`] gives it, an unfinished last line for one, and after this callback it is gone.
     fn on_eof(&mut self, net: &mut Net, conn: ConnId) {
         net.close(conn);
     }
@@ -51,6 +52,18 @@ pub trait Handler {
     /// A timer fired.
     fn on_timer(&mut self, net: &mut Net, timer: TimerId) {
         let _ = (net, timer);
+    }
+
+    /// The deadline that [`Net::set_deadline`] gave this connection has passed, and whatever came in by
+    /// then was delivered. It is gone: set another to be called again. The default closes the connection.
+    fn on_deadline(&mut self, net: &mut Net, conn: ConnId) {
+        net.close(conn);
+    }
+
+    /// A shutdown was asked for, and everybody is about to be closed: what is sent from here still
+    /// goes out before. It comes once.
+    fn on_shutdown(&mut self, net: &mut Net) {
+        let _ = net;
     }
 
     /// Another thread called [`Handle::wake`](crate::Handle::wake).

@@ -6,10 +6,10 @@
 use std::fmt;
 use std::num::NonZeroU32;
 
-/// Bits of a token that name the slot. The two lowest of the rest name the kind, what remains
+/// Bits of a token that name the slot. The three lowest of the rest name the kind, what remains
 /// holds as much of the generation as fits.
 const SLOT_BITS: u32 = if usize::BITS >= 64 { 32 } else { 20 };
-const KIND_BITS: u32 = 2;
+const KIND_BITS: u32 = 3;
 const GENERATION_BITS: u32 = usize::BITS - SLOT_BITS - KIND_BITS;
 const SLOT_MASK: usize = (1 << SLOT_BITS) - 1;
 const KIND_MASK: usize = (1 << KIND_BITS) - 1;
@@ -36,10 +36,10 @@ impl fmt::Display for Key {
 }
 
 macro_rules! identifiers {
-    ($($(#[$doc:meta])* $name:ident)*) => {$(
+    ($($(#[$doc:meta])* $vis:vis $name:ident)*) => {$(
         $(#[$doc])*
         #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-        pub struct $name(pub(crate) Key);
+        $vis struct $name(pub(crate) Key);
 
         impl From<Key> for $name {
             fn from(key: Key) -> Self {
@@ -56,7 +56,8 @@ macro_rules! identifiers {
         impl $name {
             /// The slot: a small number, unique among what is open now and used again later.
             /// Good as an index into a table of one's own that is checked against the whole id.
-            pub fn slot(self) -> usize {
+            #[allow(dead_code)] // Nobody asks it of an attempt.
+            $vis fn slot(self) -> usize {
                 self.0.slot as usize
             }
         }
@@ -80,11 +81,13 @@ identifiers! {
     ///
     /// It stays safe to use after the connection is gone: calls with it do nothing or return
     /// [`SendError::Closed`](crate::SendError::Closed). It prints as `7v2`: slot 7, its second tenant.
-    ConnId
+    pub ConnId
     /// Names one listener, and never any other.
-    ListenerId
+    pub ListenerId
     /// Names one timer, and never any other: cancelling one that fired already does nothing.
-    TimerId
+    pub TimerId
+    /// Names one try to reach one of a host's addresses.
+    pub(crate) AttemptId
 }
 
 /// Whose readiness a token of the poll tells of.
@@ -93,6 +96,7 @@ pub(crate) enum Source {
     Waker,
     Listener { slot: u32, generation: usize },
     Connection { slot: u32, generation: usize },
+    Attempt { slot: u32, generation: usize },
 }
 
 impl Source {
@@ -105,6 +109,7 @@ impl Source {
             0 => Some(Self::Waker),
             1 => Some(Self::Listener { slot, generation }),
             2 => Some(Self::Connection { slot, generation }),
+            3 => Some(Self::Attempt { slot, generation }),
             _ => None,
         }
     }
@@ -122,6 +127,12 @@ impl ListenerId {
 impl ConnId {
     pub(crate) fn token(self) -> usize {
         pack(2, self.0)
+    }
+}
+
+impl AttemptId {
+    pub(crate) fn token(self) -> usize {
+        pack(3, self.0)
     }
 }
 
@@ -154,6 +165,12 @@ mod tests {
                     }
                     other => panic!("{other:?}"),
                 }
+                match Source::from_token(AttemptId(key).token()) {
+                    Some(Source::Attempt { slot, generation }) => {
+                        assert!(token_matches(key, slot, generation));
+                    }
+                    other => panic!("{other:?}"),
+                }
                 match Source::from_token(ListenerId(key).token()) {
                     Some(Source::Listener { slot, generation }) => {
                         assert!(token_matches(key, slot, generation));
@@ -167,8 +184,8 @@ mod tests {
     #[test]
     #[cfg(target_pointer_width = "64")]
     fn a_token_has_room_for_every_slot_and_for_generations_enough() {
-        assert_eq!((SLOT_BITS, KIND_BITS, GENERATION_BITS), (32, 2, 30));
-        assert_eq!((SLOT_MASK, KIND_MASK, GENERATION_MASK), (0xFFFF_FFFF, 3, 0x3FFF_FFFF));
+        assert_eq!((SLOT_BITS, KIND_BITS, GENERATION_BITS), (32, 3, 29));
+        assert_eq!((SLOT_MASK, KIND_MASK, GENERATION_MASK), (0xFFFF_FFFF, 7, 0x1FFF_FFFF));
     }
 
     #[test]
@@ -186,7 +203,6 @@ mod tests {
         assert_eq!(Source::from_token(WAKER_TOKEN), Some(Source::Waker));
         assert_ne!(ConnId(key(0, 1)).token(), WAKER_TOKEN);
         assert_ne!(ListenerId(key(0, 1)).token(), WAKER_TOKEN);
-        assert_eq!(Source::from_token(3 << SLOT_BITS), None);
     }
 
     #[test]

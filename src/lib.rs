@@ -63,6 +63,9 @@
 //!
 //! # Reaching further
 //!
+//! [`frame`] finds lines, delimited parts and length prefixes in what `on_data` shows, and
+//! [`PerConn`] holds what a program knows of each connection.
+//!
 //! [`Net::connect`] opens outbound connections, [`Net::set_timer`] sets timers, [`Net::handle`]
 //! gives a [`Handle`] for other threads, [`Net::shutdown`] ends everything in good order. To run a
 //! reactor inside another event loop see [`Reactor`].
@@ -82,19 +85,27 @@
 mod addr;
 mod close;
 mod config;
+mod connect_options;
 mod connection;
+mod dial;
+pub mod frame;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod handle;
 mod handler;
+mod host;
 mod id;
 mod lapses;
+mod listen_options;
 mod listener;
 mod mailbox;
+mod names;
 mod net;
+mod per_conn;
 mod reactor;
 mod read_buffer;
 mod send;
+mod settings;
 #[cfg(feature = "sim")]
 pub mod sim;
 #[cfg(feature = "sim")]
@@ -108,15 +119,23 @@ mod transport;
 mod write_buffer;
 
 pub use crate::addr::{Addr, IntoAddr};
-pub use crate::close::{CloseReason, CloseReport, Timeout};
-pub use crate::config::{AtLimit, Config, ConfigError, Keepalive, Overflow, SoftLimit, UserTimeout};
+pub use crate::close::{Attempt, CloseReason, CloseReport, Timeout};
+pub use crate::config::{AtLimit, Config, Keepalive, UserTimeout};
+pub use crate::connect_options::ConnectOptions;
 pub use crate::connection::{State, Via};
+pub use crate::dial::Family;
 pub use crate::handle::{Handle, HandleError};
 pub use crate::handler::Handler;
+pub use crate::host::Host;
 pub use crate::id::{ConnId, ListenerId, TimerId};
+pub use crate::listen_options::ListenOptions;
+pub use crate::names::{Answer, Resolve};
 pub use crate::net::Net;
+pub use crate::per_conn::{Id, PerConn, PerId, PerListener, PerTimer};
 pub use crate::reactor::{Reactor, Turn};
 pub use crate::send::{Broadcast, SendError, Sent};
+pub use crate::settings::{ConfigError, Overflow, Settings, SoftLimit};
+pub use crate::socket::Credentials;
 pub use crate::stats::Stats;
 /// A cheaply shared buffer, from the [`bytes`](https://docs.rs/bytes) crate.
 pub use bytes::Bytes;

@@ -4,9 +4,11 @@
 //! file descriptors run out the kernel does not say a second time that somebody is there.
 
 use std::io::{self, ErrorKind};
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::addr::Addr;
+use crate::settings::Settings;
 use crate::socket::{Accept, Acceptor, Reserve, Shed, Stream};
 use crate::stats::Stats;
 use crate::timers::Time;
@@ -97,6 +99,8 @@ enum Hold {
 #[derive(Debug)]
 pub(crate) struct Listener<A = Acceptor> {
     pub(crate) acceptor: A,
+    /// Of the connections that it brings, if they have any of their own.
+    pub(crate) settings: Option<Arc<Settings>>,
     /// Clients may be waiting: an event said so, and no EAGAIN since.
     owed: bool,
     hold: Hold,
@@ -110,9 +114,10 @@ pub(crate) struct Listener<A = Acceptor> {
 }
 
 impl<A: Accept> Listener<A> {
-    pub(crate) fn new(acceptor: A) -> Self {
+    pub(crate) fn new(acceptor: A, settings: Option<Arc<Settings>>) -> Self {
         Self {
             acceptor,
+            settings,
             // Those who came before the registration may bring no event.
             owed: true,
             hold: Hold::Nothing,
@@ -255,7 +260,7 @@ mod tests {
     }
 
     fn listener(script: &[i32]) -> Listener<Script> {
-        Listener::new(Script(script.iter().copied().collect()))
+        Listener::new(Script(script.iter().copied().collect()), None)
     }
 
     fn at(millis: u64) -> Time {

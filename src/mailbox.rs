@@ -10,6 +10,7 @@ mod model;
 
 use std::collections::VecDeque;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::PoisonError;
 #[cfg(not(all(test, shuttle)))]
 use std::sync::{Mutex, MutexGuard};
@@ -29,6 +30,9 @@ pub(crate) enum Command<T> {
     Abort(ConnId),
     Run(T),
     Shutdown(Duration),
+    /// The addresses of the host that a connection was asked for, or why there are none. There are no
+    /// more of them than lookups, which are bounded: none is refused.
+    Resolved(ConnId, io::Result<Vec<SocketAddr>>),
 }
 
 impl<T> Command<T> {
@@ -36,7 +40,7 @@ impl<T> Command<T> {
     fn target(&self) -> Option<ConnId> {
         match self {
             Self::Send(conn, _) | Self::Close(conn) | Self::Abort(conn) => Some(*conn),
-            Self::Run(_) | Self::Shutdown(_) => None,
+            Self::Run(_) | Self::Shutdown(_) | Self::Resolved(..) => None,
         }
     }
 
@@ -141,7 +145,7 @@ impl<T> Mailbox<T> {
         // A shutdown is never refused; and one message larger than all may go alone.
         let crowded = inner.count >= self.max_commands
             || (inner.bytes > 0 && inner.bytes.saturating_add(command.weight()) > self.max_bytes);
-        if crowded && !matches!(command, Command::Shutdown(_)) {
+        if crowded && !matches!(command, Command::Shutdown(_) | Command::Resolved(..)) {
             return Err((Refusal::Full, command));
         }
         inner.count += 1;

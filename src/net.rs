@@ -4,6 +4,8 @@
 //! sees to it in the later phases of its turn.
 
 mod books;
+mod dialing;
+mod listening;
 #[cfg(feature = "sim")]
 mod observed;
 mod outgoing;
@@ -11,26 +13,31 @@ mod outgoing;
 use std::collections::{BTreeSet, VecDeque};
 use std::fmt;
 use std::io::{self, ErrorKind};
-use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::addr::{Addr, IntoAddr};
+use crate::addr::Addr;
 use crate::close::CloseReason;
 use crate::config::Config;
 use crate::connection::{Connection, State, Via};
-use crate::id::{ConnId, ListenerId, TimerId};
+use crate::id::{AttemptId, ConnId, ListenerId, TimerId};
 use crate::lapses::Lapses;
 use crate::listener::Listener;
 use crate::mailbox::{Command, Mailbox};
-use crate::socket::{Acceptor, Connect, Reserve, Stream};
+use crate::names::Resolve;
+use crate::per_conn::PerConn;
+use crate::settings::{ConfigError, Settings};
+use crate::socket::{Reserve, Stream};
 use crate::stats::Stats;
 use crate::system::System;
 use crate::table::Table;
 use crate::timers::{Armed, Time, Timers};
 use crate::write_buffer::BufferPool;
+
+pub(crate) use dialing::{why_all_failed, Called};
+use dialing::{Call, Try};
 
 /// A closure from another thread.
 pub(crate) type Task = Box<dyn FnOnce(&mut Net) + Send>;
@@ -38,6 +45,10 @@ pub(crate) type Task = Box<dyn FnOnce(&mut Net) + Send>;
 /// How often a Unix-domain socket whose listener's backlog is full is tried again: no event tells
 /// when there is room.
 pub(crate) const REDIAL: Duration = Duration::from_millis(20);
+
+/// How many holders of memory are looked at in a turn, to find out who gets on, at most: some
+/// milliseconds' worth.
+pub(crate) const LOOKS: u32 = 4096;
 
 /// A connection and its socket.
 #[derive(Debug)]
@@ -71,14 +82,26 @@ pub(crate) enum Stopping {
 pub struct Net {
     pub(crate) system: System,
     pub(crate) config: Config,
+    /// What the configuration says of those connections that have no settings of their own.
+    pub(crate) defaults: Settings,
+    /// Some connection may have a soft limit.
+    has_soft_limits: bool,
     /// The clock as it was last read: after each callback that may have taken long, and by each call
     /// that sets a span.
     pub(crate) now: Time,
+    /// When somebody was served last: what has passed since went to a callback, or to something outside.
+    pub(crate) last_served: Time,
     /// When nobody was served lately.
     pub(crate) lapses: Lapses,
 
     pub(crate) conns: Table<ConnId, Entry>,
     pub(crate) listeners: Table<ListenerId, Listener>,
+    /// Connections whose host is being looked up or dialed.
+    calls: PerConn<Box<Call>>,
+    /// The attempts under way for them.
+    pub(crate) attempts: Table<AttemptId, Try>,
+    /// Made when the first name is to be looked up.
+    pub(crate) resolver: Option<Box<dyn Resolve>>,
     pub(crate) user_timers: Table<TimerId, Armed>,
     /// The timers of the program.
     pub(crate) alarms: Timers<TimerId>,
@@ -105,6 +128,8 @@ pub struct Net {
     /// Who holds memory without getting rid of it, by when it was last seen to get on. An entry is
     /// never later than that.
     holders: BTreeSet<(Time, ConnId)>,
+    /// How many of them may still be looked at in this turn.
+    pub(crate) looks: u32,
 
     pub(crate) mailbox: Arc<Mailbox<Task>>,
     /// Commands taken from the mailbox and not carried out yet.
@@ -126,6 +151,8 @@ pub struct Net {
     pub(crate) stopping: Stopping,
     /// From when on and how long a shutdown waits before it cuts off what is left.
     pub(crate) stop: Option<(Time, Duration)>,
+    /// The handler has been told of it.
+    pub(crate) told_shutdown: bool,
     /// Everybody has been flushed since then.
     pub(crate) flushed_since_stop: bool,
     /// The connection whose callback is running.
@@ -153,11 +180,17 @@ impl Net {
         };
         Ok(Self {
             system,
+            defaults: config.settings(),
+            has_soft_limits: config.soft_limit.is_some(),
             config,
             now: Time::default(),
+            last_served: Time::default(),
             lapses: Lapses::default(),
             conns: Table::new(),
             listeners: Table::new(),
+            calls: PerConn::new(),
+            attempts: Table::new(),
+            resolver: None,
             user_timers: Table::new(),
             alarms: Timers::new(),
             deadlines: Timers::new(),
@@ -170,6 +203,7 @@ impl Net {
             closing: VecDeque::new(),
             owing: VecDeque::new(),
             holders: BTreeSet::new(),
+            looks: LOOKS,
             mailbox: Arc::new(mailbox),
             inbox: VecDeque::new(),
             carried_out: (0, 0),
@@ -182,6 +216,7 @@ impl Net {
             stats: Stats::default(),
             stopping: Stopping::No,
             stop: None,
+            told_shutdown: false,
             flushed_since_stop: false,
             calling: None,
             serving: None,
@@ -192,135 +227,26 @@ impl Net {
         self.system.clock()
     }
 
-    /// Reads the clock. What has passed since it was last read went to a callback, or to something
-    /// outside: nobody was served meanwhile.
+    /// Reads the clock.
     #[inline]
     pub(crate) fn tick(&mut self) -> Time {
-        let now = self.clock();
-        self.lapses.note(self.now, now);
-        self.now = now;
+        self.now = self.clock();
+        self.now
+    }
+
+    /// The same, after a callback: nobody was served while it ran.
+    #[inline]
+    pub(crate) fn tick_over(&mut self) -> Time {
+        let now = self.tick();
+        self.lapses.note(self.last_served, now);
+        self.last_served = now;
         now
-    }
-
-    /// Listens on `addr`: an address, or its text (`127.0.0.1:7007`, `unix:/run/x.sock`). Port 0
-    /// lets the system choose; [`local_addr`](Self::local_addr) tells the choice.
-    ///
-    /// The path of a Unix-domain socket that nobody listens on any more is replaced, and removed
-    /// when the listener goes.
-    ///
-    /// # Errors
-    ///
-    /// Those of `socket`, `bind` and `listen`; `InvalidInput` for a text that is no address;
-    /// `ConnectionAborted` during a shutdown.
-    pub fn listen(&mut self, addr: impl IntoAddr) -> io::Result<ListenerId> {
-        let addr = addr.into_addr()?;
-        self.refuse_while_stopping()?;
-        let acceptor = self.system.bind(&addr, &self.config)?;
-        self.add_listener(acceptor)
-    }
-
-    /// Listens on a socket that is listening already: inherited from a service manager, or handed
-    /// over by the process that this one replaces. Options of the configuration are set on it.
-    ///
-    /// # Errors
-    ///
-    /// `InvalidInput` when the socket is not listening; otherwise as [`listen`](Self::listen).
-    pub fn listen_from(&mut self, fd: impl Into<OwnedFd>) -> io::Result<ListenerId> {
-        let acceptor = self.system.adopt(fd.into(), &self.config)?;
-        self.add_listener(acceptor)
     }
 
     fn refuse_while_stopping(&self) -> io::Result<()> {
         match self.stopping {
             Stopping::No => Ok(()),
             _ => Err(io::Error::new(ErrorKind::ConnectionAborted, "the reactor is shutting down")),
-        }
-    }
-
-    fn add_listener(&mut self, mut acceptor: Acceptor) -> io::Result<ListenerId> {
-        self.refuse_while_stopping()?;
-        let registry = &self.system.registry;
-        let mut result = Ok(());
-        let id = self.listeners.insert_with(|id: ListenerId| {
-            result = acceptor.register(registry, id.token());
-            Listener::new(acceptor)
-        });
-        if let Err(error) = result {
-            self.listeners.remove(id);
-            return Err(error);
-        }
-        Ok(id)
-    }
-
-    /// The address that a listener is bound to.
-    pub fn local_addr(&self, listener: ListenerId) -> Option<Addr> {
-        self.listeners.get(listener)?.acceptor.local_addr().ok()
-    }
-
-    /// A listener's file descriptor, to be handed over to another process. The path of a Unix-domain
-    /// socket is not removed with the listener any more: it belongs to the other.
-    ///
-    /// Once the other process accepts from it, call [`close_listener`](Self::close_listener) here
-    /// before [`shutdown`](Self::shutdown): a shutdown takes in the clients that still wait, which the other could serve.
-    pub fn listener_fd(&self, listener: ListenerId) -> Option<BorrowedFd<'_>> {
-        self.listeners.get(listener)?.acceptor.share_fd()
-    }
-
-    /// Stops listening. Clients that still wait in the backlog are reset by the kernel, unless
-    /// another process shares the socket; [`shutdown`](Self::shutdown) takes them in first.
-    pub fn close_listener(&mut self, listener: ListenerId) {
-        #[cfg(feature = "sim")]
-        self.note_by_hand(true);
-        self.drop_listener(listener);
-        #[cfg(feature = "sim")]
-        self.note_by_hand(false);
-    }
-
-    pub(crate) fn drop_listener(&mut self, listener: ListenerId) {
-        if let Some(mut listener) = self.listeners.remove(listener) {
-            listener.acceptor.deregister(&self.system.registry);
-        }
-    }
-
-    /// Connects to `addr`: an address, or its text. The connection can be sent to at once; what is
-    /// sent is queued until it is established.
-    ///
-    /// Success is told by `on_open`, every failure by `on_close`, in a later callback: also those
-    /// that the system reports at once.
-    ///
-    /// # Errors
-    ///
-    /// `InvalidInput` for a text that is no address; `ConnectionAborted` during a shutdown, so that
-    /// a handler which connects anew whenever a connection ends does not keep it from ending.
-    pub fn connect(&mut self, addr: impl IntoAddr) -> io::Result<ConnId> {
-        let addr = addr.into_addr()?;
-        self.refuse_while_stopping()?;
-        self.tick();
-        let conn = Connection::new(State::Connecting, Via::Connect, Some(addr.clone()), self.now);
-        let id = self.add(conn, Stream::None);
-        self.stats.connects += 1;
-        let connect = self.system.connect(&addr, &self.config);
-        self.connecting(id, connect);
-        self.settle(id);
-        Ok(id)
-    }
-
-    /// Takes up what a try to connect came to.
-    pub(crate) fn connecting(&mut self, id: ConnId, connect: io::Result<Connect>) {
-        let Some(entry) = self.conns.get_mut(id) else { return };
-        let result = match connect {
-            Ok(Connect::Started(stream)) => {
-                entry.stream = stream;
-                entry.stream.register(&self.system.registry, id.token())
-            }
-            Ok(Connect::TryAgain(stream)) => {
-                entry.stream = stream;
-                Ok(())
-            }
-            Err(error) => Err(error),
-        };
-        if let Err(error) = result {
-            self.touch(id, |conn, stream, cx| conn.fail(&error, stream, cx));
         }
     }
 
@@ -433,13 +359,87 @@ impl Net {
         true
     }
 
+    /// Has [`on_deadline`](crate::Handler::on_deadline) called for this connection, `after` the moment of
+    /// this call, unless it is moved, [cleared](Self::clear_deadline) or the connection closed before. Each
+    /// connection has one such deadline; setting it again moves it, which costs next to nothing.
+    ///
+    /// Whatever came in by then is delivered first: a request or a heartbeat that arrives in time can
+    /// move the deadline, however busy the reactor is.
+    pub fn set_deadline(&mut self, conn: ConnId, after: Duration) {
+        let at = self.tick().plus(after);
+        self.move_deadline(conn, at);
+    }
+
+    /// The connection's deadline is not to come.
+    pub fn clear_deadline(&mut self, conn: ConnId) {
+        self.move_deadline(conn, Time::NEVER);
+    }
+
+    fn move_deadline(&mut self, conn: ConnId, at: Time) {
+        if let Some(entry) = self.conns.get_mut(conn) {
+            entry.conn.set_alarm(at);
+            // What is being served is settled after its callbacks anyway.
+            if self.serving != Some(conn) {
+                self.settle(conn);
+            }
+        }
+    }
+
+    /// Shows the handler nothing of this connection before `bytes` are there, those counted that it left
+    /// unused, or its peer's stream ends: for a protocol that knows how long the next frame is. It holds
+    /// for the next [`on_data`](crate::Handler::on_data) only.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidInput` for more than [`max_read_buffer`](crate::Config::max_read_buffer): so many can
+    /// never be kept.
+    pub fn want(&mut self, conn: ConnId, bytes: usize) -> io::Result<()> {
+        let Some(entry) = self.conns.get_mut(conn) else { return Ok(()) };
+        let most = entry.conn.settings(&self.defaults).max_read_buffer;
+        let wanted = u32::try_from(bytes).ok().filter(|_| bytes <= most);
+        let Some(wanted) = wanted else {
+            let message = format!("{bytes} bytes are more than max_read_buffer ({most}) keeps");
+            return Err(io::Error::new(ErrorKind::InvalidInput, message));
+        };
+        entry.conn.want(wanted);
+        Ok(())
+    }
+
+    /// The input of a connection that [`on_data`](crate::Handler::on_data) left unused: in
+    /// [`on_eof`](crate::Handler::on_eof) what its peer did not complete. Empty within `on_data` itself,
+    /// which has it in its hands.
+    pub fn unused(&self, conn: ConnId) -> &[u8] {
+        self.conns.get(conn).map_or(&[], |entry| entry.conn.unused_input())
+    }
+
+    /// The settings of a connection; `None` when it is gone.
+    pub fn settings(&self, conn: ConnId) -> Option<&Settings> {
+        Some(self.conns.get(conn)?.conn.settings(&self.defaults))
+    }
+
+    /// Gives a connection settings of its own. What has been queued or kept already stays; a time-out
+    /// runs from when its span began, under the new length.
+    ///
+    /// # Errors
+    ///
+    /// Names the first setting that cannot be met and says why; nothing is changed.
+    pub fn set_settings(&mut self, conn: ConnId, settings: Settings) -> Result<(), ConfigError> {
+        settings.validate(self.config.total_write_buffer)?;
+        self.has_soft_limits |= settings.soft_limit.is_some();
+        if let Some(entry) = self.conns.get_mut(conn) {
+            entry.conn.set_settings(Arc::new(settings));
+            self.mark_dirty(conn);
+        }
+        Ok(())
+    }
+
     /// Bytes queued for a connection and not handed to the kernel; 0 when it is gone.
     pub fn queued(&self, conn: ConnId) -> usize {
         self.conns.get(conn).map_or(0, |entry| entry.conn.queued())
     }
 
-    /// The peer's address: known from the accept or the call of `connect`, so that it can still be
-    /// asked in `on_close`. `None` for a connection that is gone, and where the system gave none.
+    /// The peer's address: known from the accept or the call of `connect`, so that it stays the same
+    /// and can still be asked in `on_close`. `None` for a connection that is gone, and where the system gave none.
     pub fn peer_addr(&self, conn: ConnId) -> Option<Addr> {
         self.conns.get(conn)?.conn.peer()
     }

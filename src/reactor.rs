@@ -16,7 +16,8 @@ use crate::handler::Handler;
 use crate::id::Source;
 use crate::lapses::LAPSE;
 use crate::mailbox::Mailbox;
-use crate::net::Net;
+use crate::names::Resolve;
+use crate::net::{Net, LOOKS};
 use crate::system::{self, Poller, System, Wake};
 use crate::timers::Time;
 
@@ -108,6 +109,11 @@ impl Reactor {
         &mut self.net
     }
 
+    /// Has the names of hosts looked up by another [`Resolve`] than the system's, from here on.
+    pub fn set_resolver(&mut self, resolver: Box<dyn Resolve>) {
+        self.net.resolver = Some(resolver);
+    }
+
     /// Turns until a shutdown has been carried out.
     ///
     /// # Errors
@@ -182,12 +188,13 @@ impl Reactor {
             self.poll(timeout)?;
         }
         self.net.stats.turns += 1;
+        self.net.looks = LOOKS;
         self.phase = 0;
         while let Err(panic) = catch_unwind(AssertUnwindSafe(|| self.phases(handler))) {
             // A timer that panics each time must not keep the phases behind it from their turn.
             self.after_panic(panic);
         }
-        let length = self.net.tick().since(self.began);
+        let length = self.net.tick_over().since(self.began);
         self.net.stats.longest_turn = self.net.stats.longest_turn.max(length);
         Ok(match self.net.has_stopped() {
             true => Turn::Stopped,
@@ -222,7 +229,7 @@ impl Reactor {
             }
             asked = self.net.now;
             self.poller.poll(&self.net.config, Some(Duration::ZERO))?;
-            self.net.tick();
+            self.net.tick_over();
             taken = self.take_events();
         }
         self.began = self.net.now;
@@ -235,7 +242,7 @@ impl Reactor {
     /// The turn begins. When something was owed or due long before, the process was not there for it:
     /// stopped, or busy in an outer loop.
     fn note_lateness(&mut self, owed: bool, due: Option<Time>) {
-        let (before, now) = (self.net.now, self.net.clock());
+        let (before, now) = (self.net.last_served, self.net.clock());
         let late = due.map_or(Duration::ZERO, |due| now.since(due));
         if owed {
             self.net.lapses.note(before, now);
@@ -243,7 +250,7 @@ impl Reactor {
             // Nothing tells when it began. As long before that moment as behind it is likely enough.
             self.net.lapses.note(now.minus(2 * late).max(before), now);
         }
-        self.net.now = now;
+        (self.net.now, self.net.last_served) = (now, now);
         self.began = now;
     }
 
@@ -268,6 +275,13 @@ impl Reactor {
                 },
                 Some(Source::Listener { slot, generation }) => match net.listeners.find(slot, generation) {
                     Some((_, listener)) => listener.on_readable(),
+                    None => net.stats.stale_events += 1,
+                },
+                Some(Source::Attempt { slot, generation }) => match net.attempts.find(slot, generation) {
+                    Some((_, attempt)) => {
+                        let conn = attempt.conn;
+                        net.list_ready(conn);
+                    }
                     None => net.stats.stale_events += 1,
                 },
                 Some(Source::Waker) => *woken = true,

@@ -55,7 +55,7 @@ mod watch;
 use std::error::Error;
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use crate::close::CloseReport;
@@ -64,7 +64,7 @@ use crate::handler::Handler;
 use crate::id::ConnId;
 use crate::net::Net;
 use crate::reactor::{Reactor, Turn};
-use crate::simnet::{Kernel, Knock, PeerState, MICRO};
+use crate::simnet::{Kernel, Knock, Name, PeerState, MICRO};
 
 use turns::Turns;
 use watch::Watch;
@@ -259,6 +259,32 @@ impl<H> Sim<H> {
         self.kernel.world().remotes.insert(parse(addr), remote);
     }
 
+    /// Gives a host a name: a lookup of it finds these addresses, `after` so long. A name that was not
+    /// given is not known.
+    ///
+    /// # Panics
+    ///
+    /// When one of `addrs` is no IP address.
+    pub fn name<'a>(&mut self, name: &str, addrs: impl IntoIterator<Item = &'a str>, after: Duration) {
+        let addrs = addrs.into_iter().map(parse_ip).collect();
+        self.set_name(name, Ok(addrs), Some(after));
+    }
+
+    /// A lookup of this name fails, `after` so long, with these words.
+    pub fn no_name(&mut self, name: &str, error: &str, after: Duration) {
+        self.set_name(name, Err(error.to_owned()), Some(after));
+    }
+
+    /// A lookup of this name hangs: it is never answered.
+    pub fn silent_name(&mut self, name: &str) {
+        self.set_name(name, Ok(Vec::new()), None);
+    }
+
+    fn set_name(&mut self, name: &str, addrs: Result<Vec<IpAddr>, String>, after: Option<Duration>) {
+        let after = after.map(|after| u64::try_from(after.as_nanos()).unwrap_or(u64::MAX));
+        self.kernel.world().names.insert(name.to_owned(), Name { addrs, after });
+    }
+
     /// The kernel's buffers of each socket hold from `least` to `most` bytes, each direction by
     /// itself, for those that are made from here on. 32 to 128 KiB.
     pub fn buffers(&mut self, least: usize, most: usize) {
@@ -274,6 +300,13 @@ impl<H> Sim<H> {
 #[allow(clippy::panic)]
 fn parse(addr: &str) -> SocketAddr {
     addr.parse().unwrap_or_else(|_| panic!("{addr:?} is no address such as 10.0.0.1:7"))
+}
+
+/// Likewise; an IPv6 address may stand in brackets.
+#[allow(clippy::panic)]
+fn parse_ip(addr: &str) -> IpAddr {
+    let bare = addr.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(addr);
+    bare.parse().unwrap_or_else(|_| panic!("{addr:?} is no IP address such as 10.0.0.1 or [fd00::1]"))
 }
 
 impl<H: Handler> Sim<H> {
@@ -293,7 +326,6 @@ impl<H: Handler> Sim<H> {
     /// As [`Reactor::new`].
     pub fn with_faults(seed: u64, faults: Faults, config: Config, handler: H) -> io::Result<Self> {
         let kernel = Kernel::new(seed, faults);
-        kernel.world().witness.soft_bytes = config.soft_limit.map(|soft| soft.bytes);
         let reactor = Reactor::simulated(config, kernel.clone())?;
         Ok(Self {
             seed,
@@ -353,21 +385,14 @@ impl<H: Handler> Sim<H> {
         };
         self.idle_turns = if worked || timeout.is_zero() { 0 } else { self.idle_turns + 1 };
         if self.idle_turns > MOST_IDLE_TURNS {
-            if std::env::var_os("DBG").is_some() {
-                for (id, e) in self.reactor.net().conns.iter() {
-                    eprintln!("DBG {id} {:?}", e.conn);
-                }
-                eprintln!("DBG {:?} {:?} ", self.reactor.net().deadlines.next(), self.reactor.net().config());
-            }
             let what = "the reactor spins: it turns again and again with nothing to do".to_owned();
             return Err(self.violation(what));
         }
         let refused = std::mem::take(&mut self.kernel.world().witness.refusals);
         let net = self.reactor.net();
         let mut checked = self.turns.check(net, &self.kernel, &self.watch.overtime);
-        let overflow = net.config().overflow;
         for (at, holders) in refused {
-            let idle = victims::nobody_idle(at, &holders, overflow, &self.kernel.world().witness);
+            let idle = victims::nobody_idle(at, &holders, &self.kernel.world().witness);
             checked = checked.and(idle.map_err(|what| format!("a send is refused for want of room, {what}")));
         }
         let accused = self.kernel.world().violation.take();

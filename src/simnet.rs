@@ -6,6 +6,7 @@
 mod acting;
 mod calls;
 mod faults;
+mod names;
 mod peer;
 mod rng;
 mod socket;
@@ -15,7 +16,7 @@ mod world;
 
 use std::fmt;
 use std::io::{self, IoSlice};
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -26,12 +27,16 @@ use crate::transport::{LastHeard, Transport};
 
 pub(crate) use calls::NOBODY;
 pub use faults::Faults;
+pub(crate) use names::Name;
 pub(crate) use peer::PeerState;
 pub use peer::{End, Reading, Remote, Script};
 pub(crate) use rng::Rng;
 pub(crate) use socket::{Bits, Phase, Sock, SockId};
 pub(crate) use witness::{Attempt, Death, Other, View, Witness};
 pub(crate) use world::{Knock, World, MICRO, MILLI};
+
+/// Where outbound connections come from.
+const OUR_HOST: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
 
 /// A simulated kernel, shared by everything that lives in it.
 #[derive(Clone)]
@@ -71,8 +76,8 @@ impl Kernel {
         timeout: Option<Duration>,
     ) -> io::Result<()> {
         events.clear();
-        let mut world = self.world();
-        let world = &mut *world;
+        let mut guard = self.world();
+        let mut world = &mut *guard;
         let pause = world.faults.pause;
         world.stop_outside(pause);
         if world.dice.chance(world.faults.interrupt) {
@@ -86,6 +91,12 @@ impl Kernel {
             world.dice.chance(pause).then(|| world.now + world.dice.between(0, 500_000) as u64 * MICRO);
         loop {
             world.settle();
+            if !world.answers.is_empty() {
+                drop(guard);
+                self.send_answers();
+                guard = self.world();
+                world = &mut *guard;
+            }
             if std::mem::take(&mut world.woken) {
                 events.push((WAKER_TOKEN, Bits { input: true, ..Bits::default() }));
             }
@@ -126,7 +137,8 @@ impl Kernel {
 
     pub(crate) fn connect(&self, addr: SocketAddr, config: &Config) -> io::Result<SimStream> {
         let sock = self.world().sys_connect(addr, config)?;
-        Ok(SimStream { kernel: self.clone(), sock, remote: Some(addr) })
+        let port = 32_768 + (sock % 28_000) as u16;
+        Ok(SimStream { kernel: self.clone(), sock, local: (OUR_HOST, port).into() })
     }
 
     /// A descriptor that does nothing but count.
@@ -141,8 +153,7 @@ impl Kernel {
 pub(crate) struct SimStream {
     kernel: Kernel,
     pub(crate) sock: SockId,
-    /// Where it connects to.
-    remote: Option<SocketAddr>,
+    local: SocketAddr,
 }
 
 impl SimStream {
@@ -150,10 +161,13 @@ impl SimStream {
         self.kernel.world().sys_register(self.sock, token);
     }
 
-    /// The peer's address once the connection is established.
-    pub(crate) fn connected(&self) -> Option<SocketAddr> {
-        let connected = self.kernel.world().sys_is_connected(self.sock);
-        self.remote.filter(|_| connected)
+    /// Whether the connection is established.
+    pub(crate) fn is_connected(&self) -> bool {
+        self.kernel.world().sys_is_connected(self.sock)
+    }
+
+    pub(crate) fn local_addr(&self) -> SocketAddr {
+        self.local
     }
 }
 
@@ -224,7 +238,8 @@ pub(crate) struct SimListener {
 impl SimListener {
     pub(crate) fn accept(&self) -> io::Result<(SimStream, SocketAddr)> {
         let (sock, addr) = self.kernel.world().sys_accept(self.id)?;
-        Ok((SimStream { kernel: self.kernel.clone(), sock, remote: None }, addr))
+        let local = self.local_addr()?;
+        Ok((SimStream { kernel: self.kernel.clone(), sock, local }, addr))
     }
 
     pub(crate) fn register(&self, token: usize) {

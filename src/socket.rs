@@ -1,17 +1,21 @@
-//! Sockets: this file and the one below it are the only ones that call the operating system's
-//! socket functions.
+//! Sockets: this file and those below it are the only ones that call the operating system's socket
+//! functions.
 
 mod acceptor;
+mod address;
+mod adopted;
+mod credentials;
+mod unix_path;
 
 use std::io::{self, ErrorKind, IoSlice, Read};
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::path::Path;
 use std::time::Duration;
 
 use mio::event::Source;
 use mio::net::{TcpStream, UnixStream};
 use mio::{Interest, Registry, Token};
-use socket2::{Domain, SockAddr, SockRef, Socket, TcpKeepalive, Type};
+use socket2::{SockAddr, SockRef, Socket, TcpKeepalive, Type};
 
 use crate::addr::Addr;
 use crate::config::Config;
@@ -19,7 +23,10 @@ use crate::config::Config;
 use crate::simnet::SimStream;
 use crate::transport::{LastHeard, Transport};
 
+use self::address::{addr_of, sock_addr};
+
 pub(crate) use acceptor::{Accept, Acceptor, Held, Reserve, Shed};
+pub use credentials::Credentials;
 
 /// Every send carries it: without it a write to a broken connection kills a host process that
 /// has left SIGPIPE alone. Apple's systems have a socket option instead, which mio sets.
@@ -69,27 +76,24 @@ pub(crate) enum Connect {
 
 impl Stream {
     /// Begins to connect.
-    pub(crate) fn connect(addr: &Addr, config: &Config) -> io::Result<Connect> {
-        match addr {
-            Addr::Tcp(addr) => {
-                let socket = Socket::new(Domain::for_address(*addr), Type::STREAM, None)?;
-                socket.set_nonblocking(true)?;
-                apply_options(&socket, config, true)?;
-                match socket.connect(&SockAddr::from(*addr)) {
-                    Ok(()) => {}
-                    Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => {}
-                    Err(error) => return Err(error),
-                }
-                Ok(Connect::Started(Self::Tcp(TcpStream::from_std(socket.into()))))
-            }
-            Addr::Unix(path) => {
-                let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-                socket.set_nonblocking(true)?;
-                apply_options(&socket, config, false)?;
-                let addr = SockAddr::unix(path)?;
-                Self::Dialing(Box::new(Dialing { socket, addr })).redial()
-            }
+    pub(crate) fn connect(addr: &Addr, from: Option<SocketAddr>, config: &Config) -> io::Result<Connect> {
+        let name = sock_addr(addr)?;
+        let socket = Socket::new(name.domain(), Type::STREAM, None)?;
+        socket.set_nonblocking(true)?;
+        let tcp = addr.as_tcp().is_some();
+        apply_options(&socket, config, tcp)?;
+        if !tcp {
+            return Self::Dialing(Box::new(Dialing { socket, addr: name })).redial();
         }
+        if let Some(from) = from {
+            bind_to_connect(&socket, from)?;
+        }
+        match socket.connect(&name) {
+            Ok(()) => {}
+            Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => {}
+            Err(error) => return Err(error),
+        }
+        Ok(Connect::Started(Self::Tcp(TcpStream::from_std(socket.into()))))
     }
 
     /// Tries again to connect a Unix-domain socket whose listener was too busy.
@@ -114,29 +118,48 @@ impl Stream {
 
     /// Whether a connection under way is established. The pending error comes first: asking for
     /// the peer's name proves nothing while one is pending.
-    pub(crate) fn finish_connect(&mut self) -> io::Result<Option<Addr>> {
+    pub(crate) fn finish_connect(&mut self) -> io::Result<bool> {
         if let Some(error) = self.take_error()? {
             return Err(error);
         }
-        match self {
+        let peer = match self {
             Self::Tcp(stream) => match stream.peer_addr() {
                 // An ephemeral port that happens to be the one asked for: the socket has
                 // connected to itself, and would hear its own echo.
                 Ok(peer) if stream.local_addr().is_ok_and(|local| local == peer) => {
-                    Err(io::Error::from_raw_os_error(libc::ECONNREFUSED))
+                    // Closed in good order it would keep its port for a minute (TIME-WAIT) from the
+                    // very server that is awaited there.
+                    self.reset_on_close();
+                    return Err(io::Error::from_raw_os_error(libc::ECONNREFUSED));
                 }
-                Ok(peer) => Ok(Some(Addr::Tcp(peer))),
-                Err(error) if error.raw_os_error() == Some(libc::ENOTCONN) => Ok(None),
-                Err(error) => Err(error),
+                peer => peer.map(drop),
             },
-            Self::Unix(stream) => match stream.peer_addr() {
-                Ok(peer) => Ok(Some(unix_addr(peer.as_pathname()))),
-                Err(error) if error.raw_os_error() == Some(libc::ENOTCONN) => Ok(None),
-                Err(error) => Err(error),
-            },
+            Self::Unix(stream) => SockRef::from(&*stream).peer_addr().map(drop),
             #[cfg(feature = "sim")]
-            Self::Sim(stream) => Ok(stream.connected().map(Addr::Tcp)),
-            Self::Dialing(_) | Self::None => Ok(None),
+            Self::Sim(stream) => return Ok(stream.is_connected()),
+            Self::Dialing(_) | Self::None => return Ok(false),
+        };
+        match peer {
+            Ok(()) => Ok(true),
+            Err(error) if error.raw_os_error() == Some(libc::ENOTCONN) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The address of our end.
+    pub(crate) fn local_addr(&self) -> Option<Addr> {
+        #[cfg(feature = "sim")]
+        if let Self::Sim(stream) = self {
+            return Some(Addr::Tcp(stream.local_addr()));
+        }
+        addr_of(&self.socket()?.local_addr().ok()?)
+    }
+
+    /// Who is at the other end of a Unix-domain connection.
+    pub(crate) fn peer_credentials(&self) -> Option<Credentials> {
+        match self {
+            Self::Unix(stream) => credentials::of_peer(stream.as_fd()),
+            _ => None,
         }
     }
 
@@ -147,6 +170,18 @@ impl Stream {
         }
         match self.source() {
             Some(source) => registry.register(source, Token(token), stream_interest()),
+            None => Ok(()),
+        }
+    }
+
+    /// Has the poll tell of it under another token: what is ready already is told once more.
+    pub(crate) fn reregister(&mut self, registry: &Registry, token: usize) -> io::Result<()> {
+        #[cfg(feature = "sim")]
+        if let Self::Sim(stream) = self {
+            stream.register(token);
+        }
+        match self.source() {
+            Some(source) => registry.reregister(source, Token(token), stream_interest()),
             None => Ok(()),
         }
     }
@@ -355,12 +390,37 @@ fn tcp_info(socket: BorrowedFd<'_>) -> Option<LastHeard> {
     })
 }
 
-fn unix_addr(path: Option<&Path>) -> Addr {
-    Addr::Unix(path.map(Path::to_owned).unwrap_or_default())
+/// Binds a socket that will connect. With port 0 the system chooses one when it knows where to: until
+/// then no port is taken, and one may serve several connections to different places.
+fn bind_to_connect(socket: &Socket, from: SocketAddr) -> io::Result<()> {
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    if from.port() == 0 {
+        set_int(socket.as_fd(), libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT, 1)?;
+    }
+    socket.bind(&SockAddr::from(from))
 }
 
-/// Sets what the configuration asks for. Sockets that a listener accepts inherit all of it on
-/// Linux, so that an accept costs no further call.
+/// Sets an option of a socket that is a number.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+#[allow(unsafe_code)]
+fn set_int(socket: BorrowedFd<'_>, level: i32, option: i32, value: libc::c_int) -> io::Result<()> {
+    use std::os::fd::AsRawFd;
+
+    let length = size_of::<libc::c_int>() as libc::socklen_t;
+    // SAFETY: the kernel reads `length` bytes, the size of what the pointer points to, which lives
+    // longer than the call; the descriptor is borrowed, hence open.
+    let status = unsafe {
+        libc::setsockopt(socket.as_raw_fd(), level, option, std::ptr::from_ref(&value).cast(), length)
+    };
+    match status {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Sets what the configuration asks for, either way: a socket that was made by somebody else may have
+/// any of it. TCP sockets that a listener accepts inherit all of it on Linux, so that an accept costs
+/// no further call.
 fn apply_options(socket: &Socket, config: &Config, tcp: bool) -> io::Result<()> {
     if let Some(size) = config.send_buffer {
         socket.set_send_buffer_size(size)?;
@@ -368,18 +428,21 @@ fn apply_options(socket: &Socket, config: &Config, tcp: bool) -> io::Result<()> 
     if let Some(size) = config.recv_buffer {
         socket.set_recv_buffer_size(size)?;
     }
+    // Without it an urgent byte vanishes from the stream, a Unix-domain socket's as well.
+    socket.set_out_of_band_inline(true)?;
     if !tcp {
         return Ok(());
     }
     socket.set_tcp_nodelay(config.nodelay)?;
-    // Without it an urgent byte vanishes from the stream.
-    socket.set_out_of_band_inline(true)?;
-    if let Some(keepalive) = config.keepalive {
-        let keepalive = TcpKeepalive::new()
-            .with_time(keepalive.idle)
-            .with_interval(keepalive.interval)
-            .with_retries(keepalive.count);
-        socket.set_tcp_keepalive(&keepalive)?;
+    match config.keepalive {
+        Some(keepalive) => {
+            let keepalive = TcpKeepalive::new()
+                .with_time(keepalive.idle)
+                .with_interval(keepalive.interval)
+                .with_retries(keepalive.count);
+            socket.set_tcp_keepalive(&keepalive)?;
+        }
+        None => socket.set_keepalive(false)?,
     }
     #[cfg(any(target_os = "linux", target_os = "android"))]
     socket.set_tcp_user_timeout(config.effective_user_timeout())?;
@@ -405,6 +468,24 @@ mod tests {
         }
         let pending = send_queue(client.as_fd()).unwrap();
         assert!(pending > 0 && pending < written, "{pending} of {written}");
+    }
+
+    #[test]
+    fn a_connection_to_itself_is_refused_and_leaves_its_port_to_the_server_that_is_awaited_there() {
+        for ip in ["127.0.0.1:0", "[::1]:0"] {
+            let anywhere = SockAddr::from(ip.parse::<net::SocketAddr>().unwrap());
+            let socket = Socket::new(anywhere.domain(), Type::STREAM, None).unwrap();
+            if socket.bind(&anywhere).is_err() {
+                continue; // No IPv6 here.
+            }
+            let addr = socket.local_addr().unwrap();
+            socket.connect(&addr).expect("Linux lets it");
+            let mut stream = Stream::Tcp(TcpStream::from_std(socket.into()));
+            let error = stream.finish_connect().unwrap_err();
+            assert_eq!(error.raw_os_error(), Some(libc::ECONNREFUSED));
+            drop(stream);
+            net::TcpListener::bind(addr.as_socket().unwrap()).expect("nothing waits on the port");
+        }
     }
 
     #[test]

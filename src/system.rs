@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, ErrorKind};
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::time::{Duration, Instant};
 
@@ -10,6 +11,8 @@ use mio::{Events, Poll, Registry, Token, Waker};
 use crate::addr::Addr;
 use crate::config::Config;
 use crate::id::WAKER_TOKEN;
+use crate::listen_options::ListenOptions;
+use crate::names::{system_resolver, Resolve};
 #[cfg(feature = "sim")]
 use crate::simnet::{Bits, Kernel};
 use crate::socket::{Acceptor, Connect, Held, Reserve, Stream};
@@ -80,12 +83,12 @@ impl System {
         Time::from_duration(self.started.elapsed())
     }
 
-    pub(crate) fn bind(&self, addr: &Addr, config: &Config) -> io::Result<Acceptor> {
+    pub(crate) fn bind(&self, addr: &Addr, options: &ListenOptions, config: &Config) -> io::Result<Acceptor> {
         #[cfg(feature = "sim")]
         if let Some(kernel) = &self.sim {
             return kernel.listen(tcp_only(addr)?, config).map(Acceptor::Sim);
         }
-        Acceptor::bind(addr, config)
+        Acceptor::bind(addr, options, config)
     }
 
     /// Takes over a socket that is listening already.
@@ -97,13 +100,28 @@ impl System {
         Acceptor::from_fd(fd, config)
     }
 
-    pub(crate) fn connect(&self, addr: &Addr, config: &Config) -> io::Result<Connect> {
+    /// Begins to connect, from an address of this machine if one is given.
+    pub(crate) fn connect(
+        &self,
+        addr: &Addr,
+        from: Option<SocketAddr>,
+        config: &Config,
+    ) -> io::Result<Connect> {
         #[cfg(feature = "sim")]
         if let Some(kernel) = &self.sim {
             let stream = kernel.connect(tcp_only(addr)?, config)?;
             return Ok(Connect::Started(Stream::Sim(Box::new(stream))));
         }
-        Stream::connect(addr, config)
+        Stream::connect(addr, from, config)
+    }
+
+    /// Who finds the addresses of hosts, unless the program brings another.
+    pub(crate) fn resolver(&self) -> Box<dyn Resolve> {
+        #[cfg(feature = "sim")]
+        if let Some(kernel) = &self.sim {
+            return Box::new(kernel.clone());
+        }
+        Box::new(system_resolver())
     }
 
     /// A file descriptor held back for when there are no others.

@@ -138,6 +138,13 @@ impl WriteBuffer {
         filled
     }
 
+    /// All that is queued, in one piece.
+    #[cfg(feature = "sim")]
+    pub(crate) fn to_vec(&self) -> Vec<u8> {
+        let all = self.chunks.iter().map(Chunk::as_slice).chain([self.tail.as_slice()]);
+        all.flatten().skip(self.head).copied().collect()
+    }
+
     /// The front of the queue when it is all there is, at most `limit` bytes of it: the usual case,
     /// which needs no gathering.
     #[inline]

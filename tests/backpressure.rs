@@ -284,7 +284,7 @@ fn the_common_budget_is_paid_by_who_has_not_got_on_for_longest() {
         assert_eq!(net.queued(healthy), 0);
     });
     assert_eq!(server.stats().connections, 4);
-    // The last acknowledgements come 40 ms late.
+    // Longer than acknowledgements are put off.
     std::thread::sleep(Duration::from_millis(200));
     server.ask(move |net| {
         // Now they have: the first of those that did not goes, not the largest.

@@ -182,3 +182,30 @@ fn the_users_of_a_server_that_vanished_leave() {
     assert_eq!(anna.hear("QUIT"), ":bert!~bert@127.0.0.1 QUIT :one two");
     sees(&mut anna, "#x", &["@anna"]);
 }
+
+#[test]
+fn a_server_that_comes_late_learns_of_everybody_however_many_they_are() {
+    if !can_run() {
+        return;
+    }
+    let port = free_port();
+    let _redis = redis(port);
+    let one = server("one", port);
+    let mut crowd: Vec<Irc> = (0..400)
+        .map(|n| {
+            let mut irc = Irc::new(chat::connect(one.irc), &format!("user{n:03}"));
+            // In one message to the other servers they are twice what a connection otherwise keeps.
+            irc.say(&format!("NICK user{n:03}\r\nUSER u 0 * :{}", "x".repeat(150)));
+            irc
+        })
+        .collect();
+    for irc in &mut crowd {
+        irc.hear(" 376 ");
+        irc.join("#x");
+    }
+    let two = Chat::start(&["--name", "two", "--redis", &format!("localhost:{port}")]);
+    let mut late = two.client("late");
+    let wanted: Vec<String> =
+        (0..400).map(|n| format!("{}user{n:03}", if n == 0 { "@" } else { "" })).collect();
+    sees(&mut late, "#x", &wanted.iter().map(String::as_str).collect::<Vec<_>>());
+}

@@ -69,7 +69,7 @@ impl Watched {
     fn check(&self) {
         self.0.state.check();
         for (user, conn) in &self.0.conns {
-            assert_eq!(self.0.clients.get(conn).and_then(|client| client.user), Some(*user));
+            assert_eq!(self.0.clients.get(*conn).and_then(|client| client.user), Some(*user));
         }
         let registered = self.0.clients.values().filter(|client| client.user.is_some()).count();
         assert_eq!(registered, self.0.conns.len());
@@ -89,8 +89,23 @@ impl Handler for Watched {
         used
     }
 
+    fn on_drain(&mut self, net: &mut Net, conn: ConnId) {
+        self.0.on_drain(net, conn);
+        self.check();
+    }
+
     fn on_timer(&mut self, net: &mut Net, timer: TimerId) {
         self.0.on_timer(net, timer);
+        self.check();
+    }
+
+    fn on_deadline(&mut self, net: &mut Net, conn: ConnId) {
+        self.0.on_deadline(net, conn);
+        self.check();
+    }
+
+    fn on_shutdown(&mut self, net: &mut Net) {
+        self.0.on_shutdown(net);
         self.check();
     }
 

@@ -7,17 +7,19 @@ use std::fs::File;
 use std::io::{self, ErrorKind, IoSlice, IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use rustix::io::FdFlags;
 use rustix::net::{
     recvmsg, sendmsg, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags,
 };
-use unbroken::{Config, Handler, Net, Reactor, Via};
+use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
+use unbroken::{Config, Handler, Net, Reactor, UserTimeout, Via};
 use util::{patient, read_all, serve, Custom, Event};
 
 /// Answers the first bytes with its name and closes; `quit` shuts it down.
@@ -228,27 +230,116 @@ fn a_service_manager_can_open_the_listener() {
     util::eventually("nobody listens", || refuses(TcpStream::connect(addr)));
 }
 
-#[test]
-fn what_does_not_listen_is_refused() {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let connected = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-    let bound = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+/// Each with what the refusal is to say.
+fn not_to_be_listened_on(listener: &TcpListener) -> Vec<(&'static str, OwnedFd)> {
+    let addr = listener.local_addr().unwrap();
+    let socket = |domain, kind, protocol| Socket::new(domain, kind, protocol);
+    let bound = socket(Domain::IPV4, Type::STREAM, None).unwrap();
     bound.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
-    let (paired, _other) = UnixStream::pair().unwrap();
-    let mut reactor = Reactor::new(Config::default()).unwrap();
-    let sockets: [(&str, OwnedFd); 4] = [
-        ("connected", connected.into()),
-        ("bound", bound.into()),
-        ("paired", paired.into()),
-        ("datagrams", UdpSocket::bind("127.0.0.1:0").unwrap().into()),
+    let packets = socket(Domain::UNIX, Type::SEQPACKET, None).unwrap();
+    let path = std::env::temp_dir().join(format!("unbroken-packets-{}", std::process::id()));
+    packets.bind(&SockAddr::unix(&path).unwrap()).unwrap();
+    packets.listen(1).unwrap();
+    std::fs::remove_file(&path).unwrap();
+    let mut all: Vec<(_, OwnedFd)> = vec![
+        ("a connection with 127.0.0.1:", TcpStream::connect(addr).unwrap().into()),
+        ("a connection,", UnixStream::pair().unwrap().0.into()),
+        ("not listening", bound.into()),
+        ("datagram", UdpSocket::bind("127.0.0.1:0").unwrap().into()),
+        ("datagram", UnixDatagram::unbound().unwrap().into()),
+        ("SEQPACKET", packets.into()),
+        ("no socket", File::open("/dev/null").unwrap().into()),
     ];
-    for (name, fd) in sockets {
-        let error = reactor.net().listen_from(fd).expect_err(name);
-        assert_eq!(error.kind(), ErrorKind::InvalidInput, "{name}: {error}");
+    // Streams of other kinds, where the kernel has them.
+    let mptcp = socket(Domain::IPV4, Type::STREAM, Some(Protocol::from(libc::IPPROTO_MPTCP)));
+    let vsock = socket(Domain::VSOCK, Type::STREAM, None);
+    for other in [mptcp, vsock].into_iter().flatten() {
+        let _ = other.listen(1);
+        all.push(("neither TCP nor a Unix-domain socket", other.into()));
     }
-    assert!(reactor.net().listen_from(File::open("/dev/null").unwrap()).is_err());
+    all
+}
+
+#[test]
+fn what_cannot_be_listened_on_is_refused_and_told_what_it_is() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut reactor = Reactor::new(Config::default()).unwrap();
+    for (reason, fd) in not_to_be_listened_on(&listener) {
+        let error = reactor.net().listen_from(fd).expect_err(reason);
+        assert_eq!(error.kind(), ErrorKind::InvalidInput, "{reason}: {error}");
+        assert!(error.to_string().contains(reason), "{reason}: {error}");
+    }
     // Nothing of it is left, and the reactor is as good as before.
     assert!(reactor.net().listen_from(listener).is_ok());
+}
+
+#[test]
+fn an_adopted_listener_is_not_left_to_our_children() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    rustix::io::fcntl_setfd(&listener, FdFlags::empty()).unwrap();
+    let mut reactor = Reactor::new(Config::default()).unwrap();
+    let id = reactor.net().listen_from(listener).unwrap();
+    let fd = reactor.net().listener_fd(id).unwrap();
+    assert_eq!(rustix::io::fcntl_getfd(fd).unwrap(), FdFlags::CLOEXEC);
+    let number = fd.as_raw_fd();
+    let child = Command::new("ls").args(["-l", "/proc/self/fd"]).output().unwrap();
+    let theirs = String::from_utf8_lossy(&child.stdout).into_owned();
+    let ours = std::fs::read_link(format!("/proc/self/fd/{number}")).unwrap();
+    assert!(!theirs.contains(ours.to_str().unwrap()), "{theirs}");
+}
+
+/// Accepts from a listener that does not block.
+fn accept_soon(listener: &TcpListener) -> TcpStream {
+    let mut accepted = None;
+    util::eventually("a client waits", || {
+        accepted = listener.accept().ok();
+        accepted.is_some()
+    });
+    accepted.expect("it waited").0
+}
+
+/// Keepalive, no delay, user timeout.
+type Configured = (bool, bool, Option<Duration>);
+/// Linger, cork, urgent bytes out of place: what must never be on.
+type Never = (Option<Duration>, bool, bool);
+
+fn options(socket: &impl AsFd) -> (Configured, Never) {
+    let socket = SockRef::from(socket);
+    let configured =
+        (socket.keepalive().unwrap(), socket.tcp_nodelay().unwrap(), socket.tcp_user_timeout().unwrap());
+    let urgent_apart = !socket.out_of_band_inline().unwrap();
+    (configured, (socket.linger().unwrap(), socket.tcp_cork().unwrap(), urgent_apart))
+}
+
+#[test]
+fn an_adopted_listener_has_its_options_as_configured_those_that_are_off_included() {
+    let mut off = Config::default();
+    off.keepalive = None;
+    off.nodelay = false;
+    off.user_timeout = UserTimeout::Off;
+    let mut on = Config::default();
+    on.user_timeout = UserTimeout::After(Duration::from_secs(200));
+    for (config, wanted) in [(off, (false, false, None)), (on, (true, true, Some(Duration::from_secs(200))))]
+    {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let made = SockRef::from(&listener);
+        made.set_keepalive(!wanted.0).unwrap();
+        made.set_tcp_nodelay(!wanted.1).unwrap();
+        made.set_tcp_user_timeout(Some(Duration::from_secs(5))).unwrap();
+        // With these a close would block the loop, bytes be held back, and urgent ones vanish.
+        made.set_linger(Some(Duration::from_secs(7))).unwrap();
+        made.set_tcp_cork(true).unwrap();
+        made.set_out_of_band_inline(false).unwrap();
+        let copy = listener.try_clone().unwrap();
+        let addr = listener.local_addr().unwrap();
+        let mut reactor = Reactor::new(config).unwrap();
+        reactor.net().listen_from(listener).unwrap();
+        assert_eq!(options(&copy), (wanted, (None, false, false)));
+        // What a client is accepted with comes from the listener.
+        let _client = TcpStream::connect(addr).unwrap();
+        let served = accept_soon(&copy);
+        assert_eq!(options(&served), (wanted, (None, false, false)));
+    }
 }
 
 #[test]

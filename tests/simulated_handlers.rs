@@ -238,6 +238,20 @@ fn what_is_not_simulated_is_refused() {
     assert_eq!(refused.kind(), std::io::ErrorKind::Unsupported);
 }
 
+#[test]
+fn a_connection_knows_the_addresses_of_both_its_ends() {
+    let mut sim = sim(Config::default(), Echo);
+    sim.remote("10.0.0.9:9", Remote::Serves(Script::new()));
+    sim.client(ADDR, Script::new().send("x").await_bytes(1));
+    let out = sim.net().connect("10.0.0.9:9").unwrap();
+    sim.run_for(Duration::from_secs(1)).unwrap();
+    let net = sim.net();
+    let accepted = net.connections().find(|conn| *conn != out).unwrap();
+    assert_eq!(net.local_addr_of(accepted).unwrap().to_string(), ADDR);
+    assert_eq!(net.peer_addr(out).unwrap().to_string(), "10.0.0.9:9");
+    let local = net.local_addr_of(out).and_then(|addr| addr.as_tcp()).unwrap();
+    assert!(local.port() != 0 && local.ip().to_string() == "10.0.0.1", "{local}");
+    assert_eq!(net.peer_credentials(out), None);
 /// Does with the net what it is told, in each of its callbacks.
 type Deed = Box<dyn FnMut(&mut Net, ConnId, &[u8]) -> usize>;
 

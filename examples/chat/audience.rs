@@ -60,7 +60,7 @@ impl Chat {
         let mut lists = Lists::default();
         for user in self.state.channel(name)?.members.keys() {
             let Some(conn) = self.conns.get(user) else { continue };
-            let Some(client) = self.clients.get(conn) else { continue };
+            let Some(client) = self.clients.get(*conn) else { continue };
             if let Some(form) = client.form() {
                 lists[form.variant(client.server_time)].push(*conn);
             }

@@ -3,8 +3,10 @@
 use std::cell::Cell;
 use std::net::IpAddr;
 
+use unbroken::frame::Lines;
 use unbroken::{ConnId, Net};
 
+use crate::options::Options;
 use crate::server::{Chat, TICK};
 use crate::state::UserId;
 use crate::web::Socket;
@@ -21,9 +23,14 @@ pub enum Protocol {
     WebSocket(Box<Socket>),
 }
 
+/// Bytes of tags that a client may send before a line (IRCv3 message tags).
+pub const MAX_TAGS: usize = 8191;
+
 /// A connection of a client.
 pub struct Client {
     pub protocol: Protocol,
+    /// Finds the lines of a bare connection.
+    pub lines: Lines,
     pub host: String,
     pub addr: Option<IpAddr>,
     /// Set once it has registered.
@@ -41,21 +48,19 @@ pub struct Client {
     pub leaving: bool,
     /// Bytes of answers that it asked for itself and has not taken yet: they do not count against it.
     pub asked_for: Cell<usize>,
-    /// Ticks: when it came, was last heard of, was asked for a sign of life.
-    pub since: u64,
-    pub heard: u64,
-    pub asked: Option<u64>,
+    /// It was asked for a sign of life, and none has come.
+    pub asked: bool,
     /// Messages it may send now, as of a tick.
     tokens: f64,
     refilled: u64,
-    pub throttled: bool,
 }
 
 impl Client {
     /// One that has just come.
-    pub fn new(speaks_irc: bool, addr: Option<IpAddr>, tick: u64, burst: usize) -> Self {
+    pub fn new(speaks_irc: bool, addr: Option<IpAddr>, tick: u64, options: &Options) -> Self {
         Self {
             protocol: if speaks_irc { Protocol::Irc } else { Protocol::Http },
+            lines: Lines::new().max(MAX_TAGS + options.max_line as usize),
             // A colon at the front would look like the last parameter of a line.
             host: addr.map_or("local".to_owned(), |addr| match addr.to_string() {
                 host if host.starts_with(':') => format!("0{host}"),
@@ -71,12 +76,9 @@ impl Client {
             multi_prefix: false,
             leaving: false,
             asked_for: Cell::new(0),
-            since: tick,
-            heard: tick,
-            asked: None,
-            tokens: burst as f64,
+            asked: false,
+            tokens: options.burst.get() as f64,
             refilled: tick,
-            throttled: false,
         }
     }
 
@@ -106,20 +108,36 @@ impl Chat {
         }
     }
 
-    /// Uses up the right to one message, or holds the client back until there is one again, and
+    /// Whether a client has the right to a message. Else it is held back until it has one again, and
     /// until it has taken most of what it asked for before.
     pub fn may_speak(&mut self, net: &mut Net, conn: ConnId) -> bool {
         let (tick, rate, burst) = (self.tick, self.options.rate, self.options.burst.get() as f64);
-        let Some(client) = self.clients.get_mut(&conn) else { return false };
+        let Some(client) = self.clients.get_mut(conn) else { return false };
         let gained = (tick - client.refilled) as f64 * TICK.as_secs_f64() * rate;
         (client.tokens, client.refilled) = ((client.tokens + gained).min(burst), tick);
-        if client.tokens < 1.0 || net.queued(conn) > self.options.high_water() {
-            client.throttled = true;
+        let held = client.tokens < 1.0 || net.queued(conn) > self.options.high_water();
+        if held {
+            self.held.push(conn);
             net.pause_reading(conn);
-            return false;
         }
-        client.tokens -= 1.0;
-        true
+        !held
+    }
+
+    /// The right to one message is used up.
+    pub fn spoke(&mut self, conn: ConnId) {
+        if let Some(client) = self.clients.get_mut(conn) {
+            client.tokens -= 1.0;
+        }
+    }
+
+    /// A client has given a sign of life.
+    pub fn heard(&mut self, net: &mut Net, conn: ConnId) {
+        let Some(client) = self.clients.get_mut(conn) else { return };
+        client.asked = false;
+        // The time to register runs whatever is said.
+        if client.user.is_some() {
+            net.set_deadline(conn, self.options.ping_interval);
+        }
     }
 
     /// Whether what a client has said and is held back is too much to wait for.

@@ -28,7 +28,7 @@ impl Chat {
     pub fn command(&mut self, net: &mut Net, conn: ConnId, message: &Message<'_>) {
         let command = message.command.to_ascii_uppercase();
         let params = &message.params;
-        let Some(client) = self.clients.get(&conn) else { return };
+        let Some(client) = self.clients.get(conn) else { return };
         let user = client.user;
         let least = match command.as_str() {
             "USER" => 4,
@@ -106,7 +106,7 @@ impl Chat {
     fn cap(&mut self, net: &mut Net, conn: ConnId, params: &[&str]) {
         let server = self.options.name.clone();
         let nick = self.nick_of(conn);
-        let Some(client) = self.clients.get_mut(&conn) else { return };
+        let Some(client) = self.clients.get_mut(conn) else { return };
         let unregistered = client.user.is_none();
         let reply = match params[0].to_ascii_uppercase().as_str() {
             "LS" => {
@@ -158,14 +158,14 @@ impl Chat {
         if !is_nick(nick, self.options.nick_length as usize) {
             return self.numeric(net, conn, 432, &format!("{} :Erroneous nickname", shown(nick)));
         }
-        let user = self.clients.get(&conn).and_then(|client| client.user);
+        let user = self.clients.get(conn).and_then(|client| client.user);
         if self.state.find(nick).is_some_and(|holder| Some(holder) != user) {
             return self.numeric(net, conn, 433, &format!("{nick} :Nickname is already in use"));
         }
         match user {
             Some(user) => self.rename(net, user, nick),
             None => {
-                if let Some(client) = self.clients.get_mut(&conn) {
+                if let Some(client) = self.clients.get_mut(conn) {
                     client.nick = Some(nick.to_owned());
                 }
                 self.register(net, conn);
@@ -189,7 +189,7 @@ impl Chat {
     }
 
     fn user(&mut self, net: &mut Net, conn: ConnId, params: &[&str]) {
-        let Some(client) = self.clients.get_mut(&conn) else { return };
+        let Some(client) = self.clients.get_mut(conn) else { return };
         if client.user.is_some() {
             return self.numeric(net, conn, 462, ":You may not reregister");
         }
@@ -209,7 +209,7 @@ impl Chat {
     /// Takes a client in once all is known.
     fn register(&mut self, net: &mut Net, conn: ConnId) {
         let now = self.now();
-        let Some(client) = self.clients.get_mut(&conn) else { return };
+        let Some(client) = self.clients.get_mut(conn) else { return };
         if client.negotiating || client.user.is_some() {
             return;
         }
@@ -236,6 +236,7 @@ impl Chat {
         self.conns.insert(id, conn);
         self.most_users = self.most_users.max(self.conns.len());
         self.count_all();
+        self.heard(net, conn);
         self.welcome(net, conn, id);
         self.relay_user(net, id);
     }
@@ -304,7 +305,7 @@ impl Chat {
 
     /// Sends what was taken back to a sender who wants that.
     fn echo(&self, net: &mut Net, asker: Asker, line: &str) {
-        if self.clients.get(&asker.conn).is_some_and(|client| client.echo_message) {
+        if self.clients.get(asker.conn).is_some_and(|client| client.echo_message) {
             self.send(net, asker.conn, line);
         }
     }

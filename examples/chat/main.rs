@@ -68,8 +68,8 @@ fn main() -> ExitCode {
 }
 
 fn run(options: Options, sockets: Vec<(OwnedFd, String)>) -> io::Result<()> {
-    let relay = match &options.redis {
-        Some(addr) => Relay::new(addr, &options.name)?,
+    let relay = match options.redis.clone() {
+        Some(addr) => Relay::new(addr, &options.name),
         None => Relay::none(),
     };
     let mut reactor = Reactor::new(server::config(&options))?;
@@ -89,11 +89,11 @@ fn run(options: Options, sockets: Vec<(OwnedFd, String)>) -> io::Result<()> {
     let _ = out.flush();
     chat.start(net);
 
-    let handle = net.handle();
+    let (handle, drain) = (net.handle(), chat.options.drain);
     let mut signals = Signals::new([SIGTERM, SIGINT])?;
     std::thread::spawn(move || {
         for _ in signals.forever() {
-            let _ = handle.wake();
+            let _ = handle.shutdown(drain);
         }
     });
     reactor.run(&mut chat)

@@ -5,6 +5,7 @@ use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use clap::Parser;
+use unbroken::Addr;
 
 fn seconds(text: &str) -> Result<Duration, String> {
     let seconds: f64 = text.parse().map_err(|_| "a number of seconds is wanted".to_owned())?;
@@ -50,7 +51,7 @@ pub struct Options {
     pub motd: String,
     /// Joins this server with all others at the same Redis
     #[arg(long, value_name = "HOST:PORT")]
-    pub redis: Option<String>,
+    pub redis: Option<Addr>,
     /// Origin of web pages that may connect, besides this server's own (may be repeated)
     #[arg(long = "origin", value_name = "ORIGIN")]
     pub origins: Vec<String>,

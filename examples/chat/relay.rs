@@ -8,14 +8,12 @@
 use std::collections::hash_map::RandomState;
 use std::collections::HashMap;
 use std::hash::{BuildHasher, Hasher};
-use std::io::{self, ErrorKind};
-use std::net::{SocketAddr, ToSocketAddrs};
 
 use redis_protocol::resp2::decode::decode;
 use redis_protocol::resp2::encode::encode;
 use redis_protocol::resp2::types::{OwnedFrame, Resp2Frame};
 use serde_json::{json, Value};
-use unbroken::{CloseReport, ConnId, Net};
+use unbroken::{Addr, CloseReport, ConnId, ConnectOptions, Net};
 
 use crate::server::Chat;
 use crate::state::UserId;
@@ -42,7 +40,7 @@ pub struct Peer {
 #[derive(Default)]
 pub struct Relay {
     /// `None` without `--redis`.
-    addr: Option<SocketAddr>,
+    addr: Option<Addr>,
     /// This server's name among the others.
     pub id: String,
     name: String,
@@ -56,8 +54,6 @@ pub struct Relay {
     /// Events published.
     number: u64,
     pub peers: HashMap<String, Peer>,
-    /// What a frame of Redis lacks of being whole.
-    partial: Vec<u8>,
 }
 
 impl Relay {
@@ -66,13 +62,10 @@ impl Relay {
         Self::default()
     }
 
-    pub fn new(addr: &str, name: &str) -> io::Result<Self> {
-        let invalid = |why: &str| io::Error::new(ErrorKind::InvalidInput, format!("--redis {addr}: {why}"));
-        let mut addrs = addr.to_socket_addrs().map_err(|error| invalid(&error.to_string()))?;
-        let found = addrs.next().ok_or_else(|| invalid("no address was found"))?;
+    pub fn new(addr: Addr, name: &str) -> Self {
         // Different in every process, without a library for it.
         let id = format!("{:016x}", RandomState::new().build_hasher().finish());
-        Ok(Self { addr: Some(found), id, name: name.to_owned(), pause: FIRST_PAUSE, ..Self::default() })
+        Self { addr: Some(addr), id, name: name.to_owned(), pause: FIRST_PAUSE, ..Self::default() }
     }
 
     pub fn is_up(&self) -> bool {
@@ -105,9 +98,13 @@ fn command(words: &[&str]) -> Vec<u8> {
 
 impl Chat {
     pub fn relay_connect(&mut self, net: &mut Net) {
-        let Some(addr) = self.relay.addr else { return };
+        let Some(addr) = &self.relay.addr else { return };
+        let mut settings = net.config().settings();
+        settings.max_read_buffer = MAX_EVENT;
+        let mut options = ConnectOptions::default();
+        options.settings = Some(settings);
         for end in [&mut self.relay.publisher, &mut self.relay.subscriber] {
-            match net.connect(addr) {
+            match net.connect_with(addr, &options) {
                 Ok(conn) => *end = Some(conn),
                 Err(error) => log::warn!("redis at {addr}: {error}"),
             }
@@ -133,29 +130,21 @@ impl Chat {
             }
             return data.len();
         }
-        let mut buffer = std::mem::take(&mut self.relay.partial);
-        buffer.extend_from_slice(data);
-        let mut used = 0;
+        let mut rest = data;
         loop {
-            match decode(&buffer[used..]) {
+            match decode(rest) {
                 Ok(Some((frame, length))) => {
-                    used += length;
+                    rest = &rest[length..];
                     self.relay_frame(net, conn, frame);
                 }
-                Ok(None) if buffer.len() - used <= MAX_EVENT => break,
-                outcome => {
-                    log::warn!(
-                        "redis: {}",
-                        outcome.map_or_else(|error| error.to_string(), |_| "too much".to_owned())
-                    );
+                Ok(None) => return data.len() - rest.len(),
+                Err(error) => {
+                    log::warn!("redis: {error}");
                     net.abort(conn);
                     return data.len();
                 }
             }
         }
-        buffer.drain(..used);
-        self.relay.partial = buffer;
-        data.len()
     }
 
     fn relay_frame(&mut self, net: &mut Net, conn: ConnId, frame: OwnedFrame) {
@@ -194,7 +183,6 @@ impl Chat {
         for conn in [self.relay.publisher.take(), self.relay.subscriber.take()].into_iter().flatten() {
             net.abort(conn);
         }
-        self.relay.partial.clear();
         self.relay.retry = self.tick + self.relay.pause;
         self.relay.pause = (self.relay.pause * 2).min(LONGEST_PAUSE);
         let was_up = std::mem::replace(&mut self.relay.up, false);

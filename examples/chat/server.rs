@@ -6,23 +6,22 @@ use std::io;
 use std::net::IpAddr;
 use std::time::{Duration, SystemTime};
 
+use unbroken::frame::Frame;
 use unbroken::{
-    Addr, Bytes, CloseReason, CloseReport, Config, ConnId, Handler, ListenerId, Net, Timeout, TimerId, Via,
+    Addr, Bytes, CloseReason, CloseReport, Config, ConnId, Handler, ListenerId, Net, PerConn, Timeout,
+    TimerId, Via,
 };
 
 use crate::audience::Audiences;
-use crate::clients::{Client, Protocol};
+use crate::clients::{Client, Protocol, MAX_TAGS};
 use crate::irc;
 use crate::options::Options;
 use crate::relay::Relay;
 use crate::state::{State, UserId};
 use crate::wire::{encode, Line};
 
-/// Everything that waits is looked at this often.
+/// The other servers, and the clients that are held back, are looked at this often.
 pub const TICK: Duration = Duration::from_millis(250);
-
-/// Bytes of tags that a client may send before a line (IRCv3 message tags).
-const MAX_TAGS: usize = 8191;
 
 /// What `/metrics` tells besides the engine's own counters.
 #[derive(Default)]
@@ -35,7 +34,7 @@ pub struct Counters {
 pub struct Chat {
     pub options: Options,
     pub state: State,
-    pub clients: HashMap<ConnId, Client>,
+    pub clients: PerConn<Client>,
     /// The connections of this server's users.
     pub conns: HashMap<UserId, ConnId>,
     pub audiences: Audiences,
@@ -44,6 +43,8 @@ pub struct Chat {
     pub draining: bool,
     pub clock: fn() -> SystemTime,
     pub tick: u64,
+    /// Clients that are faster than they may be. They are not read from until the next tick.
+    pub held: Vec<ConnId>,
     /// The most users there ever were, here and everywhere.
     pub most_users: usize,
     pub most_all: usize,
@@ -73,7 +74,7 @@ impl Chat {
         Self {
             options,
             state: State::default(),
-            clients: HashMap::new(),
+            clients: PerConn::new(),
             conns: HashMap::new(),
             audiences: Audiences::default(),
             counters: Counters::default(),
@@ -81,6 +82,7 @@ impl Chat {
             draining: false,
             clock,
             tick: 0,
+            held: Vec::new(),
             most_users: 0,
             most_all: 0,
             addresses: HashMap::new(),
@@ -116,24 +118,9 @@ impl Chat {
         (span.as_millis() / TICK.as_millis()).max(1) as u64
     }
 
-    /// Tells everybody, and closes when all is delivered.
-    pub fn shut_down(&mut self, net: &mut Net) {
-        if std::mem::replace(&mut self.draining, true) {
-            return;
-        }
-        self.relay_leave(net);
-        for listener in std::mem::take(&mut self.shared) {
-            net.close_listener(listener);
-        }
-        for conn in self.clients.keys().copied().collect::<Vec<_>>() {
-            self.end(net, conn, "Server shutting down");
-        }
-        net.shutdown(self.options.drain);
-    }
-
     /// Sends one line to one connection.
     pub fn send(&self, net: &mut Net, conn: ConnId, line: &str) {
-        let Some(client) = self.clients.get(&conn) else { return };
+        let Some(client) = self.clients.get(conn) else { return };
         let Some(form) = client.form() else { return };
         let line = irc::truncate(line, irc::MAX_LINE);
         let bytes = match client.server_time && client.user.is_some() {
@@ -156,7 +143,7 @@ impl Chat {
 
     /// Ends a connection for which more waits than is allowed.
     pub fn drop_if_slow(&self, net: &mut Net, conn: ConnId) {
-        let asked_for = self.clients.get(&conn).map_or(0, |client| client.asked_for.get());
+        let asked_for = self.clients.get(conn).map_or(0, |client| client.asked_for.get());
         if net.queued(conn) > self.options.send_queue as usize + asked_for {
             net.abort_as(conn, CloseReason::SlowConsumer);
         }
@@ -167,7 +154,7 @@ impl Chat {
         let mut line = Line::new(text, (self.clock)());
         for user in to {
             let Some(conn) = self.conns.get(&user) else { continue };
-            let Some(client) = self.clients.get(conn) else { continue };
+            let Some(client) = self.clients.get(*conn) else { continue };
             let Some(form) = client.form() else { continue };
             let bytes = line.get(form, client.server_time);
             self.push(net, *conn, bytes);
@@ -177,12 +164,12 @@ impl Chat {
 
     /// Ends a connection after a last word; its user leaves with the same words.
     pub fn end(&mut self, net: &mut Net, conn: ConnId, why: &str) {
-        let Some(client) = self.clients.get(&conn) else { return };
+        let Some(client) = self.clients.get(conn) else { return };
         let last = format!("ERROR :Closing link: {} ({why})", client.host);
         if client.form().is_some() {
             self.send(net, conn, &last);
         }
-        if let Some(Client { protocol: Protocol::WebSocket(socket), .. }) = self.clients.get_mut(&conn) {
+        if let Some(Client { protocol: Protocol::WebSocket(socket), .. }) = self.clients.get_mut(conn) {
             let _ = net.send_bytes(conn, socket.goodbye(self.draining));
         }
         self.gone(net, conn, why);
@@ -191,22 +178,15 @@ impl Chat {
     /// A connection is over, and has been told so.
     pub fn gone(&mut self, net: &mut Net, conn: ConnId, why: &str) {
         self.leave(net, conn, why);
-        if let Some(client) = self.clients.get_mut(&conn) {
+        if let Some(client) = self.clients.get_mut(conn) {
             client.leaving = true;
         }
         net.close(conn);
     }
 
-    /// A request was answered: the time for the next begins.
-    pub fn served(&mut self, conn: ConnId) {
-        if let Some(client) = self.clients.get_mut(&conn) {
-            client.since = self.tick;
-        }
-    }
-
     /// The user of a connection leaves, if it has one.
     fn leave(&mut self, net: &mut Net, conn: ConnId, why: &str) {
-        let Some(user) = self.clients.get_mut(&conn).and_then(|client| client.user.take()) else { return };
+        let Some(user) = self.clients.get_mut(conn).and_then(|client| client.user.take()) else { return };
         self.conns.remove(&user);
         self.quit(net, user, why);
     }
@@ -215,92 +195,45 @@ impl Chat {
         net.set_timer(TICK);
         self.tick += 1;
         self.relay_tick(net);
-        let mut late = Vec::new();
-        let mut silent = Vec::new();
-        let mut free = Vec::new();
-        let (register, interval, timeout) = (
-            Self::ticks(self.options.register_timeout),
-            Self::ticks(self.options.ping_interval),
-            Self::ticks(self.options.ping_timeout),
-        );
-        for (conn, client) in self.clients.iter_mut().filter(|(_, client)| !client.leaving) {
-            if client.asked_for.get() > 0 && net.queued(*conn) <= self.options.high_water() {
-                client.asked_for.set(0);
+        for conn in std::mem::take(&mut self.held) {
+            let Some(client) = self.clients.get(conn).filter(|client| !client.leaving) else { continue };
+            // It is we who do not listen: unless it does not read, it is not silent.
+            if client.asked_for.get() == 0 {
+                self.heard(net, conn);
             }
-            if client.throttled {
-                // It is we who do not listen: unless it does not read, it is not silent.
-                if client.asked_for.get() == 0 {
-                    (client.heard, client.asked) = (self.tick, None);
-                }
-                free.push(*conn);
-            }
-            match client.asked {
-                _ if client.user.is_none() && self.tick - client.since >= register => {
-                    late.push((*conn, None))
-                }
-                Some(asked) if self.tick - asked >= timeout => {
-                    late.push((
-                        *conn,
-                        Some((self.tick - client.heard) / Self::ticks(Duration::from_secs(1))),
-                    ));
-                }
-                None if client.user.is_some() && self.tick - client.heard >= interval => {
-                    client.asked = Some(self.tick);
-                    silent.push(*conn);
-                }
-                _ => {}
-            }
-        }
-        for conn in silent {
-            self.send(net, conn, &format!("PING :{}", self.options.name));
-        }
-        for conn in free {
-            if let Some(client) = self.clients.get_mut(&conn) {
-                client.throttled = false;
-                net.resume_reading(conn);
-            }
+            net.resume_reading(conn);
             // What a WebSocket has said waits with us, and not in the engine.
             self.socket_lines(net, conn);
-        }
-        for (conn, silence) in late {
-            match silence {
-                None => self.end(net, conn, "Registration timed out"),
-                Some(seconds) => self.end(net, conn, &format!("Ping timeout: {seconds} seconds")),
-            }
         }
     }
 
     /// Lines of a bare connection. Returns how many bytes of them were used.
     fn lines(&mut self, net: &mut Net, conn: ConnId, data: &[u8]) -> usize {
-        let mut used = 0;
-        while let Some(length) = data[used..].iter().position(|byte| *byte == b'\n') {
-            // The line before may have ended the connection.
-            if self.clients.get(&conn).is_none_or(|client| client.leaving) {
-                return data.len();
-            }
+        let mut rest = data;
+        while !rest.is_empty() {
             if !self.may_speak(net, conn) {
-                let rest = &data[used..];
                 let lines = rest.iter().filter(|byte| **byte == b'\n').count();
                 if self.is_flooded(rest.len(), lines) {
                     self.end(net, conn, "Excess flood");
-                    return data.len();
                 }
-                return used;
+                break;
             }
-            let line = &data[used..used + length];
-            used += length + 1;
-            self.line(net, conn, line);
+            match self.clients[conn].lines.next_in(&mut rest) {
+                Some(Frame::Whole(line)) => self.line(net, conn, line),
+                Some(Frame::TooLong { .. }) => self.end(net, conn, "Line too long"),
+                None => break,
+            }
+            // That may have been its last word.
+            if self.clients[conn].leaving {
+                return data.len();
+            }
         }
-        if data.len() - used > MAX_TAGS + self.options.max_line as usize {
-            self.end(net, conn, "Line too long");
-            return data.len();
-        }
-        used
+        data.len() - rest.len()
     }
 
     /// One line, whatever it came in.
     pub fn line(&mut self, net: &mut Net, conn: ConnId, line: &[u8]) {
-        let line = line.strip_suffix(b"\r").unwrap_or(line);
+        self.spoke(conn);
         let tags = irc::tags_length(line);
         let nick = self.nick_of(conn);
         let server = &self.options.name;
@@ -329,7 +262,7 @@ impl Chat {
 
     /// The nick of a connection's user, or `*`.
     pub fn nick_of(&self, conn: ConnId) -> String {
-        let user = self.clients.get(&conn).and_then(|client| client.user);
+        let user = self.clients.get(conn).and_then(|client| client.user);
         user.and_then(|user| self.state.user(user)).map_or("*".to_owned(), |user| user.nick.clone())
     }
 }
@@ -354,19 +287,19 @@ impl Handler for Chat {
         if let Some(addr) = addr {
             *self.addresses.entry(addr).or_default() += 1;
         }
-        let client = Client::new(speaks_irc, addr, self.tick, self.options.burst.get());
+        let client = Client::new(speaks_irc, addr, self.tick, &self.options);
         self.clients.insert(conn, client);
+        net.set_deadline(conn, self.options.register_timeout);
     }
 
     fn on_data(&mut self, net: &mut Net, conn: ConnId, data: &[u8]) -> usize {
-        let Some(client) = self.clients.get_mut(&conn) else {
+        self.heard(net, conn);
+        let Some(client) = self.clients.get_mut(conn) else {
             return match self.relay.owns(conn) {
                 true => self.relay_data(net, conn, data),
                 false => data.len(),
             };
         };
-        client.heard = self.tick;
-        client.asked = None;
         match &mut client.protocol {
             Protocol::Irc => self.lines(net, conn, data),
             Protocol::Http => self.request(net, conn, data),
@@ -378,13 +311,41 @@ impl Handler for Chat {
         }
     }
 
-    /// A signal asks for the end.
-    fn on_wake(&mut self, net: &mut Net) {
-        self.shut_down(net);
+    /// What a client asked for has been taken.
+    fn on_drain(&mut self, _: &mut Net, conn: ConnId) {
+        if let Some(client) = self.clients.get(conn) {
+            client.asked_for.set(0);
+        }
     }
 
     fn on_timer(&mut self, net: &mut Net, _: TimerId) {
         self.tick(net);
+    }
+
+    /// A client has not registered in time, nor asked for a page, or was silent for too long.
+    fn on_deadline(&mut self, net: &mut Net, conn: ConnId) {
+        let Some(client) = self.clients.get_mut(conn) else { return };
+        if client.user.is_none() {
+            self.end(net, conn, "Registration timed out");
+        } else if std::mem::replace(&mut client.asked, true) {
+            let silence = self.options.ping_interval + self.options.ping_timeout;
+            self.end(net, conn, &format!("Ping timeout: {} seconds", silence.as_secs()));
+        } else {
+            self.send(net, conn, &format!("PING :{}", self.options.name));
+            net.set_deadline(conn, self.options.ping_timeout);
+        }
+    }
+
+    /// Tells everybody; they are closed when all is delivered.
+    fn on_shutdown(&mut self, net: &mut Net) {
+        self.draining = true;
+        self.relay_leave(net);
+        for listener in std::mem::take(&mut self.shared) {
+            net.close_listener(listener);
+        }
+        for conn in self.clients.ids().collect::<Vec<_>>() {
+            self.end(net, conn, "Server shutting down");
+        }
     }
 
     fn on_close(&mut self, net: &mut Net, conn: ConnId, report: &CloseReport) {
@@ -392,7 +353,7 @@ impl Handler for Chat {
             return self.relay_close(net, conn, report);
         }
         self.leave(net, conn, &cause(report));
-        let Some(client) = self.clients.remove(&conn) else { return };
+        let Some(client) = self.clients.remove(conn) else { return };
         log::info!("{conn} {}: {report}", client.host);
         if let Some(count) = client.addr.and_then(|addr| self.addresses.get_mut(&addr)) {
             *count -= 1;
@@ -402,7 +363,7 @@ impl Handler for Chat {
 
     fn on_listener_error(&mut self, net: &mut Net, _: ListenerId, error: &io::Error) {
         log::error!("a listener failed: {error}");
-        self.shut_down(net);
+        net.shutdown(self.options.drain);
     }
 }
 

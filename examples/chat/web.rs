@@ -224,7 +224,7 @@ impl Chat {
             if request.path == "/irc" {
                 if self.upgrade(net, conn, &request) {
                     if let Some(Protocol::WebSocket(socket)) =
-                        self.clients.get_mut(&conn).map(|client| &mut client.protocol)
+                        self.clients.get_mut(conn).map(|client| &mut client.protocol)
                     {
                         socket.take(&data[used..]);
                     }
@@ -284,7 +284,7 @@ impl Chat {
             text.push_str(body);
         }
         let _ = net.send_bytes(conn, text.into());
-        self.served(conn);
+        net.set_deadline(conn, self.options.register_timeout);
     }
 
     /// Makes a connection a WebSocket. Returns whether it is one now.
@@ -333,8 +333,8 @@ impl Chat {
         }
         text.push_str("\r\n");
         let _ = net.send(conn, text.as_bytes());
-        self.served(conn);
-        if let Some(client) = self.clients.get_mut(&conn) {
+        net.set_deadline(conn, self.options.register_timeout);
+        if let Some(client) = self.clients.get_mut(conn) {
             let form = chosen.map_or(Form::Text, |(form, _)| form);
             client.protocol = Protocol::WebSocket(Box::new(Socket::new(form)));
         }
@@ -344,7 +344,7 @@ impl Chat {
     /// Carries out what a WebSocket has said, as far as its rate allows.
     pub fn socket_lines(&mut self, net: &mut Net, conn: ConnId) {
         loop {
-            let Some(client) = self.clients.get_mut(&conn) else { return };
+            let Some(client) = self.clients.get_mut(conn) else { return };
             let Protocol::WebSocket(socket) = &mut client.protocol else { return };
             let output = socket.output();
             if !output.is_empty() {
@@ -363,16 +363,17 @@ impl Chat {
                 }
                 return;
             }
-            let Some(client) = self.clients.get_mut(&conn) else { return };
+            let Some(client) = self.clients.get_mut(conn) else { return };
             let Protocol::WebSocket(socket) = &mut client.protocol else { return };
             let Some(message) = socket.lines.pop_front() else { return };
-            self.line(net, conn, message.strip_suffix(b"\n").unwrap_or(&message));
+            let line = message.strip_suffix(b"\n").unwrap_or(&message);
+            self.line(net, conn, line.strip_suffix(b"\r").unwrap_or(line));
         }
     }
 
     /// Bytes and lines that a WebSocket has said and that were not carried out.
     fn withheld(&self, conn: ConnId) -> Option<(usize, usize)> {
-        match &self.clients.get(&conn)?.protocol {
+        match &self.clients.get(conn)?.protocol {
             Protocol::WebSocket(socket) => {
                 Some((socket.lines.iter().map(Vec::len).sum(), socket.lines.len()))
             }

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-/// The longest first line, its end not counted.
+use unbroken::frame::{Delimited, Frame};
+
+/// The longest first line, all counted that stands in front of its LF.
 pub const LONGEST: usize = 100;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,16 +25,16 @@ pub enum Command {
     Unknown,
 }
 
-/// Looks for a command at the start of `data`. Gives it with the length of its line, or nothing
-/// while the line may still be completed.
-pub fn read(data: &[u8]) -> Option<(Command, usize)> {
-    match data.iter().take(LONGEST + 1).position(|byte| *byte == b'\n') {
-        Some(end) => {
-            let line = &data[..end];
-            Some((parse(line.strip_suffix(b"\r").unwrap_or(line)), end + 1))
-        }
-        None if data.len() > LONGEST => Some((Command::Unknown, data.len())),
-        None => None,
+/// Finds the first line.
+pub fn first_line() -> Delimited {
+    Delimited::new(b"\n").max(LONGEST)
+}
+
+/// The command of a first line.
+pub fn read(line: Frame<'_>) -> Command {
+    match line {
+        Frame::Whole(line) => parse(line.strip_suffix(b"\r").unwrap_or(line)),
+        Frame::TooLong { .. } => Command::Unknown,
     }
 }
 

@@ -1,10 +1,11 @@
 //! What each connection does.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
+use unbroken::frame::{Delimited, Frame};
 use unbroken::{
-    Bytes, CloseReason, CloseReport, ConnId, Handler, Net, Overflow, SendError, Sent, TimerId, Via,
+    Bytes, CloseReason, CloseReport, ConnId, Handler, Net, Overflow, PerConn, SendError, Sent, Via,
 };
 
 use crate::commands::{self, Command};
@@ -36,18 +37,18 @@ enum Mode {
 
 struct Member {
     mode: Mode,
+    /// Finds the first line, and those for the room.
+    lines: Delimited,
     /// Pattern bytes sent so far.
     offset: u64,
     /// `congested` was told, and no drain since.
     congested: bool,
-    timer: Option<TimerId>,
 }
 
 pub struct Lab {
     events: Events,
-    members: HashMap<ConnId, Member>,
+    members: PerConn<Member>,
     room: BTreeSet<ConnId>,
-    timers: HashMap<TimerId, ConnId>,
     /// The pattern, long enough for a piece from any place of the period.
     pattern: Bytes,
 }
@@ -65,9 +66,8 @@ impl Lab {
     pub fn new(events: Events) -> Self {
         Self {
             events,
-            members: HashMap::new(),
+            members: PerConn::new(),
             room: BTreeSet::new(),
-            timers: HashMap::new(),
             pattern: pattern(0, PERIOD + STREAM_PIECE).into(),
         }
     }
@@ -80,23 +80,15 @@ impl Lab {
     }
 
     fn set_mode(&mut self, conn: ConnId, mode: Mode) {
-        if let Some(member) = self.members.get_mut(&conn) {
+        if let Some(member) = self.members.get_mut(conn) {
             member.mode = mode;
-        }
-    }
-
-    fn set_timer(&mut self, net: &mut Net, conn: ConnId, after: Duration) {
-        if let Some(member) = self.members.get_mut(&conn) {
-            let timer = net.set_timer(after);
-            self.timers.insert(timer, conn);
-            member.timer = Some(timer);
         }
     }
 
     /// Sends, and tells once when the queue passes high water.
     fn send(&mut self, net: &mut Net, conn: ConnId, data: Bytes) -> Result<Sent, SendError> {
         let sent = net.send_bytes(conn, data);
-        if let (Ok(Sent::Congested), Some(member)) = (sent, self.members.get_mut(&conn)) {
+        if let (Ok(Sent::Congested), Some(member)) = (sent, self.members.get_mut(conn)) {
             if !std::mem::replace(&mut member.congested, true) {
                 self.events.congested(conn, net.queued(conn));
                 self.mind_the_output(net);
@@ -116,14 +108,14 @@ impl Lab {
             net.abort_as(conn, CloseReason::SlowConsumer);
         }
         net.try_reserve(conn, size)?;
-        let offset = self.members.get(&conn).map_or(0, |member| member.offset);
+        let offset = self.members.get(conn).map_or(0, |member| member.offset);
         let from = (offset % PERIOD as u64) as usize;
         let bytes = match from + size <= self.pattern.len() {
             true => self.pattern.slice(from..from + size),
             false => pattern(offset, size).into(),
         };
         let sent = self.send(net, conn, bytes)?;
-        if let Some(member) = self.members.get_mut(&conn) {
+        if let Some(member) = self.members.get_mut(conn) {
             member.offset += len;
         }
         Ok(sent)
@@ -140,7 +132,7 @@ impl Lab {
                 Ok(Sent::Queued) => {}
                 // The cap of all connections together, under the policy that refuses: nothing will
                 // tell when there is room again.
-                Err(SendError::Full) => return self.set_timer(net, conn, STREAM_RETRY),
+                Err(SendError::Full) => return net.set_deadline(conn, STREAM_RETRY),
                 Ok(_) | Err(_) => return,
             }
         }
@@ -188,11 +180,12 @@ impl Lab {
             Command::Stream => self.stream(net, conn),
             Command::Flood(len) => self.flood(net, conn, len),
             Command::Room => {
+                self.members[conn].lines = Delimited::new(b"\n").max(ROOM_LINE).keep_delimiter();
                 self.room.insert(conn);
             }
             Command::Pause(time) => {
                 net.pause_reading(conn);
-                self.set_timer(net, conn, time);
+                net.set_deadline(conn, time);
             }
             Command::Stats => {
                 let line = events::stats(net.stats());
@@ -209,39 +202,40 @@ impl Lab {
     /// Sends every whole line to everybody. Returns the bytes used.
     fn talk(&mut self, net: &mut Net, conn: ConnId, data: &[u8]) -> usize {
         let members: Vec<_> = self.room.iter().copied().collect();
-        let mut used = 0;
-        for line in data.split_inclusive(|byte| *byte == b'\n') {
-            if line.len() > ROOM_LINE {
-                net.abort_as(conn, CloseReason::InputOverflow);
-                return data.len();
-            }
-            if !line.ends_with(b"\n") {
-                break;
-            }
-            used += line.len();
-            let line = Bytes::copy_from_slice(line);
+        let mut rest = data;
+        while let Some(line) = self.members[conn].lines.next_in(&mut rest) {
+            let line = match line {
+                Frame::Whole(line) if line.len() <= ROOM_LINE => Bytes::copy_from_slice(line),
+                _ => {
+                    net.abort_as(conn, CloseReason::InputOverflow);
+                    return data.len();
+                }
+            };
             for member in &members {
                 let _ = self.send(net, *member, line.clone());
             }
         }
-        used
+        data.len() - rest.len()
     }
 }
 
 impl Handler for Lab {
     fn on_open(&mut self, net: &mut Net, conn: ConnId, _: Via) {
-        self.members.insert(conn, Member { mode: Mode::Choosing, offset: 0, congested: false, timer: None });
+        let (mode, lines) = (Mode::Choosing, commands::first_line());
+        self.members.insert(conn, Member { mode, lines, offset: 0, congested: false });
         self.events.open(conn, net.peer_addr(conn));
         self.mind_the_output(net);
     }
 
     fn on_data(&mut self, net: &mut Net, conn: ConnId, data: &[u8]) -> usize {
-        let Some(mode) = self.members.get(&conn).map(|member| member.mode) else { return data.len() };
-        match mode {
+        let member = &mut self.members[conn];
+        match member.mode {
             Mode::Choosing => {
-                let Some((command, used)) = commands::read(data) else { return 0 };
+                let mut rest = data;
+                let Some(line) = member.lines.next_in(&mut rest) else { return 0 };
+                let command = commands::read(line);
                 self.start(net, conn, command);
-                let rest = &data[used..];
+                let used = data.len() - rest.len();
                 // What follows the line is input of the command, at once or when reading resumes.
                 if rest.is_empty() || matches!(command, Command::Pause(_)) {
                     return used;
@@ -263,10 +257,10 @@ impl Handler for Lab {
         self.events.eof(conn);
         self.mind_the_output(net);
         self.room.remove(&conn);
-        match self.members.get(&conn).map(|member| member.mode) {
+        match self.members.get(conn).map(|member| member.mode) {
             Some(Mode::Twice(after)) => {
                 let _ = self.send_pattern(net, conn, PIECE);
-                self.set_timer(net, conn, after);
+                net.set_deadline(conn, after);
             }
             _ => {
                 self.set_mode(conn, Mode::Sink);
@@ -278,16 +272,15 @@ impl Handler for Lab {
     fn on_drain(&mut self, net: &mut Net, conn: ConnId) {
         self.events.drain(conn, net.queued(conn));
         self.mind_the_output(net);
-        let Some(member) = self.members.get_mut(&conn) else { return };
+        let Some(member) = self.members.get_mut(conn) else { return };
         member.congested = false;
         if member.mode == Mode::Stream {
             self.stream(net, conn);
         }
     }
 
-    fn on_timer(&mut self, net: &mut Net, timer: TimerId) {
-        let Some(conn) = self.timers.remove(&timer) else { return };
-        match self.members.get(&conn).map(|member| member.mode) {
+    fn on_deadline(&mut self, net: &mut Net, conn: ConnId) {
+        match self.members.get(conn).map(|member| member.mode) {
             Some(Mode::Twice(_)) => {
                 let _ = self.send_pattern(net, conn, PIECE);
                 net.close(conn);
@@ -298,10 +291,7 @@ impl Handler for Lab {
     }
 
     fn on_close(&mut self, net: &mut Net, conn: ConnId, report: &CloseReport) {
-        if let Some(timer) = self.members.remove(&conn).and_then(|member| member.timer) {
-            net.cancel_timer(timer);
-            self.timers.remove(&timer);
-        }
+        self.members.remove(conn);
         self.room.remove(&conn);
         self.events.close(conn, net.peer_addr(conn), report);
         self.mind_the_output(net);

@@ -1,7 +1,6 @@
 //! The server under test, a process of its own: it answers the frames of `wire.rs` and tells the
 //! other side, a line each, how every connection ended and what its counters say.
 
-use std::collections::{HashMap, HashSet};
 use std::io::{self, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{mpsc, Arc};
@@ -11,7 +10,8 @@ use std::time::Duration;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use unbroken::{
-    Bytes, CloseReport, Config, ConnId, Handle, HandleError, Handler, Net, Reactor, Sent, TimerId, Via,
+    Bytes, CloseReport, Config, ConnId, Handle, HandleError, Handler, Net, PerConn, Reactor, Sent, TimerId,
+    Via,
 };
 
 use crate::wire::{Frame, Kind, Rng, HEADER};
@@ -45,11 +45,12 @@ struct Member {
     sent: u64,
     /// Bytes that may have been taken besides: from the other thread, and of broadcasts.
     others: u64,
+    /// It wants broadcasts.
+    joined: bool,
 }
 
 struct Server {
-    members: HashMap<ConnId, Member>,
-    room: HashSet<ConnId>,
+    members: PerConn<Member>,
     /// Frames that the other thread is to answer.
     jobs: mpsc::Sender<(ConnId, Bytes)>,
     rng: Rng,
@@ -88,8 +89,7 @@ pub fn run(clients: usize, seed: u64) -> io::Result<()> {
     let addr = net.local_addr(listener).ok_or_else(|| io::Error::other("the listener has no address"))?;
     writeln!(io::stdout(), "listening {addr}")?;
     let mut server = Server {
-        members: HashMap::new(),
-        room: HashSet::new(),
+        members: PerConn::new(),
         jobs,
         rng: Rng::new(seed),
         tick,
@@ -155,7 +155,7 @@ impl Server {
         let sent = net.send_bytes(conn, data);
         if sent.is_ok() {
             self.taken += len;
-            if let Some(member) = self.members.get_mut(&conn) {
+            if let Some(member) = self.members.get_mut(conn) {
                 member.sent += len;
             }
         }
@@ -172,14 +172,14 @@ impl Server {
                 full && frame.kind == Kind::Push
             }
             Kind::Remote => {
-                if let Some(member) = self.members.get_mut(&conn) {
+                if let Some(member) = self.members.get_mut(conn) {
                     member.others += whole.len() as u64;
                 }
                 let _ = self.jobs.send((conn, Bytes::copy_from_slice(whole)));
                 false
             }
             Kind::Join => {
-                self.room.insert(conn);
+                self.members[conn].joined = true;
                 false
             }
             Kind::Close => {
@@ -205,12 +205,11 @@ impl Server {
             self.broadcasts = self.broadcasts.wrapping_add(1);
             let message: Bytes = [&frame.header()[..], &frame.payload()].concat().into();
             let len = message.len() as u64;
-            for conn in &self.room {
-                if let Some(member) = self.members.get_mut(conn) {
-                    member.others += len;
-                }
+            for member in self.members.values_mut().filter(|member| member.joined) {
+                member.others += len;
             }
-            let outcome = net.broadcast(self.room.iter().copied(), message);
+            let room = self.members.iter().filter(|(_, member)| member.joined);
+            let outcome = net.broadcast(room.map(|(conn, _)| conn), message);
             self.taken += len * outcome.queued as u64;
         }
     }
@@ -228,7 +227,12 @@ impl Handler for Server {
                 self.garbled += 1;
                 return data.len();
             };
-            let Some(whole) = rest.get(..HEADER + frame.asked()) else { break };
+            let length = HEADER + frame.asked();
+            let Some(whole) = rest.get(..length) else {
+                // Whoever asks for more than is kept ends as `input_overflow` when so much has come.
+                let _ = net.want(conn, length);
+                break;
+            };
             rest = &rest[whole.len()..];
             // What a client asks for must not pile up here: the rest is shown again when there is room.
             if self.carry_out(net, conn, frame, whole) {
@@ -256,8 +260,7 @@ impl Handler for Server {
     }
 
     fn on_close(&mut self, net: &mut Net, conn: ConnId, report: &CloseReport) {
-        self.room.remove(&conn);
-        let member = self.members.remove(&conn).unwrap_or_default();
+        let member = self.members.remove(conn).unwrap_or_default();
         let peer = net.peer_addr(conn).map_or("?".to_owned(), |peer| peer.to_string());
         let said = writeln!(
             io::stdout(),

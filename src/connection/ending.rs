@@ -7,11 +7,11 @@
 
 use std::time::Duration;
 
-use super::{Connection, Context, State};
+use super::{Connection, Context, State, Terms, UNKNOWN};
 use crate::close::{reason_for, Circumstances, CloseReason, Timeout};
-use crate::config::Config;
 use crate::lapses::Lapses;
 use crate::read_buffer::ReadBuffer;
+use crate::settings::Settings;
 use crate::timers::Time;
 use crate::transport::Transport;
 
@@ -30,7 +30,7 @@ const SLOWER: u32 = 3;
 const HEARD_UNIT: Duration = Duration::from_millis(1);
 
 /// Without progress for no longer than this, nobody pays for the memory that others hold.
-const HEALTHY: Duration = Duration::from_millis(10);
+pub(crate) const HEALTHY: Duration = Duration::from_millis(10);
 
 impl Connection {
     /// `close`: the handler wants no more input, what is queued goes out, then all ends.
@@ -75,7 +75,7 @@ impl Connection {
         self.congested = false;
         self.drain_due = false;
         self.show_again = false;
-        self.soft_since = Time::NEVER;
+        self.standing_since = Time::NEVER;
         self.input = ReadBuffer::default();
     }
 
@@ -117,12 +117,12 @@ impl Connection {
         let unacked = self.unacked_now(socket);
         let delivered = unacked.is_none_or(|bytes| bytes == 0);
         if self.saw_fin && (self.is_broken() || delivered) {
-            self.unacked = unacked;
+            self.unacked = unacked.unwrap_or(UNKNOWN);
             return self.die(self.clean_reason(), socket, cx);
         }
         if delivered {
             // From here on only the peer's end is awaited, and that within the caps.
-            self.lingering_since = cx.now;
+            self.standing_since = cx.now;
             self.progress = cx.now;
             self.discarded = 0;
         }
@@ -131,7 +131,7 @@ impl Connection {
     /// Closing, and the peer has all of our bytes: it only owes its end.
     #[inline]
     pub(crate) fn is_lingering(&self) -> bool {
-        self.lingering_since != Time::NEVER && self.is_closing()
+        self.state == State::Lingering && self.standing_since != Time::NEVER
     }
 
     fn end_stream<T: Transport>(&mut self, socket: &mut T) {
@@ -205,49 +205,53 @@ impl Connection {
 
     /// How long a connection with bytes under way may make no progress. A close is as patient as an
     /// open connection; where that is for ever, half a connection's time bounds it.
-    fn stall_limit(&self, config: &Config) -> Option<Duration> {
+    fn stall_limit(&self, settings: &Settings) -> Option<Duration> {
         match self.is_closing() {
-            true => config.write_stall.or(config.half_close_timeout),
-            false => config.write_stall,
+            true => settings.write_stall.or(settings.half_close_timeout),
+            false => settings.write_stall,
         }
     }
 
     /// When this connection wants to be looked at, if nothing happens before.
     #[inline]
-    pub(crate) fn deadline(&self, now: Time, config: &Config, lapses: &Lapses, draining: bool) -> Time {
+    pub(crate) fn deadline(&self, now: Time, terms: Terms<'_>) -> Time {
+        let settings = self.settings(terms.defaults);
         match self.state {
             State::Dead => Time::NEVER,
-            State::Connecting => lapses.happened(self.since).plus(config.connect_timeout),
+            State::Connecting => self.connect_ends(terms).min(self.alarm),
             State::Flushing | State::Lingering if self.is_lingering() => {
                 let look = if self.saw_fin { self.next_look(now) } else { Time::NEVER };
-                self.linger_ends(config, lapses, draining).min(look)
+                self.linger_ends(terms).min(look)
             }
             State::Flushing | State::Lingering => {
-                let look = match (self.state, self.stall_limit(config)) {
+                let look = match (self.state, self.stall_limit(settings)) {
                     (State::Lingering, _) => self.next_look(now),
                     (_, Some(stall)) => now.next_on_grid(stall / SAMPLES),
                     (_, None) => Time::NEVER,
                 };
-                self.stall_ends(config, lapses).min(look)
+                self.stall_ends(terms).min(look)
             }
             State::Open | State::HalfClosedRemote | State::HalfClosedLocal => {
                 let mut deadline = Time::NEVER;
-                if let Some(quiet) = self.quiet_limit(config) {
-                    deadline = lapses.happened(self.activity).plus(quiet);
+                if let Some(quiet) = self.quiet_limit(settings) {
+                    deadline = terms.lapses.happened(self.activity).plus(quiet);
                     if !self.all_acknowledged() {
                         deadline = deadline.min(now.next_on_grid(quiet / SAMPLES));
                     }
                 }
-                if let (true, Some(stall)) = (self.waiting, config.write_stall) {
+                if let (true, Some(stall)) = (self.waiting, settings.write_stall) {
                     let look = now.next_on_grid(stall / SAMPLES);
-                    deadline = deadline.min(self.stall_ends(config, lapses)).min(look);
+                    deadline = deadline.min(self.stall_ends(terms)).min(look);
                 }
-                if let Some(soft) = config.soft_limit {
-                    deadline = deadline.min(lapses.end_of(self.soft_since, soft.duration));
-                }
-                deadline
+                deadline.min(self.soft_ends(terms)).min(self.alarm)
             }
         }
+    }
+
+    /// When a connection is given up that is not established.
+    fn connect_ends(&self, terms: Terms<'_>) -> Time {
+        let own = self.extra.as_ref().and_then(|extra| extra.connect_timeout);
+        terms.lapses.happened(self.since).plus(own.unwrap_or(terms.config.connect_timeout))
     }
 
     /// When the last acknowledgement is looked for again: the longer it takes the more rarely.
@@ -257,29 +261,50 @@ impl Connection {
     }
 
     /// When a peer that takes nothing is given up.
-    fn stall_ends(&self, config: &Config, lapses: &Lapses) -> Time {
-        let limit = self.stall_limit(config);
-        limit.map_or(Time::NEVER, |limit| lapses.end_of(self.progress, limit))
+    fn stall_ends(&self, terms: Terms<'_>) -> Time {
+        let limit = self.stall_limit(self.settings(terms.defaults));
+        limit.map_or(Time::NEVER, |limit| terms.lapses.end_of(self.progress, limit))
+    }
+
+    /// When a queue has stood at the soft limit for too long.
+    fn soft_ends(&self, terms: Terms<'_>) -> Time {
+        let soft = self.settings(terms.defaults).soft_limit;
+        soft.map_or(Time::NEVER, |soft| terms.lapses.end_of(self.standing_since, soft.duration))
     }
 
     /// When the wait for the peer's end is over. In a shutdown its deadline is the only clock.
-    fn linger_ends(&self, config: &Config, lapses: &Lapses, draining: bool) -> Time {
-        if draining {
+    fn linger_ends(&self, terms: Terms<'_>) -> Time {
+        if terms.draining {
             return Time::NEVER;
         }
-        let total = lapses.end_of(self.lingering_since, config.linger_total);
-        lapses.end_of(self.progress, config.linger_idle).min(total)
+        let total = terms.lapses.end_of(self.standing_since, terms.config.linger_total);
+        terms.lapses.end_of(self.progress, terms.config.linger_idle).min(total)
     }
 
     /// How long this connection may go without a byte in either direction.
     #[inline]
-    fn quiet_limit(&self, config: &Config) -> Option<Duration> {
+    fn quiet_limit(&self, settings: &Settings) -> Option<Duration> {
         let half =
-            (self.state != State::Open || self.is_broken()).then_some(config.half_close_timeout).flatten();
-        match (config.idle_timeout, half) {
+            (self.state != State::Open || self.is_broken()).then_some(settings.half_close_timeout).flatten();
+        match (settings.idle_timeout, half) {
             (Some(idle), Some(half)) => Some(idle.min(half)),
             (idle, half) => idle.or(half),
         }
+    }
+
+    /// Has the handler told at this moment, or never.
+    pub(crate) fn set_alarm(&mut self, at: Time) {
+        self.alarm = at;
+    }
+
+    /// Whether the handler's own deadline has passed by `now`; it is told once. Who is closing is told of
+    /// nothing any more.
+    pub(crate) fn take_alarm(&mut self, now: Time) -> bool {
+        let due = now >= self.alarm && (self.is_delivering() || self.state == State::Connecting);
+        if due {
+            self.alarm = Time::NEVER;
+        }
+        due
     }
 
     /// The reactor is about to read from it and to flush it because its deadline came up: whatever
@@ -298,7 +323,7 @@ impl Connection {
         match self.state {
             State::Dead => {}
             State::Connecting => {
-                if now >= cx.lapses.happened(self.since).plus(cx.config.connect_timeout) {
+                if now >= self.connect_ends(cx.terms) {
                     self.die(CloseReason::TimedOut(Timeout::Connect), socket, cx);
                 }
             }
@@ -306,13 +331,13 @@ impl Connection {
                 self.advance(socket, cx);
                 if self.is_dead() {
                 } else if self.is_lingering() {
-                    self.hear(socket, clock, cx.lapses);
-                    if now >= self.linger_ends(cx.config, cx.lapses, cx.draining) {
+                    self.hear(socket, clock, cx.terms.lapses);
+                    if now >= self.linger_ends(cx.terms) {
                         self.die(CloseReason::TimedOut(Timeout::Linger), socket, cx);
                     }
                 } else {
-                    self.sample(socket, clock, cx.lapses);
-                    if now >= self.stall_ends(cx.config, cx.lapses) {
+                    self.sample(socket, clock, cx.terms.lapses);
+                    if now >= self.stall_ends(cx.terms) {
                         self.die(CloseReason::TimedOut(Timeout::WriteStall), socket, cx);
                     }
                 }
@@ -326,25 +351,24 @@ impl Connection {
     fn expire_open<T: Transport>(&mut self, socket: &mut T, clock: Time, cx: &mut Context<'_>) {
         let now = cx.now;
         if !self.all_acknowledged() {
-            self.sample(socket, clock, cx.lapses);
+            self.sample(socket, clock, cx.terms.lapses);
         }
-        if self.waiting && now >= self.stall_ends(cx.config, cx.lapses) {
+        if self.waiting && now >= self.stall_ends(cx.terms) {
             return self.die(CloseReason::TimedOut(Timeout::WriteStall), socket, cx);
         }
-        let soft = cx.config.soft_limit;
-        if soft.is_some_and(|soft| now >= cx.lapses.end_of(self.soft_since, soft.duration)) {
+        if now >= self.soft_ends(cx.terms) {
             return self.die(CloseReason::SlowConsumer, socket, cx);
         }
-        let Some(quiet) = self.quiet_limit(cx.config) else { return };
+        let Some(quiet) = self.quiet_limit(self.settings(cx.terms.defaults)) else { return };
         // Reading was not wanted when it was its turn, and is now: it is heard first.
-        if self.may_read(cx.config) {
+        if self.may_read(cx.terms.defaults) {
             return;
         }
-        if now >= cx.lapses.happened(self.activity).plus(quiet) && !self.is_broken() && !self.saw_fin {
-            self.hear(socket, clock, cx.lapses);
-            self.hear_unread(socket, clock, cx.config);
+        if now >= cx.terms.lapses.happened(self.activity).plus(quiet) && !self.is_broken() && !self.saw_fin {
+            self.hear(socket, clock, cx.terms.lapses);
+            self.hear_unread(socket, clock, cx.terms.defaults);
         }
-        if now >= cx.lapses.happened(self.activity).plus(quiet) {
+        if now >= cx.terms.lapses.happened(self.activity).plus(quiet) {
             self.die(CloseReason::TimedOut(Timeout::Idle), socket, cx);
         }
     }
@@ -365,8 +389,8 @@ impl Connection {
 
     /// While a handler has paused a connection and input waits, the silence is ours, for the peer may be
     /// held up by it.
-    fn hear_unread<T: Transport>(&mut self, socket: &T, now: Time, config: &Config) {
-        if self.wants_input(config) {
+    fn hear_unread<T: Transport>(&mut self, socket: &T, now: Time, defaults: &Settings) {
+        if self.wants_input(defaults) {
             return;
         }
         let waits = socket.unread().is_some_and(|bytes| bytes > 0);
@@ -383,23 +407,24 @@ impl Connection {
         }
         #[cfg(feature = "sim")]
         {
-            self.last = Some(Box::new(super::Last {
+            let last = super::Last {
                 occasion: reason,
                 state: self.state,
                 queued: self.queued(),
                 unused: self.unused(),
-                is_holder: self.is_holder(cx.config.overflow),
+                is_holder: self.is_holder(cx.terms.defaults),
                 congested: self.congested,
-            }));
+            };
+            self.extra.get_or_insert_default().last = Some(last);
         }
         let connecting = self.state == State::Connecting;
         self.drop_queue(cx);
         self.congested = false;
         self.input = ReadBuffer::default();
         if !reason.is_clean() {
-            self.unacked = self.unacked_now(socket);
+            self.unacked = self.unacked_now(socket).unwrap_or(UNKNOWN);
         }
-        let lost = self.unsent > 0 || self.unacked.is_some_and(|bytes| bytes > 0);
+        let lost = self.unsent > 0 || !matches!(self.unacked, 0 | UNKNOWN);
         let reason = match reason {
             CloseReason::HandlerPanic => reason,
             _ if self.errno != 0 => {

@@ -5,8 +5,8 @@ use std::io::ErrorKind;
 
 use super::{Connection, Context, State};
 use crate::close::{CloseReason, Timeout};
-use crate::config::Config;
 use crate::read_buffer::ReadBuffer;
+use crate::settings::Settings;
 use crate::transport::Transport;
 
 /// What one read brought.
@@ -30,21 +30,20 @@ impl Connection {
 
     /// Whether a read is wanted and may bring something.
     #[inline]
-    pub(crate) fn may_read(&self, config: &Config) -> bool {
-        self.readable && self.wants_input(config)
+    pub(crate) fn may_read(&self, defaults: &Settings) -> bool {
+        self.readable && self.wants_input(defaults)
     }
 
     /// Whether a read is wanted, whatever the kernel last said.
     #[inline]
-    pub(crate) fn wants_input(&self, config: &Config) -> bool {
+    pub(crate) fn wants_input(&self, defaults: &Settings) -> bool {
         if self.saw_fin {
             return false;
         }
         match self.state {
             State::Flushing | State::Lingering => true,
             State::Open | State::HalfClosedLocal => {
-                let held = self.congested && !config.read_while_congested && !self.is_granted(config);
-                !self.paused && !held
+                !self.paused && (!self.congested || self.is_granted(self.settings(defaults)))
             }
             State::Connecting | State::HalfClosedRemote | State::Dead => false,
         }
@@ -53,8 +52,9 @@ impl Connection {
     /// Whether a congested connection may be read from all the same: once after each crossing and
     /// each drain, and then as long as what it sends does not make its own queue grow. What a handler
     /// leaves unused meanwhile grows by one read above its limit at most.
-    fn is_granted(&self, config: &Config) -> bool {
-        (self.may_read_once || !self.grew) && self.input.len() <= config.max_read_buffer
+    fn is_granted(&self, settings: &Settings) -> bool {
+        let granted = self.may_read_once || !self.grew;
+        settings.read_while_congested || (granted && self.input.len() <= settings.max_read_buffer)
     }
 
     /// One read into `scratch`.
@@ -104,7 +104,7 @@ impl Connection {
             // What comes behind an error that only the write half met, or when the peer has all of
             // our bytes and only owes its end, is bounded: it may go on sending for ever.
             self.discarded += count as u64;
-            if self.discarded > cx.config.linger_bytes {
+            if self.discarded > cx.terms.config.linger_bytes {
                 self.die(CloseReason::TimedOut(Timeout::Linger), socket, cx);
                 return Received::Nothing(count);
             }
@@ -163,6 +163,10 @@ impl Connection {
     /// The end of the peer's stream waits behind input that the handler left until there is room.
     pub(crate) fn postpone_eof(&mut self) {
         self.eof_due = true;
+        // What is there will not be completed any more: it is shown although more was wanted.
+        if std::mem::take(&mut self.want) > 0 {
+            self.show_again = true;
+        }
     }
 
     /// It rests during a pause, and behind input that is still to be shown: one condition for both,
@@ -199,30 +203,57 @@ impl Connection {
 
     #[inline]
     pub(super) fn may_show_again(&self) -> bool {
-        self.is_delivering() && !self.paused && !self.input.is_empty()
+        let kept = !self.input.is_empty() && !self.wants_more_than(0);
+        kept && self.is_delivering() && !self.paused && !self.end_is_told()
     }
 
     /// Takes out what the handler left unused, when it is due to be shown again.
     pub(crate) fn take_shown_again(&mut self) -> Option<ReadBuffer> {
         let due = self.show_again && self.may_show_again();
+        if due {
+            self.want = 0;
+        }
         if due || self.input.is_empty() {
             self.show_again = false;
         }
         due.then(|| std::mem::take(&mut self.input))
     }
 
-    /// Whether the handler left input unused, before which new input must not be shown.
+    /// Whether new input goes to the handler as it came: nothing is unused, and nothing was asked for.
     #[inline]
-    pub(crate) fn has_unused_input(&self) -> bool {
-        !self.input.is_empty()
+    pub(crate) fn shows_directly(&self) -> bool {
+        self.input.is_empty() && self.want == 0
     }
 
-    /// Puts new input behind what the handler left unused, and takes it all out.
+    /// Puts new input behind what the handler left unused, and takes it all out, to be shown or, while
+    /// it wants more than that, to be kept.
     pub(crate) fn take_input_with(&mut self, data: &[u8]) -> ReadBuffer {
         self.show_again = false;
         let mut input = std::mem::take(&mut self.input);
         input.append(data);
         input
+    }
+
+    /// The handler has heard of the peer's end: what it left unused is of no use to it any more.
+    pub(crate) fn forget_input(&mut self) {
+        self.input = ReadBuffer::default();
+        self.show_again = false;
+    }
+
+    /// What the handler left unused.
+    pub(crate) fn unused_input(&self) -> &[u8] {
+        self.input.view()
+    }
+
+    /// The handler wants to be shown nothing before so many bytes are there.
+    pub(crate) fn want(&mut self, bytes: u32) {
+        self.want = bytes;
+    }
+
+    /// Whether so few are there, with `new` ones, that they are kept without being shown.
+    #[inline]
+    pub(crate) fn wants_more_than(&self, new: usize) -> bool {
+        self.unused() + new < self.want as usize
     }
 
     /// Bytes that the handler left unused.
@@ -244,8 +275,9 @@ impl Connection {
             return;
         }
         self.show_again = false;
-        let waits = self.paused || (self.congested && !cx.config.read_while_congested);
-        if input.len() > cx.config.max_read_buffer && !waits {
+        let settings = self.settings(cx.terms.defaults);
+        let waits = self.paused || (self.congested && !settings.read_while_congested);
+        if input.len() > settings.max_read_buffer && !waits {
             return self.die(CloseReason::InputOverflow, socket, cx);
         }
         self.input = input;

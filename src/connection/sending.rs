@@ -64,13 +64,16 @@ impl Connection {
             }
         }
         let queued = self.queued();
-        if cx.config.soft_limit.is_some_and(|soft| queued >= soft.bytes) && self.soft_since == Time::NEVER {
-            self.soft_since = cx.now;
+        let settings = self.settings(cx.terms.defaults);
+        let (high_water, cap) = (settings.high_water, settings.max_write_buffer);
+        if settings.soft_limit.is_some_and(|soft| queued >= soft.bytes) && self.standing_since == Time::NEVER
+        {
+            self.standing_since = cx.now;
         }
         self.grew |= whole > 0;
         // At high water, or where another message like this one would not fit: who stops at
         // `Congested` must not meet the cap.
-        if queued >= cx.config.high_water || queued + whole > cx.config.max_write_buffer {
+        if queued >= high_water || queued + whole > cap {
             self.cross();
             return Sent::Congested;
         }
@@ -91,7 +94,7 @@ impl Connection {
     fn write_through<T: Transport>(&mut self, slice: &[u8], socket: &mut T, cx: &mut Context<'_>) -> usize {
         let mut taken = 0;
         while self.writable && self.state != State::Connecting && !self.write_failed && taken < slice.len() {
-            if taken >= cx.config.write_budget {
+            if taken >= cx.terms.config.write_budget {
                 break;
             }
             let rest = slice.get(taken..).unwrap_or_default();
@@ -104,7 +107,7 @@ impl Connection {
     /// this turn is spent.
     #[inline]
     pub(crate) fn flush<T: Transport>(&mut self, socket: &mut T, cx: &mut Context<'_>) {
-        let mut budget = cx.config.write_budget;
+        let mut budget = cx.terms.config.write_budget;
         while budget > 0 && self.may_flush() {
             let Some(mut out) = self.out.take() else { return };
             let taken = match out.only_slice(budget) {
@@ -144,7 +147,7 @@ impl Connection {
 
     #[inline]
     fn after_flush<T: Transport>(&mut self, socket: &T, cx: &mut Context<'_>) {
-        if self.state == State::Connecting {
+        if matches!(self.state, State::Connecting | State::Lingering) {
             return;
         }
         let queued = self.queued();
@@ -155,10 +158,12 @@ impl Connection {
             self.progress = cx.now;
             self.acknowledged = self.acknowledged_now(socket);
         }
-        if cx.config.soft_limit.is_none_or(|soft| queued < soft.bytes) {
-            self.soft_since = Time::NEVER;
+        let settings = self.settings(cx.terms.defaults);
+        let low_water = settings.low_water;
+        if settings.soft_limit.is_none_or(|soft| queued < soft.bytes) {
+            self.standing_since = Time::NEVER;
         }
-        if self.congested && queued <= cx.config.low_water {
+        if self.congested && queued <= low_water {
             self.congested = false;
             self.drain_due = self.is_delivering() && !self.is_broken();
         }
@@ -219,7 +224,7 @@ impl Connection {
             cx.pool.give(out);
         }
         self.waiting = false;
-        self.soft_since = Time::NEVER;
+        self.standing_since = Time::NEVER;
     }
 
     /// Whether the handler is to be told that the queue fell to low water. A drain grants the

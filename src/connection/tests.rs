@@ -153,14 +153,14 @@ fn bytes(from: usize, len: usize) -> Vec<u8> {
 
 impl World {
     fn step<R>(&mut self, step: impl FnOnce(&mut Connection, &mut Script, &mut Context<'_>) -> R) -> R {
-        let mut cx = Context {
-            now: self.now,
+        let defaults = self.config.settings();
+        let terms = Terms {
             config: &self.config,
+            defaults: &defaults,
             lapses: &self.lapses,
             draining: self.draining,
-            pool: &mut self.pool,
-            stats: &mut self.stats,
         };
+        let mut cx = Context { now: self.now, terms, pool: &mut self.pool, stats: &mut self.stats };
         let result = step(&mut self.conn, &mut self.socket, &mut cx);
         self.check();
         result
@@ -176,7 +176,7 @@ impl World {
         assert!(self.socket.shutdowns <= 1);
         if self.conn.is_dead() {
             assert_eq!(queued, 0);
-            assert!(!self.conn.has_work(&self.config));
+            assert!(!self.conn.has_work(&self.config.settings()));
             assert_eq!(self.deadline(), Time::NEVER);
             let lost = report.unsent > 0 || report.unacked.is_some_and(|unacked| unacked > 0);
             assert!(!(lost && report.reason.is_clean()), "a loss is never clean: {report}");
@@ -190,21 +190,28 @@ impl World {
     }
 
     fn deadline(&self) -> Time {
-        self.conn.deadline(self.now, &self.config, &self.lapses, self.draining)
+        let defaults = self.config.settings();
+        let terms = Terms {
+            config: &self.config,
+            defaults: &defaults,
+            lapses: &self.lapses,
+            draining: self.draining,
+        };
+        self.conn.deadline(self.now, terms)
     }
 
     fn send(&mut self, len: usize) -> Sent {
         let data = bytes(self.taken as usize, len);
         self.taken += len as u64;
         // The books are only right when the push is done.
-        let mut cx = Context {
-            now: self.now,
+        let defaults = self.config.settings();
+        let terms = Terms {
             config: &self.config,
+            defaults: &defaults,
             lapses: &self.lapses,
             draining: self.draining,
-            pool: &mut self.pool,
-            stats: &mut self.stats,
         };
+        let mut cx = Context { now: self.now, terms, pool: &mut self.pool, stats: &mut self.stats };
         let sent = self.conn.push(Data::Slice(&data), &mut self.socket, &mut cx);
         self.check();
         sent
@@ -220,7 +227,7 @@ impl World {
         self.step(|conn, socket, cx| conn.check_error(socket, cx));
         let mut scratch = std::mem::take(&mut self.scratch);
         for _ in 0..100 {
-            let may_read = self.conn.may_read(&self.config);
+            let may_read = self.conn.may_read(&self.config.settings());
             if !may_read {
                 break;
             }

@@ -3,8 +3,7 @@
 
 use super::{Deadline, Entry, Net, Stopping, REDIAL};
 use crate::close::{CloseReason, Timeout};
-use crate::config::Overflow;
-use crate::connection::{Connection, Context};
+use crate::connection::{Connection, Context, Terms, HEALTHY};
 use crate::id::ConnId;
 use crate::socket::Stream;
 use crate::timers::Time;
@@ -26,9 +25,12 @@ impl Net {
         let (congested, closing) = (conn.is_congested(), conn.is_closing());
         let mut cx = Context {
             now: self.now,
-            config: &self.config,
-            lapses: &self.lapses,
-            draining: self.stopping == Stopping::Draining,
+            terms: Terms {
+                config: &self.config,
+                defaults: &self.defaults,
+                lapses: &self.lapses,
+                draining: self.stopping == Stopping::Draining,
+            },
             pool: &mut self.pool,
             stats: &mut self.stats,
         };
@@ -129,9 +131,9 @@ impl Net {
             }
             if conn.is_closing() {
                 asked += 1;
-                let before = conn.last_progress(Overflow::Close);
+                let before = conn.last_progress(&self.defaults);
                 conn.sample(stream, now, &self.lapses);
-                let gets_on = took == Some(true) || conn.last_progress(Overflow::Close) > before;
+                let gets_on = took == Some(true) || conn.last_progress(&self.defaults) > before;
                 stuck = stuck.or((!gets_on).then_some(id));
                 self.closing.push_back(id);
             }
@@ -176,16 +178,24 @@ impl Net {
     /// need not touch them.
     pub(crate) fn settle(&mut self, id: ConnId) {
         let Some(Entry { conn, stream }) = self.conns.get_mut(id) else { return };
-        if conn.has_work(&self.config) && !std::mem::replace(&mut conn.listed.ready, true) {
+        if conn.has_work(&self.defaults) && !std::mem::replace(&mut conn.listed.ready, true) {
             self.ready.push_back(id);
             self.readied += 1;
         }
         // Its verdict is under way, and settles it again.
         if !conn.listed.due {
-            let draining = self.stopping == Stopping::Draining;
-            let mut deadline = conn.deadline(self.now, &self.config, &self.lapses, draining);
+            let terms = Terms {
+                config: &self.config,
+                defaults: &self.defaults,
+                lapses: &self.lapses,
+                draining: self.stopping == Stopping::Draining,
+            };
+            let mut deadline = conn.deadline(self.now, terms);
             if stream.is_dialing() {
                 deadline = deadline.min(self.now.plus(REDIAL));
+            }
+            if !self.calls.is_empty() {
+                deadline = deadline.min(self.calls.get(id).map_or(Time::NEVER, |call| call.next_at));
             }
             if deadline < conn.armed {
                 let before = std::mem::replace(&mut conn.armed, deadline);
@@ -193,7 +203,7 @@ impl Net {
                 self.deadlines.arm_single(deadline, Deadline::Conn(id));
             }
         }
-        if conn.is_holder(self.config.overflow) != (conn.ranked != Time::NEVER) {
+        if conn.is_holder(&self.defaults) != (conn.ranked != Time::NEVER) {
             self.rank(id);
         }
     }
@@ -202,15 +212,15 @@ impl Net {
     #[cold]
     fn rank(&mut self, id: ConnId) {
         let Some(Entry { conn, .. }) = self.conns.get(id) else { return };
-        let overflow = self.config.overflow;
-        let rank = if conn.is_holder(overflow) { conn.last_progress(overflow) } else { Time::NEVER };
+        let defaults = &self.defaults;
+        let rank = if conn.is_holder(defaults) { conn.last_progress(defaults) } else { Time::NEVER };
         self.rank_as_of(id, rank);
     }
 
     /// Whether a holder has got on since it was ranked. It is ranked anew.
     pub(super) fn has_moved_on(&mut self, id: ConnId) -> bool {
         let Some(Entry { conn, .. }) = self.conns.get(id) else { return true };
-        let moved = conn.last_progress(self.config.overflow) > conn.ranked;
+        let moved = conn.last_progress(&self.defaults) > conn.ranked;
         if moved {
             self.rank(id);
         }
@@ -228,22 +238,28 @@ impl Net {
     }
 
     /// The holder of memory that has made no progress for longest, unless everybody has lately. It
-    /// costs O(log n): an entry that has become too early is moved to where it belongs, and it
-    /// stays there until everybody else had its turn.
+    /// costs O(log n), for an entry that has become too early is moved to where it belongs, and is not
+    /// looked at again before it is the earliest once more; and a bounded number of them is looked at
+    /// in a turn.
     pub(super) fn idlest_holder(&mut self) -> Option<ConnId> {
-        let (now, overflow) = (self.tick(), self.config.overflow);
-        for _ in 0..ASKED {
+        let now = self.tick();
+        while self.looks > 0 {
             let (ranked, id) = self.holders.first().copied()?;
+            if now < self.lapses.end_of(ranked, HEALTHY) {
+                // Nor has anybody else gone without for longer.
+                return None;
+            }
             let Some(Entry { conn, stream }) = self.conns.get_mut(id) else {
                 self.holders.remove(&(ranked, id));
                 continue;
             };
             conn.sample(stream, now, &self.lapses);
-            if conn.is_holder(overflow) && conn.last_progress(overflow) <= ranked {
+            if conn.is_holder(&self.defaults) && conn.last_progress(&self.defaults) <= ranked {
                 let patience = conn.patience(stream);
                 return (now >= self.lapses.end_of(ranked, patience)).then_some(id);
             }
             self.rank(id);
+            self.looks -= 1;
         }
         None
     }

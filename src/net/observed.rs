@@ -1,12 +1,14 @@
 //! What a simulation writes down of the program's calls and of the engine's decisions, to hold the
 //! engine to. Nothing here changes what happens.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use super::{Entry, Net, Stopping};
 use crate::close::{CloseReason, Timeout};
-use crate::config::Overflow;
+use crate::config::Config;
 use crate::id::{ConnId, TimerId};
+use crate::settings::{Overflow, Settings};
 use crate::simnet::{Attempt, Death, Other, Sock, SockId, Witness, World};
 use crate::socket::Stream;
 
@@ -19,21 +21,44 @@ impl Entry {
     }
 
     /// How it stands, by the engine's word and by the kernel's books.
-    fn look(&self, conn: ConnId, overflow: Overflow, world: &World) -> Other {
+    fn look(&self, conn: ConnId, defaults: &Settings, world: &World) -> Other {
         let sock = self.sock().and_then(|sock| world.socks.get(&sock));
         Other {
             conn,
             state: self.conn.state(),
             queued: self.conn.queued(),
             unused: self.conn.unused(),
-            is_holder: self.conn.is_holder(overflow),
+            is_holder: self.conn.is_holder(defaults),
             is_dirty: self.conn.listed.dirty,
+            pays_for_queue: self.conn.settings(defaults).overflow == Overflow::Close,
             sock: sock.map(|sock| sock.view(world.now)),
         }
     }
 }
 
 impl Net {
+    /// The configuration as it is for this connection, with the settings of its own.
+    pub(crate) fn config_of(&self, id: ConnId) -> Cow<'_, Config> {
+        let Some(Entry { conn, .. }) = self.conns.get(id) else { return Cow::Borrowed(&self.config) };
+        let (own, timeout) = (conn.settings(&self.defaults), conn.own_connect_timeout());
+        if own == &self.defaults && timeout.is_none() {
+            return Cow::Borrowed(&self.config);
+        }
+        let mut config = self.config.clone();
+        config.connect_timeout = timeout.unwrap_or(config.connect_timeout);
+        config.high_water = own.high_water;
+        config.low_water = own.low_water;
+        config.max_write_buffer = own.max_write_buffer;
+        config.overflow = own.overflow;
+        config.soft_limit = own.soft_limit;
+        config.read_while_congested = own.read_while_congested;
+        config.max_read_buffer = own.max_read_buffer;
+        config.idle_timeout = own.idle_timeout;
+        config.half_close_timeout = own.half_close_timeout;
+        config.write_stall = own.write_stall;
+        Cow::Owned(config)
+    }
+
     fn witness(&self, write: impl FnOnce(&mut Witness, u64)) {
         if let Some(kernel) = &self.system.sim {
             let world = &mut *kernel.world();
@@ -47,10 +72,28 @@ impl Net {
         if let (Some(kernel), Some(sock)) = (&self.system.sim, entry.sock()) {
             let world = &mut *kernel.world();
             if let Some(sock) = world.socks.get_mut(&sock) {
-                sock.promise(data, world.now, world.witness.soft_bytes);
+                sock.soft_bytes = entry.conn.settings(&self.defaults).soft_limit.map(|soft| soft.bytes);
+                sock.promise(data, world.now);
             }
         }
         entry.conn.is_congested()
+    }
+
+    /// An attempt to reach a host has won, and keeps what was promised before it was known which would.
+    pub(super) fn note_winner(&self, id: ConnId) {
+        let Some(Entry { conn, .. }) = self.conns.get(id) else { return };
+        self.note_sent(id, &conn.queue());
+        if conn.is_congested() {
+            self.note_crossing(id);
+        }
+        if conn.is_paused() {
+            self.note_pause(id, true);
+        }
+    }
+
+    /// The answer of a lookup came as a command does.
+    pub(super) fn note_answer(&self) {
+        self.witness(|witness, _| witness.took(None));
     }
 
     /// A send said that the queue passed high water.
@@ -130,7 +173,8 @@ impl Net {
     }
 
     /// A send meets a cap: what follows is its doing.
-    pub(super) fn note_attempt(&self, conn: ConnId, queued: usize, len: usize) {
+    pub(super) fn note_attempt(&self, conn: ConnId, len: usize) {
+        let queued = self.queued(conn);
         self.witness(|witness, _| witness.attempt = Some(Attempt { conn, len, queued }));
     }
 
@@ -141,14 +185,15 @@ impl Net {
         let attempt = world.witness.attempt.take();
         if let (true, Some(attempt)) = (refused, attempt) {
             let (len, own) = (attempt.len, self.conns.get(attempt.conn));
-            let (cap, budget) = (self.config.max_write_buffer, self.config.total_write_buffer);
+            let cap = own.map_or(0, |entry| entry.conn.settings(&self.defaults).max_write_buffer);
+            let budget = self.config.total_write_buffer;
             let ended = own.is_none_or(|entry| entry.conn.is_dead());
-            let for_others = self.config.overflow == Overflow::Close && len <= budget;
+            let for_others = own.is_some_and(|entry| entry.conn.settings(&self.defaults).overflow == Overflow::Close) && len <= budget;
             if ended || !for_others || attempt.queued + len > cap {
                 return;
             }
             let holders = self.others(attempt.conn, world);
-            let own = own.map(|entry| entry.look(attempt.conn, self.config.overflow, world));
+            let own = own.map(|entry| entry.look(attempt.conn, &self.defaults, world));
             let holders = holders.into_iter().chain(own).filter(|other| other.is_holder).collect();
             world.witness.refusals.push((world.now, holders));
         }
@@ -156,15 +201,15 @@ impl Net {
 
     fn others(&self, than: ConnId, world: &World) -> Vec<Other> {
         let others = self.conns.iter().filter(|(id, entry)| *id != than && !entry.conn.is_dead());
-        others.map(|(id, entry)| entry.look(id, self.config.overflow, world)).collect()
+        others.map(|(id, entry)| entry.look(id, &self.defaults, world)).collect()
     }
 
     /// A connection has ended: how it stood, and the others where one of several had to go.
     pub(super) fn note_death(&self, id: ConnId) {
         let (Some(kernel), Some(entry)) = (&self.system.sim, self.conns.get(id)) else { return };
-        let Some(last) = &entry.conn.last else { return };
+        let Some(last) = entry.conn.last() else { return };
         let world = &mut *kernel.world();
-        let mut was = entry.look(id, self.config.overflow, world);
+        let mut was = entry.look(id, &self.defaults, world);
         (was.state, was.queued, was.unused, was.is_holder) =
             (last.state, last.queued, last.unused, last.is_holder);
         let chosen = matches!(

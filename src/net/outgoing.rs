@@ -4,10 +4,10 @@ use bytes::Bytes;
 
 use super::{Entry, Net};
 use crate::close::CloseReason;
-use crate::config::Overflow;
 use crate::connection::WRITE_THROUGH;
 use crate::id::ConnId;
 use crate::send::{Broadcast, Data, SendError, Sent};
+use crate::settings::Overflow;
 use crate::timers::Time;
 use crate::write_buffer::BY_REFERENCE;
 
@@ -63,7 +63,7 @@ impl Net {
     fn send_data(&mut self, id: ConnId, data: Data<'_>) -> Result<Sent, SendError> {
         self.try_reserve(id, data.len())?;
         // A span may begin with it, or what is written straight away is stamped.
-        if data.len() >= WRITE_THROUGH || self.config.soft_limit.is_some() {
+        if data.len() >= WRITE_THROUGH || self.has_soft_limits {
             self.tick();
         }
         #[cfg(feature = "sim")]
@@ -94,15 +94,15 @@ impl Net {
     #[inline]
     pub fn try_reserve(&mut self, conn: ConnId, len: usize) -> Result<(), SendError> {
         let entry = self.conns.get(conn).ok_or(SendError::Closed);
-        let sendable = entry.and_then(|Entry { conn, .. }| conn.check_sendable().map(|()| conn.queued()));
-        match sendable {
-            Ok(queued)
-                if queued.saturating_add(len) <= self.config.max_write_buffer
-                    && self.held().saturating_add(len) <= self.config.total_write_buffer =>
-            {
+        let room = entry.and_then(|Entry { conn, .. }| {
+            let cap = conn.settings(&self.defaults).max_write_buffer;
+            conn.check_sendable().map(|()| cap.saturating_sub(conn.queued()))
+        });
+        match room {
+            Ok(room) if len <= room && self.held().saturating_add(len) <= self.config.total_write_buffer => {
                 Ok(())
             }
-            Ok(queued) => self.make_room(conn, queued, len),
+            Ok(room) => self.make_room(conn, room, len),
             Err(error) => {
                 self.stats.stale_sends += 1;
                 Err(error)
@@ -118,23 +118,25 @@ impl Net {
 
     /// A cap would be passed: somebody has to go, or the send is refused.
     #[cold]
-    fn make_room(&mut self, conn: ConnId, queued: usize, len: usize) -> Result<(), SendError> {
+    fn make_room(&mut self, conn: ConnId, room: usize, len: usize) -> Result<(), SendError> {
         if len == 0 {
             return Ok(());
         }
         #[cfg(feature = "sim")]
-        self.note_attempt(conn, queued, len);
-        let result = self.end_who_must(conn, queued, len);
+        self.note_attempt(conn, len);
+        let result = self.end_who_must(conn, room, len);
         #[cfg(feature = "sim")]
         self.note_outcome(result.is_err());
         result
     }
 
-    fn end_who_must(&mut self, conn: ConnId, queued: usize, len: usize) -> Result<(), SendError> {
-        let closes = self.config.overflow == Overflow::Close;
+    fn end_who_must(&mut self, conn: ConnId, room: usize, len: usize) -> Result<(), SendError> {
+        let Some(Entry { conn: state, .. }) = self.conns.get(conn) else { return Err(SendError::Closed) };
+        let settings = state.settings(&self.defaults);
+        let closes = settings.overflow == Overflow::Close;
         // What no connection could hold, however fast it reads, is the sender's mistake.
-        let possible = len <= self.config.max_write_buffer.min(self.config.total_write_buffer);
-        if queued.saturating_add(len) > self.config.max_write_buffer {
+        let possible = len <= settings.max_write_buffer.min(self.config.total_write_buffer);
+        if len > room {
             self.stats.overflows += 1;
             if closes && possible {
                 self.kill(conn, CloseReason::SlowConsumer);
@@ -168,8 +170,11 @@ impl Net {
     /// Whether a holder takes any of what is queued for it, for that the kernel has room again may not
     /// have been told yet; or a broken pipe has made room.
     fn takes_more(&mut self, id: ConnId) -> bool {
-        let (before, overflow) = (self.queued(id), self.config.overflow);
-        let step = self.touch(id, |conn, stream, cx| (conn.offer(stream, cx), conn.is_holder(overflow)));
+        let before = self.queued(id);
+        let step = self.touch(id, |conn, stream, cx| {
+            let took = conn.offer(stream, cx);
+            (took, conn.is_holder(cx.terms.defaults))
+        });
         let made_room = self.queued(id) < before;
         if made_room {
             self.mark_dirty(id);
@@ -185,7 +190,7 @@ impl Net {
 
     fn end_holder(&mut self, id: ConnId) {
         let Some(Entry { conn, .. }) = self.conns.get(id) else { return };
-        let reason = match conn.holds_output(self.config.overflow) {
+        let reason = match conn.holds_output(&self.defaults) {
             true => CloseReason::SlowConsumer,
             false => CloseReason::InputOverflow,
         };
@@ -202,7 +207,7 @@ impl Net {
         // It is among them from here on.
         self.settle(conn);
         #[cfg(feature = "sim")]
-        self.note_attempt(conn, self.queued(conn), 0);
+        self.note_attempt(conn, 0);
         while self.held() > self.config.total_write_buffer {
             self.stats.overflows += 1;
             if !self.make_way() {

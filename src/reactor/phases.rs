@@ -14,7 +14,7 @@ use crate::handler::Handler;
 use crate::id::{ConnId, ListenerId};
 use crate::listener::Step;
 use crate::mailbox::Command;
-use crate::net::{Deadline, Entry, Net, Stopping, Task};
+use crate::net::{why_all_failed, Called, Deadline, Entry, Net, Stopping, Task};
 use crate::read_buffer::ReadBuffer;
 use crate::socket::Stream;
 use crate::timers::Time;
@@ -49,7 +49,7 @@ fn call<R>(net: &mut Net, conn: ConnId, callback: impl FnOnce(&mut Net) -> R) ->
     net.calling = Some(conn);
     let result = callback(net);
     net.calling = None;
-    net.tick();
+    net.tick_over();
     result
 }
 
@@ -63,10 +63,10 @@ impl Reactor {
                 2 => self.take_deadlines(),
                 3 => self.serve_ready(handler),
                 4 => self.fire_timers(handler),
-                5 => self.shut_down(),
+                5 => self.shut_down(handler),
                 6 => self.accept(handler),
                 7 => self.flush_dirty(handler),
-                8 => self.judge(),
+                8 => self.judge(handler),
                 9 => self.reap(handler),
                 // Again, if it was a command of the last that panicked.
                 _ => return self.end(handler),
@@ -96,7 +96,7 @@ impl Reactor {
                 self.woken = true;
             } else if net.mailbox.collect(&mut net.inbox) {
                 handler.on_wake(net);
-                net.tick();
+                net.tick_over();
             }
         }
         for _ in 0..self.net.config.commands_per_turn {
@@ -134,8 +134,9 @@ impl Reactor {
                 task(net);
             }
             Command::Shutdown(deadline) => net.shutdown(deadline),
+            Command::Resolved(conn, addrs) => net.resolved(conn, addrs),
         }
-        net.tick();
+        net.tick_over();
     }
 
     /// Sends from other threads that could not be queued. Returns whether all have been given back.
@@ -190,7 +191,7 @@ impl Reactor {
         while let Some((_, timer)) = self.net.alarms.pop_due(heard, batch) {
             self.net.user_timers.remove(timer);
             handler.on_timer(&mut self.net, timer);
-            self.net.tick();
+            self.net.tick_over();
             if self.is_spent(share::TIMERS) {
                 break;
             }
@@ -224,7 +225,7 @@ impl Reactor {
             let full = self.net.served.len() >= BATCH;
             if full || self.net.now.since(batch_began) >= LONGEST_BATCH {
                 self.flush_served(handler);
-                batch_began = self.net.tick();
+                batch_began = self.net.tick_over();
                 if self.is_spent(share::CONNECTIONS) {
                     break;
                 }
@@ -259,7 +260,10 @@ impl Reactor {
             if stream.is_dialing() {
                 return redial(net, id);
             }
-            finish_connect(net, handler, id);
+            match net.is_calling(id) {
+                true => go_on_calling(net, handler, id),
+                false => finish_connect(net, handler, id),
+            }
             old_business = net.conns.get(id).is_some_and(|entry| entry.conn.has_old_business());
         }
         if old_business {
@@ -283,16 +287,15 @@ impl Reactor {
         let mut more = true;
         while more && budget > 0 {
             let step = net.touch(id, |conn, stream, cx| {
-                let wanted = conn.may_read(cx.config);
-                wanted
-                    .then(|| (conn.receive(stream, scratch, cx), conn.is_readable(), conn.has_unused_input()))
+                let wanted = conn.may_read(cx.terms.defaults);
+                wanted.then(|| (conn.receive(stream, scratch, cx), conn.is_readable(), conn.shows_directly()))
             });
-            let Some((received, readable, unused)) = step.flatten() else { break };
+            let Some((received, readable, directly)) = step.flatten() else { break };
             more = readable;
             // Whatever a read brings, it costs: an interrupted one must not be tried for ever.
             let count = match received {
                 Received::Data(count) => {
-                    deliver(net, handler, id, scratch.get(..count).unwrap_or_default(), unused);
+                    deliver(net, handler, id, scratch.get(..count).unwrap_or_default(), directly);
                     if net.now >= spent {
                         break;
                     }
@@ -310,6 +313,9 @@ impl Reactor {
         }
         if net.conns.get_mut(id).is_some_and(|entry| entry.conn.take_eof()) {
             call(net, id, |net| handler.on_eof(net, id));
+            if net.conns.get(id).is_some_and(|entry| entry.conn.unused() > 0) {
+                net.touch(id, |conn, _, _| conn.forget_input());
+            }
         }
     }
 
@@ -405,17 +411,21 @@ impl Reactor {
                 log::error!("listener {id}: {error}");
                 net.drop_listener(id);
                 handler.on_listener_error(net, id, &error);
-                net.tick();
+                net.tick_over();
                 false
             }
         }
     }
 
-    /// A shutdown was asked for: everybody is told to close, and the accept queues are looked into,
-    /// for those who came since the poll have brought no event yet.
-    fn shut_down(&mut self) {
+    /// A shutdown was asked for: after the handler's last words everybody is told to close, and the
+    /// accept queues are looked into, for those who came since the poll have brought no event yet.
+    fn shut_down<H: Handler + ?Sized>(&mut self, handler: &mut H) {
         if self.net.stopping != Stopping::Asked {
             return;
+        }
+        if !std::mem::replace(&mut self.net.told_shutdown, true) {
+            handler.on_shutdown(&mut self.net);
+            self.net.tick_over();
         }
         self.net.stopping = Stopping::Draining;
         self.net.flushed_since_stop = false;
@@ -448,18 +458,26 @@ impl Reactor {
         }
     }
 
-    /// The verdicts on those whose deadline came up, now that they were read from and flushed.
-    fn judge(&mut self) {
+    /// The verdicts on those whose deadline came up, now that they were read from and flushed. The
+    /// handler's own deadline comes first: what it sends may still be in time.
+    fn judge<H: Handler + ?Sized>(&mut self, handler: &mut H) {
         // Before those on single connections: at a tie it is the shutdown that cuts them off.
         self.cut_off_if_due();
+        let began = self.net.now;
         for judged in 1..=self.net.judged.len() {
             let Some((id, basis)) = self.net.judged.pop_front() else { break };
-            self.net.judge(id, basis);
+            let net = &mut self.net;
+            if net.conns.get_mut(id).is_some_and(|entry| entry.conn.take_alarm(basis)) {
+                call(net, id, |net| handler.on_deadline(net, id));
+                finish(net, handler, id);
+            }
+            net.judge(id, basis);
             if judged % BATCH == 0 {
-                self.net.tick();
-                if self.is_spent(share::ENDS) {
-                    break;
-                }
+                self.net.tick_over();
+            }
+            // The clock moves on with each callback as well.
+            if self.net.now > began && self.is_spent(share::ENDS) {
+                break;
             }
         }
     }
@@ -477,7 +495,7 @@ impl Reactor {
                 finish(&mut self.net, handler, id);
             }
             if flushed % BATCH == 0 {
-                self.net.tick();
+                self.net.tick_over();
             }
             // The clock moves on with each callback as well.
             if self.net.now > began && self.is_spent(share::FLUSHES) {
@@ -535,6 +553,7 @@ impl Reactor {
         let net = &mut self.net;
         let Some(&id) = net.dead.front() else { return };
         let now = net.now;
+        net.gather_attempts(id);
         if let Some(Entry { conn, .. }) = net.conns.get_mut(id) {
             if !std::mem::replace(&mut conn.reported, true) {
                 let report = conn.report(now);
@@ -558,8 +577,12 @@ fn finish_connect<H: Handler + ?Sized>(net: &mut Net, handler: &mut H, id: ConnI
             conn.broken_at_birth(&error);
             told
         }
-        Ok(Some(peer)) => conn.opened(stream, Some(peer), cx),
-        Ok(None) => false,
+        // The peer stays the address that was asked for: what the system calls it may be less.
+        Ok(true) => {
+            let peer = conn.peer();
+            conn.opened(stream, peer, cx)
+        }
+        Ok(false) => false,
         Err(error) => {
             conn.fail(&error, stream, cx);
             false
@@ -568,6 +591,43 @@ fn finish_connect<H: Handler + ?Sized>(net: &mut Net, handler: &mut H, id: ConnI
     if told == Some(true) {
         net.stats.opened += 1;
         call(net, id, |net| handler.on_open(net, id, Via::Connect));
+    }
+}
+
+/// Looks what has become of the attempts to reach a host.
+fn go_on_calling<H: Handler + ?Sized>(net: &mut Net, handler: &mut H, id: ConnId) {
+    match net.go_on_calling(id) {
+        Called::Waits => {}
+        Called::Failed => {
+            let attempts = net.end_call(id, false);
+            let error = why_all_failed(&attempts);
+            net.touch(id, |conn, stream, cx| {
+                conn.note_attempts(attempts);
+                conn.fail(&error, stream, cx);
+            });
+        }
+        Called::Won(stream, peer, pending) => {
+            let mut attempts = net.end_call(id, false);
+            // Those who were still under way have not failed, they have lost.
+            attempts.retain(|attempt| attempt.errno != libc::EINPROGRESS);
+            let registered = net.take_winner(id, stream);
+            let told = net.touch(id, |conn, stream, cx| {
+                conn.note_attempts(attempts);
+                if let Err(error) = registered {
+                    conn.fail(&error, stream, cx);
+                    return false;
+                }
+                let told = conn.opened(stream, Some(peer), cx);
+                if let Some(error) = pending {
+                    conn.broken_at_birth(&error);
+                }
+                told
+            });
+            if told == Some(true) {
+                net.stats.opened += 1;
+                call(net, id, |net| handler.on_open(net, id, Via::Connect));
+            }
+        }
     }
 }
 
@@ -581,7 +641,10 @@ fn admit<H: Handler + ?Sized>(
     refuse: bool,
 ) -> ConnId {
     let via = Via::Listener(listener);
-    let conn = Connection::new(State::Open, via, peer, net.now);
+    let mut conn = Connection::new(State::Open, via, peer, net.now);
+    if let Some(settings) = net.listeners.get(listener).and_then(|listener| listener.settings.clone()) {
+        conn.set_settings(settings);
+    }
     if refuse {
         let id = net.add(conn, stream);
         net.kill(id, CloseReason::Refused);
@@ -612,10 +675,18 @@ fn redial(net: &mut Net, id: ConnId) {
 
 /// Hands new input to the handler: as it came when nothing older is unused, else behind that.
 #[inline]
-fn deliver<H: Handler + ?Sized>(net: &mut Net, handler: &mut H, id: ConnId, data: &[u8], unused: bool) {
-    if unused {
-        let input = net.touch(id, |conn, _, _| conn.take_input_with(data));
-        return input.map_or((), |input| show(net, handler, id, input));
+fn deliver<H: Handler + ?Sized>(net: &mut Net, handler: &mut H, id: ConnId, data: &[u8], directly: bool) {
+    if !directly {
+        let Some(entry) = net.conns.get_mut(id) else { return };
+        let enough = !entry.conn.wants_more_than(data.len());
+        if enough {
+            entry.conn.want(0);
+        }
+        let Some(input) = net.touch(id, |conn, _, _| conn.take_input_with(data)) else { return };
+        return match enough {
+            true => show(net, handler, id, input),
+            false => keep(net, id, input),
+        };
     }
     let used = call(net, id, |net| handler.on_data(net, id, data));
     if let Some(rest @ [_, ..]) = data.get(used..) {
@@ -655,7 +726,7 @@ fn flush<H: Handler + ?Sized>(net: &mut Net, handler: &mut H, id: ConnId) -> boo
         conn.listed.dirty = false;
         conn.flush(stream, cx);
         conn.advance(stream, cx);
-        (conn.take_drain(), conn.is_at_rest(cx.config))
+        (conn.take_drain(), conn.is_at_rest(cx.terms.defaults))
     });
     let Some((drained, at_rest)) = flushed else { return true };
     if drained {

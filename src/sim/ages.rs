@@ -25,11 +25,7 @@ impl Clock {
     fn within(self, what: &str, since: Option<u64>, limit: Option<Duration>) -> Result<(), String> {
         let (Some(since), Some(limit)) = (since, limit) else { return Ok(()) };
         let age = Duration::from_nanos(self.now.saturating_sub(since));
-        let most = match Duration::from_nanos(self.back.saturating_sub(since)) {
-            Duration::ZERO => limit,
-            // It may have begun as late as at the end of the last of them.
-            late => (limit * 2).max(late + limit),
-        };
+        let most = limit + Duration::from_nanos(self.back.saturating_sub(since));
         match age > most + Duration::from_millis(1) {
             true => Err(format!("{what} for {age:?}, although {most:?} are the most")),
             false => Ok(()),
@@ -68,7 +64,7 @@ impl Ages {
             let Stream::Sim(stream) = stream else { continue };
             let Some(sock) = world.socks.get(&stream.sock) else { continue };
             let age = self.0.entry(conn).or_default();
-            match age.check(state, sock, net.config(), clock, draining, net.stats().overflows) {
+            match age.check(state, sock, &net.config_of(conn), clock, draining, net.stats().overflows) {
                 Ok(()) => age.overdue = None,
                 Err(what) => {
                     let (turns, since) = age.overdue.unwrap_or((0, world.now));

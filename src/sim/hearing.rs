@@ -62,7 +62,7 @@ pub(super) fn timer_fires(
         let ended = (sock.fin_in && !sock.end_read).then_some(sock.times.fin);
         let waits = unread.or(ended).filter(|at| *at < due);
         let open = sock.phase == Phase::Open;
-        if let (Some(at), true) = (waits, open && is_wanted(conn, sock, books.get(&id), net.config())) {
+        if let (Some(at), true) = (waits, open && is_wanted(conn, sock, books.get(&id), &net.config_of(id))) {
             let before = (due - at) / MICRO;
             return Err(format!(
                 "it fires before {id} is heard, whose input came {before} µs before it was due"

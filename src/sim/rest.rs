@@ -19,7 +19,7 @@ pub(super) fn check(net: &Net, kernel: &Kernel, books: &BTreeMap<ConnId, Book>) 
     for (id, Entry { conn, stream }) in net.conns.iter() {
         let Stream::Sim(stream) = stream else { continue };
         let Some(sock) = world.socks.get_mut(&stream.sock) else { continue };
-        if let Some(what) = stall(conn, sock, books.get(&id), net.config()) {
+        if let Some(what) = stall(conn, sock, books.get(&id), &net.config_of(id)) {
             return Err(format!("{id}: stalls: {what} ({:?})", conn.state()));
         }
     }

@@ -49,7 +49,7 @@ fn books(net: &Net) -> Result<(), String> {
         unused += state.unused();
         congested += usize::from(state.is_congested());
         closing += usize::from(state.is_closing());
-        if state.queued() > config.max_write_buffer {
+        if state.queued() > net.config_of(conn).max_write_buffer {
             return Err(format!("{conn}: {} bytes queued, above the cap", state.queued()));
         }
     }
@@ -112,6 +112,8 @@ const MOST_OVERTIME: [(Kind, usize); KINDS] = [
     // Before a read, in its batch, and among the others.
     (Kind::Drain, 3),
     (Kind::Timer, 1),
+    (Kind::Deadline, 1),
+    (Kind::Shutdown, 1),
     (Kind::Close, 1),
     (Kind::Listener, 6),
 ];

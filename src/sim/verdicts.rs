@@ -8,7 +8,8 @@ use super::nanos;
 use super::victims;
 use super::watch::Book;
 use crate::close::{CloseReason, Timeout};
-use crate::config::{Config, Overflow};
+use crate::config::Config;
+use crate::settings::Overflow;
 use crate::connection::State;
 use crate::id::ConnId;
 use crate::simnet::{Death, Phase, View, Witness, MICRO, MILLI};
@@ -184,7 +185,7 @@ impl Case<'_> {
         match attempt.conn == self.conn && attempt.len == 0 {
             // Whoever would hold more has to go when everybody gets on.
             true => idlest
-                .or_else(|_| victims::nobody_idle(death.at, &death.others, config.overflow, self.witness)),
+                .or_else(|_| victims::nobody_idle(death.at, &death.others, self.witness)),
             false => idlest,
         }
     }

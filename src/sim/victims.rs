@@ -3,7 +3,6 @@
 
 use super::nanos;
 use super::verdicts::{Case, HEALTHY, SLACK};
-use crate::config::Overflow;
 use crate::connection::State;
 use crate::simnet::{Other, Phase, View, Witness, MILLI};
 
@@ -13,10 +12,10 @@ const ASKED: usize = 16;
 impl Other {
     /// Since when a holder of memory has not got on, by the kernel's books; `None` for one that does, or
     /// has not been offered what is queued for it.
-    fn idle_since(&self, overflow: Overflow) -> Option<u64> {
+    fn idle_since(&self) -> Option<u64> {
         let sock = self.sock.as_ref()?;
         let times = &sock.times;
-        if self.queued == 0 || overflow == Overflow::Refuse {
+        if self.queued == 0 || !self.pays_for_queue {
             // A write that failed is something that went.
             let failed = if sock.phase == Phase::Closed { times.tried } else { 0 };
             let moments = [times.opened, times.read, times.written, times.ack, times.ended, failed];
@@ -33,14 +32,14 @@ impl Other {
 
     /// The same, if what it took when it was last offered something counts, and what has just been
     /// queued does not yet.
-    fn stuck_since(&self, overflow: Overflow) -> Option<u64> {
+    fn stuck_since(&self) -> Option<u64> {
         let sock = self.sock?;
         // Of a connection that is paused the silence is ours, and counts as none.
         if sock.paused && sock.unread > 0 {
             return None;
         }
         let times = sock.times;
-        Some(self.idle_since(overflow)?.max(times.written).max(times.queue))
+        Some(self.idle_since()?.max(times.written).max(times.queue))
     }
 }
 
@@ -54,7 +53,7 @@ pub(super) fn holder(case: &Case<'_>, sock: &View) -> Result<(), String> {
     if sock.times.lie > sock.now {
         return Ok(());
     }
-    let Some(since) = was.idle_since(case.config.overflow) else { return Err("it gets on".to_owned()) };
+    let Some(since) = was.idle_since() else { return Err("it gets on".to_owned()) };
     let (idle, healthy) = (case.death.at - since, nanos(HEALTHY));
     let least = healthy + case.witness.excused(since, healthy, case.death.at);
     // The kernel tells in milliseconds when it last heard.
@@ -62,7 +61,7 @@ pub(super) fn holder(case: &Case<'_>, sock: &View) -> Result<(), String> {
         return Err(format!("it got on {} µs ago", idle / 1000));
     }
     let longer = case.death.others.iter().filter(|other| other.is_holder && !other.is_dirty);
-    let longer = longer.filter_map(|other| Some((other.conn, other.stuck_since(case.config.overflow)?)));
+    let longer = longer.filter_map(|other| Some((other.conn, other.stuck_since()?)));
     match longer.min_by_key(|(_, since)| *since) {
         Some((other, earlier)) if earlier + SLACK < since => Err(format!(
             "{other} has not got on for {} ms, it for {} ms",
@@ -77,7 +76,6 @@ pub(super) fn holder(case: &Case<'_>, sock: &View) -> Result<(), String> {
 pub(super) fn nobody_idle(
     now: u64,
     holders: &[Other],
-    overflow: Overflow,
     witness: &Witness,
 ) -> Result<(), String> {
     // Nobody has had the time right behind an absence.
@@ -86,7 +84,7 @@ pub(super) fn nobody_idle(
     }
     // What has been queued since it was last seen to is seen to at the end of a turn.
     let idle = holders.iter().filter(|other| other.is_holder && !other.is_dirty);
-    let idle = idle.filter_map(|other| Some((other.conn, other.stuck_since(overflow)?)));
+    let idle = idle.filter_map(|other| Some((other.conn, other.stuck_since()?)));
     match idle.min_by_key(|(_, since)| *since) {
         Some((other, since)) => {
             let healthy = nanos(HEALTHY);

@@ -52,12 +52,14 @@ pub(super) enum Kind {
     Eof,
     Drain,
     Timer,
+    Deadline,
+    Shutdown,
     Close,
     Listener,
 }
 
 /// How many kinds there are.
-pub(super) const KINDS: usize = 9;
+pub(super) const KINDS: usize = 11;
 
 /// A callback that takes less is not worth a turn's end.
 const LONG: u64 = MILLI;
@@ -176,7 +178,7 @@ fn check_data(world: &mut World, net: &Net, conn: ConnId, book: &Book, data: &[u
     if !fresh && !sock.resumed && !book.drained {
         return Err("on_data again with nothing new, no resume and no drain".to_owned());
     }
-    let congested = state.is_congested() && !net.config().read_while_congested;
+    let congested = state.is_congested() && !net.config_of(conn).read_while_congested;
     if fresh && congested && !sock.read_was_granted {
         return Err("a congested connection was read from although its queue grows by it".to_owned());
     }
@@ -264,7 +266,7 @@ impl<H: Handler> Handler for Watch<H> {
                     format!("{conn}: on_drain for the {drains}th time, after {crossings} crossings")
                 });
             }
-            let (low, queued) = (net.config().low_water, net.queued(conn));
+            let (low, queued) = (net.config_of(conn).low_water, net.queued(conn));
             if queued > low {
                 world.accuse(|| format!("{conn}: on_drain with {queued} bytes queued"));
             }
@@ -281,6 +283,15 @@ impl<H: Handler> Handler for Watch<H> {
             }
         }
         self.pass_on(net, Kind::Timer, |inner, net| inner.on_timer(net, timer));
+    }
+
+    fn on_deadline(&mut self, net: &mut Net, conn: ConnId) {
+        Self::see(&mut self.books, &mut self.kernel.world(), net, conn, "on_deadline");
+        self.pass_on(net, Kind::Deadline, |inner, net| inner.on_deadline(net, conn));
+    }
+
+    fn on_shutdown(&mut self, net: &mut Net) {
+        self.pass_on(net, Kind::Shutdown, |inner, net| inner.on_shutdown(net));
     }
 
     fn on_wake(&mut self, net: &mut Net) {
@@ -313,7 +324,7 @@ impl<H: Handler> Handler for Watch<H> {
             world.note(|_| format!("{conn} closed: {report}"));
             let death = world.witness.deaths.remove(&conn);
             let just = match &death {
-                Some(death) => verdicts::check(conn, death, book, net.config(), &world.witness),
+                Some(death) => verdicts::check(conn, death, book, &net.config_of(conn), &world.witness),
                 None => Ok(()),
             };
             let occasion = death.map(|death| death.occasion);

@@ -131,7 +131,7 @@ impl World {
             sock.times.written = self.now;
             sock.looks = 0;
             let queued = sock.promised.len().saturating_sub(before + taken);
-            if self.witness.soft_bytes.is_some_and(|soft| queued < soft) {
+            if sock.soft_bytes.is_some_and(|soft| queued < soft) {
                 sock.times.soft = None;
             }
             let right = sock.promised.get(before..before + taken);

@@ -120,6 +120,8 @@ pub(crate) struct Sock {
     /// Bytes promised when a read was last tried, and whether that one was allowed to a congested
     /// connection.
     pub(crate) promised_at_look: usize,
+    /// Where the soft limit of its queue is.
+    pub(crate) soft_bytes: Option<usize>,
     pub(crate) read_was_granted: bool,
     /// The end of the peer's stream was read.
     pub(crate) end_read: bool,
@@ -170,6 +172,7 @@ impl Sock {
             resumed: false,
             granted: false,
             promised_at_look: 0,
+            soft_bytes: None,
             read_was_granted: false,
             end_read: false,
             arrivals: VecDeque::new(),
@@ -201,12 +204,12 @@ impl Sock {
     }
 
     /// The program asks its engine to send this.
-    pub(crate) fn promise(&mut self, data: &[u8], now: u64, soft: Option<usize>) {
+    pub(crate) fn promise(&mut self, data: &[u8], now: u64) {
         if self.promised.len() as u64 == self.written {
             self.times.queue = now;
         }
         self.promised.extend_from_slice(data);
-        if soft.is_some_and(|soft| self.promised.len() as u64 - self.written >= soft as u64) {
+        if self.soft_bytes.is_some_and(|soft| self.promised.len() as u64 - self.written >= soft as u64) {
             self.times.soft.get_or_insert(now);
         }
     }

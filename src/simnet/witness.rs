@@ -134,6 +134,8 @@ pub(crate) struct Other {
     pub(crate) is_holder: bool,
     /// The engine has yet to see to what was last done with it.
     pub(crate) is_dirty: bool,
+    /// Where sends are refused, nobody pays for what is queued.
+    pub(crate) pays_for_queue: bool,
     pub(crate) sock: Option<View>,
 }
 
@@ -213,8 +215,6 @@ pub(crate) struct Witness {
     /// A turn is under way; its first poll has come back.
     pub(crate) in_turn: bool,
     pub(crate) polled: bool,
-    /// The soft limit of the configuration.
-    pub(crate) soft_bytes: Option<usize>,
     /// The moments for which timers are set.
     pub(crate) timers: BTreeMap<TimerId, u64>,
     /// Every call of `shutdown`: when, and with which deadline.

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 use std::net::SocketAddr;
 
 use super::faults::Faults;
+use super::names::{Lookup, Name};
 use super::peer::{PeerState, Remote};
 use super::rng::Rng;
 use super::socket::{Phase, Side, Sock, SockId};
@@ -39,6 +40,8 @@ pub(super) enum What {
     /// Looks whether the other end is dead.
     Watch(SockId),
     DescriptorLimit(Option<usize>),
+    /// A lookup is done.
+    Resolved(u64),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -124,6 +127,12 @@ pub(crate) struct World {
     pub(crate) peers: Vec<PeerState>,
     pub(crate) listeners: BTreeMap<usize, ListenerState>,
     pub(crate) remotes: BTreeMap<SocketAddr, Remote>,
+    pub(crate) names: BTreeMap<String, Name>,
+    /// Lookups under way, those that are done, and those that never will be.
+    pub(super) lookups: BTreeMap<u64, Lookup>,
+    pub(super) next_lookup: u64,
+    pub(super) answers: Vec<Lookup>,
+    pub(super) hanging: Vec<Lookup>,
     /// Packets of peers that are off the network.
     pub(super) held: Vec<(SockId, SockId, Packet)>,
     pub(crate) ready: VecDeque<Ready>,
@@ -158,6 +167,11 @@ impl World {
             peers: Vec::new(),
             listeners: BTreeMap::new(),
             remotes: BTreeMap::new(),
+            names: BTreeMap::new(),
+            lookups: BTreeMap::new(),
+            next_lookup: 0,
+            answers: Vec::new(),
+            hanging: Vec::new(),
             held: Vec::new(),
             ready: VecDeque::new(),
             woken: false,
@@ -240,7 +254,7 @@ impl World {
 
     /// Whether nothing is under way: no packet, no event, nobody who is about to do anything.
     pub(crate) fn is_resting(&self) -> bool {
-        self.wire.is_empty() && self.ready.is_empty() && !self.woken
+        self.wire.is_empty() && self.ready.is_empty() && self.answers.is_empty() && !self.woken
     }
 
     /// Lets happen what is due.
@@ -254,6 +268,7 @@ impl World {
                 What::Event(id) => self.list(Ready::Sock(id)),
                 What::ListenerEvent(id) => self.list(Ready::Listener(id)),
                 What::Watch(id) => self.watch(id),
+                What::Resolved(number) => self.resolved(number),
                 What::DescriptorLimit(limit) => {
                     self.note(|_| match limit {
                         Some(_) => "file descriptors run out".to_owned(),

@@ -1,19 +1,19 @@
 //! Listening sockets, and the file descriptor held in reserve for them.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
 
-use mio::net::{TcpListener, UnixListener};
+use mio::net::{TcpListener, UnixListener, UnixStream};
 use mio::{Interest, Registry, Token};
-use socket2::{Domain, SockAddr, Socket, Type};
+use socket2::{SockRef, Socket, Type};
 
-use super::{apply_options, unix_addr, Stream};
-use crate::addr::Addr;
+use super::address::{addr_of, sock_addr};
+use super::unix_path::OwnedPath;
+use super::{adopted, apply_options, Stream};
+use crate::addr::{not_an_address, Addr};
 use crate::config::Config;
+use crate::listen_options::ListenOptions;
 #[cfg(feature = "sim")]
 use crate::simnet::{SimDescriptor, SimListener};
 use crate::transport::Transport;
@@ -22,8 +22,12 @@ use crate::transport::Transport;
 #[derive(Debug)]
 pub(crate) enum Acceptor {
     Tcp(TcpListener),
-    /// With the path it bound, which goes when it goes.
-    Unix(UnixListener, Option<OwnedPath>),
+    Unix {
+        /// What it bound, if it did. Before the socket, and so gone before it: a path whose socket
+        /// does not listen any more is anybody's.
+        path: Option<OwnedPath>,
+        listener: UnixListener,
+    },
     #[cfg(feature = "sim")]
     Sim(SimListener),
 }
@@ -35,51 +39,44 @@ pub(crate) trait Accept {
 }
 
 impl Acceptor {
-    pub(crate) fn bind(addr: &Addr, config: &Config) -> io::Result<Self> {
+    pub(crate) fn bind(addr: &Addr, options: &ListenOptions, config: &Config) -> io::Result<Self> {
         let backlog = i32::try_from(config.backlog).unwrap_or(i32::MAX);
-        match addr {
-            Addr::Tcp(addr) => {
-                let socket = Socket::new(Domain::for_address(*addr), Type::STREAM, None)?;
-                socket.set_nonblocking(true)?;
+        let name = sock_addr(addr)?;
+        let socket = Socket::new(name.domain(), Type::STREAM, None)?;
+        socket.set_nonblocking(true)?;
+        apply_options(&socket, config, addr.as_tcp().is_some())?;
+        let bind_and_listen = || {
+            socket.bind(&name)?;
+            socket.listen(backlog)
+        };
+        let path = match addr {
+            Addr::Tcp(_) => {
                 socket.set_reuse_address(true)?;
-                apply_options(&socket, config, true)?;
-                socket.bind(&SockAddr::from(*addr))?;
-                socket.listen(backlog)?;
-                Ok(Self::Tcp(TcpListener::from_std(socket.into())))
-            }
-            Addr::Unix(path) => {
-                let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-                socket.set_nonblocking(true)?;
-                apply_options(&socket, config, false)?;
-                let addr = SockAddr::unix(path)?;
-                match socket.bind(&addr) {
-                    Err(error) if error.kind() == ErrorKind::AddrInUse && is_stale(path, &addr) => {
-                        fs::remove_file(path)?;
-                        socket.bind(&addr)?;
-                    }
-                    bound => bound?,
+                if options.reuse_port {
+                    socket.set_reuse_port(true)?;
                 }
-                let owned = OwnedPath::new(path);
-                socket.listen(backlog)?;
-                Ok(Self::Unix(UnixListener::from_std(socket.into()), owned))
+                if let Some(only_v6) = options.only_v6 {
+                    socket.set_only_v6(only_v6)?;
+                }
+                bind_and_listen()?;
+                return Ok(Self::Tcp(TcpListener::from_std(socket.into())));
             }
-        }
+            Addr::Unix(path) => Some(OwnedPath::listen(&socket, path, &name, options.mode, backlog)?),
+            Addr::Abstract(_) => {
+                bind_and_listen()?;
+                None
+            }
+            Addr::Host(host) => return Err(not_an_address(host)),
+        };
+        Ok(Self::Unix { path, listener: UnixListener::from_std(socket.into()) })
     }
 
     /// Takes over a listening socket: inherited, or handed over by another process.
     pub(crate) fn from_fd(fd: OwnedFd, config: &Config) -> io::Result<Self> {
-        let socket = Socket::from(fd);
-        let local = socket.local_addr()?;
-        #[cfg(any(target_os = "linux", target_os = "android", target_os = "freebsd"))]
-        if !socket.is_listener()? {
-            return Err(io::Error::new(ErrorKind::InvalidInput, "the socket is not listening"));
-        }
-        socket.set_nonblocking(true)?;
-        let tcp = !local.is_unix();
-        apply_options(&socket, config, tcp)?;
+        let (socket, tcp) = adopted::listener(fd, config)?;
         Ok(match tcp {
             true => Self::Tcp(TcpListener::from_std(socket.into())),
-            false => Self::Unix(UnixListener::from_std(socket.into()), None),
+            false => Self::Unix { path: None, listener: UnixListener::from_std(socket.into()) },
         })
     }
 
@@ -88,9 +85,9 @@ impl Acceptor {
     pub(crate) fn share_fd(&self) -> Option<BorrowedFd<'_>> {
         match self {
             Self::Tcp(listener) => Some(listener.as_fd()),
-            Self::Unix(listener, path) => {
+            Self::Unix { path, listener } => {
                 if let Some(path) = path {
-                    path.shared.store(true, Ordering::Relaxed);
+                    path.share();
                 }
                 Some(listener.as_fd())
             }
@@ -102,7 +99,10 @@ impl Acceptor {
     pub(crate) fn local_addr(&self) -> io::Result<Addr> {
         match self {
             Self::Tcp(listener) => listener.local_addr().map(Addr::Tcp),
-            Self::Unix(listener, _) => listener.local_addr().map(|addr| unix_addr(addr.as_pathname())),
+            Self::Unix { listener, .. } => {
+                let name = SockRef::from(listener).local_addr()?;
+                addr_of(&name).ok_or_else(|| ErrorKind::Unsupported.into())
+            }
             #[cfg(feature = "sim")]
             Self::Sim(listener) => listener.local_addr().map(Addr::Tcp),
         }
@@ -112,7 +112,7 @@ impl Acceptor {
         let token = Token(token);
         match self {
             Self::Tcp(listener) => registry.register(listener, token, Interest::READABLE),
-            Self::Unix(listener, _) => registry.register(listener, token, Interest::READABLE),
+            Self::Unix { listener, .. } => registry.register(listener, token, Interest::READABLE),
             #[cfg(feature = "sim")]
             Self::Sim(listener) => {
                 listener.register(token.0);
@@ -124,7 +124,7 @@ impl Acceptor {
     pub(crate) fn deregister(&mut self, registry: &Registry) {
         let result = match self {
             Self::Tcp(listener) => registry.deregister(listener),
-            Self::Unix(listener, _) => registry.deregister(listener),
+            Self::Unix { listener, .. } => registry.deregister(listener),
             #[cfg(feature = "sim")]
             Self::Sim(_) => Ok(()),
         };
@@ -133,13 +133,14 @@ impl Acceptor {
         }
     }
 
-    /// Sets on an accepted socket what it did not inherit. A connection that was reset while it
-    /// waited may refuse options: its first read will tell.
+    /// Sets on an accepted socket what it did not inherit: on Linux nothing with TCP, all of it with
+    /// Unix-domain sockets. A connection that was reset while it waited may refuse options: its first
+    /// read will tell.
     pub(crate) fn finish_accept(&self, stream: &Stream, config: &Config) {
-        if cfg!(target_os = "linux") {
+        let tcp = matches!(self, Self::Tcp(_));
+        if tcp && cfg!(target_os = "linux") {
             return;
         }
-        let tcp = matches!(self, Self::Tcp(_));
         if let Some(Err(error)) = stream.socket().map(|socket| apply_options(&socket, config, tcp)) {
             log::debug!("options of an accepted socket: {error}");
         }
@@ -153,9 +154,9 @@ impl Accept for Acceptor {
                 let (stream, peer) = listener.accept()?;
                 Ok((Stream::Tcp(stream), Some(Addr::Tcp(peer))))
             }
-            Self::Unix(listener, _) => {
-                let (stream, peer) = listener.accept()?;
-                Ok((Stream::Unix(stream), peer.as_pathname().map(|path| unix_addr(Some(path)))))
+            Self::Unix { listener, .. } => {
+                let (stream, peer) = accept_unix(listener)?;
+                Ok((Stream::Unix(stream), peer))
             }
             #[cfg(feature = "sim")]
             Self::Sim(listener) => {
@@ -166,49 +167,19 @@ impl Accept for Acceptor {
     }
 }
 
-/// Whether `path` is a socket that nobody listens on any more.
-fn is_stale(path: &Path, addr: &SockAddr) -> bool {
-    let is_socket = fs::symlink_metadata(path).is_ok_and(|meta| meta.file_type().is_socket());
-    let refused = || {
-        let probe = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-        probe.set_nonblocking(true)?;
-        probe.connect(addr)
-    };
-    is_socket && refused().is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused)
+/// mio's own accept panics at a client whose path is as long as can be: its address is a byte longer
+/// than the structure for it (unix(7), BUGS). Nor does it know abstract names.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn accept_unix(listener: &UnixListener) -> io::Result<(UnixStream, Option<Addr>)> {
+    let (socket, peer) = SockRef::from(listener).accept4(libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK)?;
+    let named = addr_of(&peer).filter(|_| !peer.is_unnamed());
+    Ok((UnixStream::from_std(socket.into()), named))
 }
 
-/// The path of a Unix-domain listener, removed with it unless somebody else has taken it over.
-#[derive(Debug)]
-pub(crate) struct OwnedPath {
-    path: PathBuf,
-    device: u64,
-    inode: u64,
-    /// Another process listens there too.
-    shared: AtomicBool,
-}
-
-impl OwnedPath {
-    fn new(path: &Path) -> Option<Self> {
-        // An absolute path stays right when the process changes its directory.
-        let path = fs::canonicalize(path).ok()?;
-        let meta = fs::symlink_metadata(&path).ok()?;
-        Some(Self { path, device: meta.dev(), inode: meta.ino(), shared: AtomicBool::new(false) })
-    }
-}
-
-impl Drop for OwnedPath {
-    fn drop(&mut self) {
-        if *self.shared.get_mut() {
-            return;
-        }
-        let same = fs::symlink_metadata(&self.path)
-            .is_ok_and(|meta| meta.dev() == self.device && meta.ino() == self.inode);
-        if same {
-            if let Err(error) = fs::remove_file(&self.path) {
-                log::warn!("could not remove {}: {error}", self.path.display());
-            }
-        }
-    }
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+fn accept_unix(listener: &UnixListener) -> io::Result<(UnixStream, Option<Addr>)> {
+    let (stream, peer) = listener.accept()?;
+    Ok((stream, peer.as_pathname().map(|path| Addr::Unix(path.to_owned()))))
 }
 
 /// A file descriptor that is held for its own sake.
@@ -262,20 +233,5 @@ impl Reserve {
 
     fn refill(&mut self) {
         self.held = (self.take)().ok();
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_path_that_is_no_socket_is_never_removed() {
-        let path = std::env::temp_dir().join(format!("unbroken-file-{}", std::process::id()));
-        fs::write(&path, "precious").unwrap();
-        let error = Acceptor::bind(&Addr::Unix(path.clone()), &Config::default()).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::AddrInUse);
-        assert_eq!(fs::read(&path).unwrap(), b"precious");
-        fs::remove_file(&path).unwrap();
     }
 }

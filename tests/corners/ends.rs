@@ -7,7 +7,7 @@ use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 use std::time::Duration;
 
-use unbroken::{CloseReason, Config, Reactor};
+use unbroken::{Addr, CloseReason, Config, IntoAddr, Reactor};
 
 use crate::probe::{millis, reactor, reports, turn_for, turn_until, Log, Probe, Seen};
 use crate::util::reset;
@@ -94,12 +94,23 @@ fn close_write_while_connecting_ends_as_finished() {
     assert_eq!(report.reason, CloseReason::Finished, "we ended first: {report}");
 }
 
+/// A program's own kind of address, which nobody has looked at.
+struct Unseen(Addr);
+
+impl IntoAddr for Unseen {
+    fn into_addr(self) -> std::io::Result<Addr> {
+        Ok(self.0)
+    }
+}
+
 #[test]
 fn the_errno_is_one_that_the_system_reported() {
     let mut r = Reactor::new(Config::default()).unwrap();
     let log = Log::default();
     let mut h = Probe { log: log.clone(), ..Probe::default() };
-    r.net().connect(std::path::PathBuf::from("x".repeat(300))).unwrap();
+    let long = Addr::Unix("x".repeat(300).into());
+    assert!(r.net().connect(&long).is_err());
+    r.net().connect(Unseen(long)).unwrap();
     turn_until(&mut r, &mut h, |l| !l.is_empty());
     let report = reports(&log).remove(0);
     assert_ne!(report.errno, Some(5), "no system call was made: {report}");

@@ -1,5 +1,6 @@
 //! Corners: where two things meet that each alone is harmless.
 
+mod aids;
 mod deadlines;
 mod ends;
 mod limits;

@@ -14,6 +14,8 @@ pub enum Seen {
     Data(ConnId, Vec<u8>),
     Eof(ConnId),
     Drain(ConnId),
+    Deadline(ConnId),
+    Shutdown,
     Refused(ConnId),
     Close(ConnId, CloseReport),
 }
@@ -29,6 +31,8 @@ pub struct Probe {
     pub eof: Option<Box<dyn FnMut(&mut Net, ConnId)>>,
     pub drain: Option<Box<dyn FnMut(&mut Net, ConnId)>>,
     pub timer: Option<Box<dyn FnMut(&mut Net, TimerId)>>,
+    pub deadline: Option<Box<dyn FnMut(&mut Net, ConnId)>>,
+    pub shutdown: Option<Box<dyn FnMut(&mut Net)>>,
     pub refused: Option<Box<dyn FnMut(&mut Net, ConnId)>>,
     pub close: Option<Box<dyn FnMut(&mut Net, ConnId)>>,
 }
@@ -69,6 +73,19 @@ impl Handler for Probe {
     fn on_timer(&mut self, net: &mut Net, t: TimerId) {
         if let Some(f) = &mut self.timer {
             f(net, t)
+        }
+    }
+    fn on_deadline(&mut self, net: &mut Net, c: ConnId) {
+        self.put(Seen::Deadline(c));
+        match &mut self.deadline {
+            Some(f) => f(net, c),
+            None => net.close(c),
+        }
+    }
+    fn on_shutdown(&mut self, net: &mut Net) {
+        self.put(Seen::Shutdown);
+        if let Some(f) = &mut self.shutdown {
+            f(net)
         }
     }
     fn on_refused(&mut self, net: &mut Net, c: ConnId, _: Bytes) {

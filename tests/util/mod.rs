@@ -461,6 +461,10 @@ pub fn serving_child(test: &str, role: &str) -> ServingChild {
 }
 
 impl ServingChild {
+    pub fn id(&self) -> u32 {
+        self.process.id()
+    }
+
     /// Has it end, and returns what it still said.
     pub fn finish(mut self) -> String {
         drop(self.process.stdin.take());

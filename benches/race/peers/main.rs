@@ -1,6 +1,7 @@
 //! The peers of the race that are written in Rust: one program, one server a run.
 //!
 //! race-peer PEER echo|fanout|proxy [UPSTREAM]
+//! race-peer hyper http DIR
 //!
 //! Every server listens on a free port of 127.0.0.1 and says which. What it has to do stands at
 //! [`Role`]. Each is written as somebody would who knows its library well.
@@ -11,6 +12,7 @@
 mod epoll;
 mod frames;
 mod handwritten;
+mod hyper;
 mod message_io;
 mod mio;
 #[cfg(target_os = "linux")]
@@ -22,6 +24,7 @@ mod unbroken;
 
 use std::io::{self, ErrorKind, Write};
 use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
 use std::process::ExitCode;
 
 use socket2::{Domain, Socket, Type};
@@ -67,6 +70,8 @@ pub fn no_such_role() -> io::Error {
 fn run(args: &[String]) -> io::Result<()> {
     let invalid = |what: String| io::Error::new(ErrorKind::InvalidInput, what);
     let (peer, role) = match args {
+        // What the others are, it is not: it takes part in one row.
+        [peer, role, dir] if peer == "hyper" && role == "http" => return hyper::serve(Path::new(dir)),
         [peer, role] if role == "echo" => (peer, Role::Echo),
         [peer, role] if role == "fanout" => (peer, Role::Fanout),
         [peer, role, upstream] if role == "proxy" => {

@@ -1,10 +1,9 @@
 //! The engine, with its defaults.
 
-use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::SocketAddr;
 
-use unbroken::{Addr, Bytes, CloseReport, Config, ConnId, Handler, Net, Reactor, Sent, Via};
+use unbroken::{Addr, Bytes, CloseReport, Config, ConnId, Handler, Net, PerConn, Reactor, Sent, Via};
 
 use super::frames::{runs, Run, FRAME};
 use super::{Role, SUBSCRIBER_CAP};
@@ -17,7 +16,7 @@ pub fn serve(role: Role) -> io::Result<()> {
             config.max_write_buffer = SUBSCRIBER_CAP;
             run(config, &mut Fanout::default())
         }
-        Role::Proxy(upstream) => run(Config::default(), &mut Proxy { upstream, partners: HashMap::new() }),
+        Role::Proxy(upstream) => run(Config::default(), &mut Proxy { upstream, partners: PerConn::new() }),
     }
 }
 
@@ -40,7 +39,7 @@ impl Handler for Echo {
 
 #[derive(Default)]
 struct Fanout {
-    subscribers: HashSet<ConnId>,
+    subscribers: PerConn<()>,
 }
 
 impl Handler for Fanout {
@@ -49,12 +48,12 @@ impl Handler for Fanout {
         for run in runs(&data[..whole]) {
             match run {
                 Run::Subscribe(frame) => {
-                    self.subscribers.insert(conn);
+                    self.subscribers.insert(conn, ());
                     let _ = net.send(conn, frame);
                 }
                 Run::Publish(frames) => {
                     // Who cannot take it is closed, and comes to `on_close`.
-                    net.broadcast(self.subscribers.iter().copied(), Bytes::copy_from_slice(frames));
+                    net.broadcast(self.subscribers.ids(), Bytes::copy_from_slice(frames));
                 }
             }
         }
@@ -62,13 +61,13 @@ impl Handler for Fanout {
     }
 
     fn on_close(&mut self, _: &mut Net, conn: ConnId, _: &CloseReport) {
-        self.subscribers.remove(&conn);
+        self.subscribers.remove(conn);
     }
 }
 
 struct Proxy {
     upstream: SocketAddr,
-    partners: HashMap<ConnId, ConnId>,
+    partners: PerConn<ConnId>,
 }
 
 impl Handler for Proxy {
@@ -86,8 +85,8 @@ impl Handler for Proxy {
     }
 
     fn on_data(&mut self, net: &mut Net, conn: ConnId, data: &[u8]) -> usize {
-        if let Some(partner) = self.partners.get(&conn) {
-            if let Ok(Sent::Congested) = net.send(*partner, data) {
+        if let Some(&partner) = self.partners.get(conn) {
+            if let Ok(Sent::Congested) = net.send(partner, data) {
                 net.pause_reading(conn);
             }
         }
@@ -95,21 +94,21 @@ impl Handler for Proxy {
     }
 
     fn on_drain(&mut self, net: &mut Net, conn: ConnId) {
-        if let Some(partner) = self.partners.get(&conn) {
-            net.resume_reading(*partner);
+        if let Some(&partner) = self.partners.get(conn) {
+            net.resume_reading(partner);
         }
     }
 
     fn on_eof(&mut self, net: &mut Net, conn: ConnId) {
-        match self.partners.get(&conn) {
-            Some(partner) => net.close_write(*partner),
+        match self.partners.get(conn) {
+            Some(&partner) => net.close_write(partner),
             None => net.close(conn),
         }
     }
 
     fn on_close(&mut self, net: &mut Net, conn: ConnId, report: &CloseReport) {
-        if let Some(partner) = self.partners.remove(&conn) {
-            self.partners.remove(&partner);
+        if let Some(partner) = self.partners.remove(conn) {
+            self.partners.remove(partner);
             if !report.reason.is_clean() {
                 net.abort(partner);
             }

@@ -84,6 +84,15 @@ pub fn render(results: &Results) -> String {
             "bytes_per_idle_client": chat.idle, "idle_clients": chat.clients,
         }),
     };
+    let http = match &results.http {
+        None => Value::Null,
+        Some(Err(why)) => json!({ "absent": why }),
+        Some(Ok(http)) => json!({
+            "connections": crate::http::CONNECTIONS, "ours_cpu_us": rounds(&http.ours),
+            "hyper_cpu_us": rounds(&http.theirs), "cpu_ratio": rounds(&http.ratio),
+            "ours_per_second": rounds(&http.our_rate), "hyper_per_second": rounds(&http.their_rate),
+        }),
+    };
     let targets: Vec<Value> = targets::judge(results)
         .into_iter()
         .map(|target| {
@@ -115,6 +124,7 @@ pub fn render(results: &Results) -> String {
         })),
         "redis": redis,
         "chat": chat,
+        "http": http,
         "targets": targets,
     });
     format!("{value:#}\n")

@@ -18,6 +18,7 @@ mod chat;
 #[path = "../../support/count.rs"]
 #[allow(dead_code)]
 mod count;
+mod http;
 mod json;
 mod load;
 mod measure;
@@ -60,6 +61,8 @@ pub struct Plan {
     /// Requests of a run of redis-benchmark with one on its way, and how many runs.
     pub requests: u64,
     pub redis_rounds: usize,
+    /// Pairs of runs of wrk.
+    pub http_rounds: usize,
 }
 
 const FULL: Plan = Plan {
@@ -70,6 +73,7 @@ const FULL: Plan = Plan {
     idle: 10_000,
     requests: 100_000,
     redis_rounds: 7,
+    http_rounds: 15,
 };
 
 const QUICK: Plan = Plan {
@@ -80,6 +84,7 @@ const QUICK: Plan = Plan {
     idle: 2_000,
     requests: 10_000,
     redis_rounds: 3,
+    http_rounds: 5,
 };
 
 /// Everything that was found out.
@@ -94,6 +99,7 @@ pub struct Results {
     pub emfile: Special<Famine>,
     pub redis: Option<Result<redis::Outcome, String>>,
     pub chat: Option<Result<chat::ChatCost, String>>,
+    pub http: Option<Result<http::Outcome, String>>,
 }
 
 /// One figure for each peer; empty when it was not asked for.
@@ -107,12 +113,13 @@ impl Results {
 }
 
 /// The figures beside the scenarios that can be asked for by name.
-const SPECIAL: [(&str, &str); 5] = [
+const SPECIAL: [(&str, &str); 6] = [
     ("idle", "memory of idle connections, and an echo beside them"),
     ("greedy", "clients that send and never read beside healthy ones"),
     ("emfile", "a server whose descriptors run out, and its recovery"),
     ("redis", "redis-benchmark against the example resp and redis-server"),
     ("chat", "the chat server: delivery to 1,000 members, memory of idle clients"),
+    ("http", "wrk against the example http and hyper"),
 ];
 
 fn main() -> ExitCode {
@@ -185,6 +192,7 @@ fn run(args: &[String]) -> io::Result<()> {
         emfile: Vec::new(),
         redis: None,
         chat: None,
+        http: None,
     };
     for scenario in SCENARIOS.iter().filter(|scenario| wanted(scenario.id)) {
         progress.step(scenario.title);
@@ -206,6 +214,7 @@ fn run(args: &[String]) -> io::Result<()> {
             "greedy" => results.greedy = each(some, |peer| special::greedy(peer, plan)),
             "emfile" => results.emfile = each(some, special::emfile),
             "redis" => results.redis = Some(redis::race(plan)),
+            "http" => results.http = Some(http::race(&target, plan)),
             _ => results.chat = Some(chat::race(&peers, plan)),
         }
     }

@@ -98,6 +98,7 @@ pub fn render(results: &Results) -> String {
     specials(&mut text, results);
     redis(&mut text, results);
     chat(&mut text, results);
+    http(&mut text, results);
     absent(&mut text, results);
     text
 }
@@ -267,6 +268,24 @@ fn chat(text: &mut String, results: &Results) {
             }
             writeln!(text, "{} idle clients: {:.0} B of memory each.\n", chat.clients, chat.idle)
         }
+    };
+}
+
+fn http(text: &mut String, results: &Results) {
+    let Some(outcome) = &results.http else { return };
+    let _ = writeln!(text, "## `wrk -c {}`: the example `http` and hyper\n", crate::http::CONNECTIONS);
+    let _ = match outcome {
+        Err(why) => writeln!(text, "Not measured: {why}.\n"),
+        Ok(http) => writeln!(
+            text,
+            "A file of some hundred bytes, connections kept, server processor time for a request: {:.2} µs, hyper \
+             {:.2} µs, ratio {}; {} requests a second, hyper {}. `wrk` is one thread on one processor, and busy.\n",
+            http.ours.median(),
+            http.theirs.median(),
+            ratio(&http.ratio),
+            number(http.our_rate.median()),
+            number(http.their_rate.median()),
+        ),
     };
 }
 

@@ -155,6 +155,14 @@ fn others(results: &Results, targets: &mut Vec<Target>) {
             chat.idle <= 2048.0,
         );
     }
+    if let Some(Ok(http)) = &results.http {
+        push(
+            &format!("http, wrk -c {}: processor time for a request ÷ hyper", crate::http::CONNECTIONS),
+            http.ratio.show_interval(),
+            "median ≤ 0.90",
+            http.ratio.median() <= 0.9,
+        );
+    }
     if let Some(Ok(redis)) = &results.redis {
         for row in &redis.rows {
             push(

@@ -1,7 +1,7 @@
 //! What is counted, and where the limits lie to the byte.
 
 use super::*;
-use crate::config::SoftLimit;
+use crate::settings::SoftLimit;
 
 #[test]
 fn every_call_is_counted_for_what_it_was() {
@@ -27,9 +27,9 @@ fn a_short_read_is_the_last_and_a_full_one_is_not() {
     let mut scratch = [0; 100];
     world.socket.reads.extend([Answer::Bytes(100), Answer::Bytes(99)]);
     let received = world.step(|conn, socket, cx| conn.receive(socket, &mut scratch, cx));
-    assert_eq!((received, world.conn.may_read(&world.config)), (Received::Data(100), true));
+    assert_eq!((received, world.conn.may_read(&world.config.settings())), (Received::Data(100), true));
     let received = world.step(|conn, socket, cx| conn.receive(socket, &mut scratch, cx));
-    assert_eq!((received, world.conn.may_read(&world.config)), (Received::Data(99), false));
+    assert_eq!((received, world.conn.may_read(&world.config.settings())), (Received::Data(99), false));
 }
 
 #[test]
@@ -39,7 +39,7 @@ fn a_flush_ends_with_its_budget() {
     let _ = world.send(100);
     world.writable(vec![Answer::Bytes(10); 10]);
     assert_eq!((world.socket.written.len(), world.socket.calls), (10, 1));
-    assert!(world.conn.has_work(&world.config), "the next turn goes on");
+    assert!(world.conn.has_work(&world.config.settings()), "the next turn goes on");
 }
 
 #[test]

@@ -226,7 +226,7 @@ fn the_end_asked_for_while_connecting_is_ours() {
 #[test]
 fn the_time_of_connecting_does_not_count_for_the_soft_limit() {
     let mut world = world();
-    world.config.soft_limit = Some(crate::config::SoftLimit { bytes: 100, duration: 4 * SECOND });
+    world.config.soft_limit = Some(crate::settings::SoftLimit { bytes: 100, duration: 4 * SECOND });
     world.conn = Connection::new(State::Connecting, Via::Connect, None, world.now);
     let _ = world.send(100);
     world.pass(5 * SECOND);
@@ -259,13 +259,14 @@ fn an_error_without_an_errno_is_told_as_what_it_befell() {
 #[test]
 fn what_nobody_could_use_does_not_count_for_the_peers_time() {
     let lapse = |world: &mut World| {
-        let begin = world.now;
+        let begin = world.now.plus(Duration::from_millis(1));
         world.now = begin.plus(2 * SECOND);
         world.lapses.note(begin, world.now);
     };
     let outlives = |mut world: World, time: Duration, reason| {
         lapse(&mut world);
-        world.pass(time - Duration::from_millis(1));
+        // But for its first moments: the reactor came by before it.
+        world.pass(time - crate::lapses::LAPSE - Duration::from_millis(2));
         assert!(!world.conn.is_dead());
         world.pass(Duration::from_millis(1));
         assert_eq!(world.reason(), reason);
@@ -278,7 +279,7 @@ fn what_nobody_could_use_does_not_count_for_the_peers_time() {
     lingering.close();
     outlives(lingering, 5 * SECOND, CloseReason::TimedOut(Timeout::Linger));
     let mut soft = world();
-    soft.config.soft_limit = Some(crate::config::SoftLimit { bytes: 100, duration: 4 * SECOND });
+    soft.config.soft_limit = Some(crate::settings::SoftLimit { bytes: 100, duration: 4 * SECOND });
     let _ = soft.send(100);
     outlives(soft, 4 * SECOND, CloseReason::SlowConsumer);
 }

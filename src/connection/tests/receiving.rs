@@ -45,7 +45,7 @@ fn a_reset_after_the_peers_end_is_asked_for() {
     assert_eq!(world.conn.state(), State::HalfClosedRemote);
     world.socket.pending_error = Some(libc::EPIPE);
     world.hint(Hints { readable: true, writable: true, error: true, more: true });
-    assert!(world.conn.has_work(&world.config));
+    assert!(world.conn.has_work(&world.config.settings()));
     world.turn();
     let report = world.report();
     assert_eq!((report.reason, report.errno), (CloseReason::ResetAfterFin, Some(libc::EPIPE)));
@@ -110,7 +110,7 @@ fn a_congested_connection_is_read_from_as_long_as_its_own_queue_does_not_grow_by
         let mut read = 0;
         world.socket.reads = vec![Answer::Bytes(1000); 3].into();
         world.hint(Hints { readable: true, more: true, ..Hints::default() });
-        while world.conn.may_read(&world.config) {
+        while world.conn.may_read(&world.config.settings()) {
             world.step(|conn, socket, cx| conn.receive(socket, &mut scratch, cx));
             let _ = world.send(10);
             read += 1;
@@ -133,7 +133,7 @@ fn a_congested_connection_is_read_from_as_long_as_its_own_queue_does_not_grow_by
     let mut member = congested();
     assert_eq!(read(&mut member), 1);
     member.config.read_while_congested = true;
-    assert!(member.conn.may_read(&member.config));
+    assert!(member.conn.may_read(&member.config.settings()));
 }
 
 #[test]
@@ -146,7 +146,7 @@ fn what_is_left_unused_by_who_cannot_answer_grows_by_one_read_above_its_limit() 
     world.socket.reads = vec![Answer::Bytes(1000); 9].into();
     world.hint(Hints { readable: true, more: true, ..Hints::default() });
     let mut scratch = [0; 1000];
-    while world.conn.may_read(&world.config) {
+    while world.conn.may_read(&world.config.settings()) {
         let received = world.step(|conn, socket, cx| conn.receive(socket, &mut scratch, cx));
         assert_eq!(received, Received::Data(1000));
         let input = world.conn.take_input_with(&scratch);
@@ -172,7 +172,7 @@ fn a_pause_that_ended_meanwhile_does_not_hold_back_the_end() {
             let input = world.conn.take_input_with(&scratch[..5]);
             world.step(|conn, socket, cx| conn.keep_input(input, socket, cx));
         }
-        assert!(world.conn.may_read(&world.config));
+        assert!(world.conn.may_read(&world.config.settings()));
         assert_eq!(world.step(|conn, socket, cx| conn.receive(socket, &mut scratch, cx)), Received::Eof);
         world.conn.postpone_eof();
         world

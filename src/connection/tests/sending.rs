@@ -38,7 +38,7 @@ fn a_short_write_is_followed_by_another_until_the_kernel_takes_no_more() {
     // Nothing is tried before the kernel says that there is room.
     world.turn();
     assert_eq!(world.socket.calls, 4);
-    assert!(!world.conn.has_work(&world.config));
+    assert!(!world.conn.has_work(&world.config.settings()));
     world.writable([Answer::Bytes(2000)]);
     assert_eq!((world.socket.written.len(), world.stats.resumed_writes), (1000, 1));
 }

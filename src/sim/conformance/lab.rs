@@ -8,6 +8,7 @@ use socket2::{SockRef, Socket};
 
 use crate::addr::Addr;
 use crate::config::Config;
+use crate::listen_options::ListenOptions;
 use crate::simnet::{Faults, Kernel, Knock, PeerState, Reading, Script, SockId, MILLI};
 use crate::socket::{Accept, Acceptor, Connect, Stream};
 use crate::system::{self, Poller, System};
@@ -59,7 +60,9 @@ impl Lab {
             None => system::operating_system(&config),
         };
         let (system, poller, _) = parts.unwrap();
-        let mut acceptor = system.bind(&Addr::Tcp("127.0.0.1:0".parse().unwrap()), &config).unwrap();
+        let mut acceptor = system
+            .bind(&Addr::Tcp("127.0.0.1:0".parse().unwrap()), &ListenOptions::default(), &config)
+            .unwrap();
         acceptor.register(&system.registry, LISTENER).unwrap();
         let addr = acceptor.local_addr().unwrap().as_tcp().unwrap();
         let (acceptor, ours, seen) = (Some(acceptor), Stream::None, Vec::new());
@@ -116,7 +119,7 @@ impl Lab {
 
     /// Connects to the listener itself, or to a port where nobody listens.
     pub(super) fn connect(&mut self, addr: SocketAddr) {
-        match self.system.connect(&Addr::Tcp(addr), &Config::default()) {
+        match self.system.connect(&Addr::Tcp(addr), None, &Config::default()) {
             Ok(Connect::Started(mut stream)) => {
                 stream.register(&self.system.registry, STREAM).unwrap();
                 self.ours = stream;
@@ -169,7 +172,7 @@ impl Lab {
         let (Stream::Sim(stream), Some(kernel)) = (&self.ours, &self.kernel) else { return };
         let world = &mut *kernel.world();
         if let Some(sock) = world.socks.get_mut(&stream.sock) {
-            sock.promise(data, world.now, None);
+            sock.promise(data, world.now);
         }
     }
 
