@@ -191,6 +191,8 @@ pub(crate) struct Absence {
 /// Shorter absences excuse nobody, and from this length on the engine may count them.
 const SHORT: u64 = 21 * MILLI;
 const NOTICED: u64 = 19 * MILLI;
+/// So much of each counts all the same.
+const FIRST_MOMENTS: u64 = 20 * MILLI;
 /// The engine forgets the oldest.
 const REMEMBERED: usize = 60;
 
@@ -283,7 +285,7 @@ impl Witness {
     }
 
     /// How much of `limit`, counted from `since`, does not count for what was so at the moment `now`:
-    /// absences, but no more than would double it.
+    /// absences, but for the first moments of each.
     pub(crate) fn excused(&self, since: u64, limit: u64, now: u64) -> u64 {
         let mut lost = 0;
         for absence in self.absences.iter().skip(self.absences.len().saturating_sub(REMEMBERED)) {
@@ -294,9 +296,9 @@ impl Witness {
             {
                 break;
             }
-            lost += absence.until - absence.from.max(since);
+            lost += (absence.until - absence.from.max(since)).saturating_sub(FIRST_MOMENTS);
         }
-        lost.min(limit)
+        lost
     }
 }
 
@@ -356,13 +358,13 @@ mod tests {
     }
 
     #[test]
-    fn absences_excuse_up_to_as_much_again() {
+    fn absences_excuse_whole_but_for_their_first_moments() {
         let witness = witness(&[(100, 200), (210, 220), (300, 900)]);
         let excused = |since, limit| witness.excused(since * MILLI, limit * MILLI, u64::MAX) / MILLI;
         assert_eq!(excused(0, 90), 0);
-        assert_eq!(excused(0, 150), 100);
-        assert_eq!(excused(150, 100), 50, "what is short does not count");
-        assert_eq!(excused(250, 100), 100, "no more than double");
+        assert_eq!(excused(0, 150), 80);
+        assert_eq!(excused(150, 100), 30, "what is short does not count");
+        assert_eq!(excused(250, 100), 580, "however long");
         assert_eq!(excused(900, 100), 0);
     }
 
