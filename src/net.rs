@@ -367,11 +367,15 @@ impl Net {
     /// move the deadline, however busy the reactor is.
     pub fn set_deadline(&mut self, conn: ConnId, after: Duration) {
         let at = self.tick().plus(after);
+        #[cfg(feature = "sim")]
+        self.note_alarm(conn, Some(after));
         self.move_deadline(conn, at);
     }
 
     /// The connection's deadline is not to come.
     pub fn clear_deadline(&mut self, conn: ConnId) {
+        #[cfg(feature = "sim")]
+        self.note_alarm(conn, None);
         self.move_deadline(conn, Time::NEVER);
     }
 
@@ -402,6 +406,8 @@ impl Net {
             return Err(io::Error::new(ErrorKind::InvalidInput, message));
         };
         entry.conn.want(wanted);
+        #[cfg(feature = "sim")]
+        self.note_want(conn, wanted);
         Ok(())
     }
 

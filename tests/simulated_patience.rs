@@ -334,3 +334,58 @@ fn where_sends_are_refused_no_queue_pays_for_unused_input() {
     assert_eq!(sim.report_of(writer).unwrap().reason, CloseReason::InputOverflow);
     assert!(sim.report_of(reader).is_none(), "its sends were taken");
 }
+
+#[test]
+fn the_end_of_a_stream_is_told_although_more_was_wanted_when_it_had_come() {
+    let paused = std::rc::Rc::new(std::cell::Cell::new(None));
+    let (pause, resume) = (paused.clone(), paused);
+    let handler = Scripted {
+        data: Box::new(move |net, conn, data| match pause.replace(Some(conn)) {
+            Some(_) => data.len(),
+            None => {
+                // Both wait until the queue has drained.
+                net.send(conn, &[1; 400_000]).unwrap();
+                net.set_timer(500 * MILLI);
+                0
+            }
+        }),
+        timer: Box::new(move |net| net.want(resume.get().unwrap(), 100).unwrap()),
+        ..Scripted::default()
+    };
+    let mut sim = sim(Config::default(), handler);
+    let script = Script::new().read(Reading::Never).send("hello").half_close();
+    let peer = sim.client(ADDR, script.wait(Duration::from_secs(1)).read(Reading::Eager));
+    sim.run_for(Duration::from_secs(9)).unwrap();
+    assert_eq!(sim.handler().ended.len(), 1);
+    assert!(sim.report_of(peer).unwrap().reason.is_clean());
+}
+
+#[test]
+fn what_is_owed_to_a_handler_is_shown_when_it_wants_less_again() {
+    let conn_of = std::rc::Rc::new(std::cell::Cell::new(None));
+    let shown = std::rc::Rc::new(std::cell::Cell::new(0));
+    let (pause, resume, counts) = (conn_of.clone(), conn_of, shown.clone());
+    let handler = Scripted {
+        data: Box::new(move |net, conn, data| {
+            counts.set(data.len());
+            if pause.replace(Some(conn)).is_some() {
+                return data.len();
+            }
+            net.pause_reading(conn);
+            net.set_timer(100 * MILLI);
+            net.set_timer(700 * MILLI);
+            0
+        }),
+        timer: Box::new(move |net| {
+            let conn = resume.get().unwrap();
+            let wanted = if net.unused(conn).len() > 5 { 2 } else { 100 };
+            net.want(conn, wanted).unwrap();
+            net.resume_reading(conn);
+        }),
+        ..Scripted::default()
+    };
+    let mut sim = sim(Config::default(), handler);
+    sim.client(ADDR, Script::new().send("hello").wait(400 * MILLI).send("again").await_end());
+    sim.run_for(Duration::from_secs(1)).unwrap();
+    assert_eq!(shown.get(), 10);
+}

@@ -162,6 +162,21 @@ impl Net {
         });
     }
 
+    /// A connection's own deadline is set, or cleared.
+    pub(super) fn note_alarm(&self, conn: ConnId, after: Option<Duration>) {
+        let after = after.map(|after| u64::try_from(after.as_nanos()).unwrap_or(u64::MAX));
+        self.witness(|witness, now| {
+            match after {
+                Some(after) => witness.alarms.insert(conn, now.saturating_add(after)),
+                None => witness.alarms.remove(&conn),
+            };
+        });
+    }
+
+    pub(super) fn note_want(&self, id: ConnId, bytes: u32) {
+        self.note_sock(id, |sock, _| sock.want = bytes as usize);
+    }
+
     pub(super) fn note_shutdown(&self, deadline: Duration) {
         let deadline = u64::try_from(deadline.as_nanos()).unwrap_or(u64::MAX);
         self.witness(|witness, now| witness.shutdowns.push((now, deadline)));

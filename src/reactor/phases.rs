@@ -678,15 +678,13 @@ fn redial(net: &mut Net, id: ConnId) {
 fn deliver<H: Handler + ?Sized>(net: &mut Net, handler: &mut H, id: ConnId, data: &[u8], directly: bool) {
     if !directly {
         let Some(entry) = net.conns.get_mut(id) else { return };
-        let enough = !entry.conn.wants_more_than(data.len());
-        if enough {
-            entry.conn.want(0);
+        if entry.conn.wants_more_than(data.len()) {
+            net.touch(id, |conn, _, _| conn.hold_input(data));
+            return net.keep_within_budget(id);
         }
+        entry.conn.want(0);
         let Some(input) = net.touch(id, |conn, _, _| conn.take_input_with(data)) else { return };
-        return match enough {
-            true => show(net, handler, id, input),
-            false => keep(net, id, input),
-        };
+        return show(net, handler, id, input);
     }
     let used = call(net, id, |net| handler.on_data(net, id, data));
     if let Some(rest @ [_, ..]) = data.get(used..) {

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use super::nanos;
 use super::watch::Book;
 use crate::config::Config;
-use crate::connection::Connection;
+use crate::connection::{Connection, State};
 use crate::id::{ConnId, TimerId};
 use crate::net::{Entry, Net};
 use crate::simnet::{Phase, Sock, World, MICRO, MILLI};
@@ -72,14 +72,45 @@ pub(super) fn timer_fires(
     Ok(())
 }
 
+/// The connection's own deadline has passed, and it was heard since.
+pub(super) fn deadline_passes(
+    net: &Net,
+    world: &mut World,
+    book: &Book,
+    conn: ConnId,
+) -> Result<(), String> {
+    let Some(due) = world.witness.alarms.remove(&conn) else {
+        return Err("on_deadline, and none is set".to_owned());
+    };
+    if world.now < due {
+        return Err(format!("on_deadline {} µs early", (due - world.now) / MICRO));
+    }
+    let Some(Entry { conn: state, .. }) = net.conns.get(conn) else { return Ok(()) };
+    let Some(sock) = book.sock.and_then(|sock| world.socks.get(&sock)) else { return Ok(()) };
+    let told_late = sock.times.lie > due || sock.times.freed >= due;
+    let wanted = sock.has_unread() && is_wanted(state, sock, Some(book), &net.config_of(conn));
+    match wanted && !told_late && sock.times.looked < due {
+        true => Err("on_deadline before it was read from".to_owned()),
+        false => Ok(()),
+    }
+}
+
 /// How long turns may be, of those that a timer has to wait for: a slice, and what is begun in it.
 const SLACK: u64 = 5 * MILLI;
 
 /// Whether a timer that was due long before this turn is still set.
 pub(super) fn overdue(net: &Net, world: &World) -> Option<String> {
-    let (timer, due) = world.witness.timers.iter().min_by_key(|(_, due)| **due)?;
-    let from = (*due).max(world.witness.back);
-    let late = world.witness.began.checked_sub(from)?;
     let most = nanos(net.config().turn_slice) + SLACK;
-    (late > most).then(|| format!("timer {timer} is {} ms late", late / MILLI))
+    let late = |due: u64| world.witness.began.checked_sub(due.max(world.witness.back)).filter(|late| *late > most);
+    let timer = world.witness.timers.iter().min_by_key(|(_, due)| **due);
+    if let Some((timer, late)) = timer.and_then(|(timer, due)| Some((timer, late(*due)?))) {
+        return Some(format!("timer {timer} is {} ms late", late / MILLI));
+    }
+    let told = |id: &ConnId| {
+        let conn = net.conns.get(*id).map(|entry| &entry.conn);
+        conn.is_some_and(|conn| conn.is_delivering() || conn.state() == State::Connecting)
+    };
+    let alarms = world.witness.alarms.iter().filter(|(id, _)| told(id));
+    let (conn, due) = alarms.min_by_key(|(_, due)| **due)?;
+    late(*due).map(|late| format!("the deadline of {conn} is {} ms late", late / MILLI))
 }

@@ -56,12 +56,16 @@ fn stall(conn: &Connection, sock: &mut Sock, book: Option<&Book>, config: &Confi
     if sock.paused {
         return None;
     }
-    let unused = book.unused();
-    if unused > 0 && (sock.resumed || book.drained) {
+    if book.told_eof {
+        return None;
+    }
+    let kept = book.kept(sock);
+    let owed = book.unused() > 0 && (sock.resumed || book.drained);
+    if owed && (kept >= sock.want || sock.end_read) {
         return Some("unused input is not shown again after a resume or a drain".to_owned());
     }
-    let held_back = unused > 0 && conn.is_congested();
-    if sock.end_read && sock.fin_in && !held_back && !book.told_eof {
+    let held_back = kept > 0 && conn.is_congested();
+    if sock.end_read && sock.fin_in && !held_back {
         return Some("the peer's stream has ended, and nobody was told".to_owned());
     }
     None

@@ -111,7 +111,7 @@ impl Case<'_> {
             holds(sock.unread == 0, "input waits because of a pause")?;
         }
         if sock.end_read && sock.fin_in && !broken && !sock.paused && !self.book.told_eof {
-            let behind = death.was_congested && self.book.unused() > 0;
+            let behind = death.was_congested && self.book.unused().max(death.was.unused) > 0;
             holds(behind, "the peer's stream has ended, and nobody was told")?;
         }
         let last = [data, times.read, times.written, times.ack, times.opened].into_iter().max();

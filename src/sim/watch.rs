@@ -40,6 +40,11 @@ impl Book {
     pub(super) fn unused(&self) -> usize {
         self.shown - self.used
     }
+
+    /// The same, with what is kept until more of it has come.
+    pub(super) fn kept(&self, sock: &Sock) -> usize {
+        (sock.read as usize).saturating_sub(self.used)
+    }
 }
 
 /// The kinds of callbacks, each of which may be begun once or so after a turn's time is over.
@@ -175,7 +180,15 @@ fn check_data(world: &mut World, net: &Net, conn: ConnId, book: &Book, data: &[u
     }
     let Some(sock) = sock_in(world, book) else { return Ok(()) };
     let fresh = end > book.shown;
-    if !fresh && !sock.resumed && !book.drained {
+    if book.told_eof {
+        return Err("on_data after on_eof".to_owned());
+    }
+    if data.len() < sock.want && !sock.end_read {
+        return Err(format!("{} bytes are shown, {} were wanted", data.len(), sock.want));
+    }
+    // What was wanted will not come any more: what is there is shown.
+    let completed = std::mem::take(&mut sock.want) > 0 && sock.end_read;
+    if !(fresh || completed || sock.resumed || book.drained) {
         return Err("on_data again with nothing new, no resume and no drain".to_owned());
     }
     let congested = state.is_congested() && !net.config_of(conn).read_while_congested;
@@ -286,7 +299,13 @@ impl<H: Handler> Handler for Watch<H> {
     }
 
     fn on_deadline(&mut self, net: &mut Net, conn: ConnId) {
-        Self::see(&mut self.books, &mut self.kernel.world(), net, conn, "on_deadline");
+        {
+            let world = &mut *self.kernel.world();
+            let book = Self::see(&mut self.books, world, net, conn, "on_deadline");
+            if let Err(what) = hearing::deadline_passes(net, world, book, conn) {
+                world.accuse(|| format!("{conn}: {what}"));
+            }
+        }
         self.pass_on(net, Kind::Deadline, |inner, net| inner.on_deadline(net, conn));
     }
 
@@ -321,6 +340,7 @@ impl<H: Handler> Handler for Watch<H> {
             let world = &mut *self.kernel.world();
             let book = Self::see(&mut self.books, world, net, conn, "on_close");
             book.closed = true;
+            world.witness.alarms.remove(&conn);
             world.note(|_| format!("{conn} closed: {report}"));
             let death = world.witness.deaths.remove(&conn);
             let just = match &death {

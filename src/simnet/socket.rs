@@ -120,6 +120,8 @@ pub(crate) struct Sock {
     /// Bytes promised when a read was last tried, and whether that one was allowed to a congested
     /// connection.
     pub(crate) promised_at_look: usize,
+    /// The program wants to be shown nothing before so many bytes are there.
+    pub(crate) want: usize,
     /// Where the soft limit of its queue is.
     pub(crate) soft_bytes: Option<usize>,
     pub(crate) read_was_granted: bool,
@@ -172,6 +174,7 @@ impl Sock {
             resumed: false,
             granted: false,
             promised_at_look: 0,
+            want: 0,
             soft_bytes: None,
             read_was_granted: false,
             end_read: false,

@@ -219,6 +219,8 @@ pub(crate) struct Witness {
     pub(crate) polled: bool,
     /// The moments for which timers are set.
     pub(crate) timers: BTreeMap<TimerId, u64>,
+    /// The moments for which the deadlines of connections are set.
+    pub(crate) alarms: BTreeMap<ConnId, u64>,
     /// Every call of `shutdown`: when, and with which deadline.
     pub(crate) shutdowns: Vec<(u64, u64)>,
     pub(crate) sends: BTreeMap<ConnId, Sends>,

@@ -14,7 +14,7 @@ use unbroken::{
 use crate::dice::Dice;
 
 /// What it may do. Each can be switched off, to find the fewest that still show a failure.
-pub const HABITS: [&str; 25] = [
+pub const HABITS: [&str; 28] = [
     "echo",
     "send",
     "send_large",
@@ -40,6 +40,9 @@ pub const HABITS: [&str; 25] = [
     "listeners",
     "shutdown",
     "keep_after_eof",
+    "deadlines",
+    "want",
+    "names",
 ];
 
 /// The message of its own panics.
@@ -84,9 +87,9 @@ impl Chaos {
             let most = match HABITS[habit] {
                 "echo" => 1000,
                 "send" | "leave_input" | "pause" | "timers" | "stale" => 300,
-                "resume_at_once" | "hoard" | "several_at_once" => 300,
-                "send_large" | "broadcast" | "connect" | "reserve" | "handle" => 100,
-                "close" | "close_write" | "oversize" | "tasks" | "keep_after_eof" => 60,
+                "resume_at_once" | "hoard" | "several_at_once" | "deadlines" => 300,
+                "send_large" | "broadcast" | "connect" | "reserve" | "handle" | "want" => 100,
+                "close" | "close_write" | "oversize" | "tasks" | "keep_after_eof" | "names" => 60,
                 "dawdle" => 40,
                 "shutdown" => 4,
                 _ => 15,
@@ -188,6 +191,19 @@ impl Handler for Chaos {
                 net.resume_reading(whom);
             }
             self.meddle(net, whom);
+        }
+    }
+
+    fn on_deadline(&mut self, net: &mut Net, conn: ConnId) {
+        match self.dice.chance(300) {
+            true => net.close(conn),
+            false => self.meddle(net, conn),
+        }
+    }
+
+    fn on_shutdown(&mut self, net: &mut Net) {
+        if let Some(&conn) = self.known.last() {
+            self.meddle(net, conn);
         }
     }
 

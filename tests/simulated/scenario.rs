@@ -116,6 +116,10 @@ impl Scenario {
         sim.remote("10.0.1.1:2", Remote::Refuses);
         sim.remote("10.0.1.1:3", Remote::Silent);
         sim.remote("10.0.1.1:4", Remote::Serves(Script::random(self.seed ^ 0x4444)));
+        let soon = Duration::from_millis(5);
+        sim.name("one", ["10.0.1.1"], soon);
+        sim.name("many", ["10.0.1.9", "10.0.1.8", "10.0.1.1"], soon);
+        sim.silent_name("silent");
         // A descriptor may be lacking right at the beginning.
         let doors = dice.between(1, DOORS.len());
         for door in &DOORS[..doors] {

@@ -11,6 +11,8 @@ use super::{Chaos, PANIC};
 const ADDRS: [&str; 2] = ["10.0.0.1:8", "10.0.0.1:9"];
 /// What it connects to.
 const REMOTES: [&str; 4] = ["10.0.1.1:1", "10.0.1.1:2", "10.0.1.1:3", "10.0.1.1:4"];
+/// By name: one address, one behind others, unknown, never answered.
+const HOSTS: [&str; 6] = ["one:1", "one:2", "many:1", "many:4", "unknown:1", "silent:1"];
 
 impl Chaos {
     fn bytes(&mut self, most: usize) -> Vec<u8> {
@@ -36,6 +38,7 @@ impl Chaos {
             self.talk(net, conn);
             self.handle_input(net, conn);
             self.look_around(net, conn);
+            self.wish(net, conn);
             self.go_roundabout(conn);
             self.end_something(net, conn);
         }
@@ -120,6 +123,23 @@ impl Chaos {
         }
     }
 
+    /// Sets the deadline of a connection, or asks for more input at once.
+    fn wish(&mut self, net: &mut Net, conn: ConnId) {
+        if self.feels_like("deadlines") {
+            let whom = self.any(conn);
+            let most = [1_000, 30_000, 2_000_000][self.dice.below(3)];
+            match self.dice.chance(800) {
+                true => net.set_deadline(whom, Duration::from_micros(self.dice.below(most) as u64)),
+                false => net.clear_deadline(whom),
+            }
+        }
+        if self.feels_like("want") {
+            let (whom, most) = (self.any(conn), [20, 20_000][self.dice.below(2)]);
+            let bytes = self.dice.between(0, most.min(net.config().max_read_buffer));
+            assert!(net.want(whom, bytes).is_ok());
+        }
+    }
+
     /// Sets timers, connects, listens.
     fn look_around(&mut self, net: &mut Net, conn: ConnId) {
         if self.feels_like("timers") && self.ticks > 0 {
@@ -135,7 +155,10 @@ impl Chaos {
         }
         if self.feels_like("connect") && self.connects > 0 {
             self.connects -= 1;
-            let addr = REMOTES[self.dice.below(4)];
+            let addr = match self.feels_like("names") {
+                true => HOSTS[self.dice.below(HOSTS.len())],
+                false => REMOTES[self.dice.below(4)],
+            };
             if let Ok(conn) = net.connect(addr) {
                 self.known.push(conn);
                 if self.dice.chance(500) {
