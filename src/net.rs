@@ -408,6 +408,10 @@ impl Net {
         entry.conn.want(wanted);
         #[cfg(feature = "sim")]
         self.note_want(conn, wanted);
+        // It may want less than is owed to it.
+        if self.serving != Some(conn) {
+            self.settle(conn);
+        }
         Ok(())
     }
 

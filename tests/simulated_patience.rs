@@ -378,9 +378,13 @@ fn what_is_owed_to_a_handler_is_shown_when_it_wants_less_again() {
         }),
         timer: Box::new(move |net| {
             let conn = resume.get().unwrap();
-            let wanted = if net.unused(conn).len() > 5 { 2 } else { 100 };
-            net.want(conn, wanted).unwrap();
-            net.resume_reading(conn);
+            match net.unused(conn).len() {
+                5 => {
+                    net.want(conn, 100).unwrap();
+                    net.resume_reading(conn);
+                }
+                _ => net.want(conn, 2).unwrap(),
+            }
         }),
         ..Scripted::default()
     };
@@ -388,4 +392,32 @@ fn what_is_owed_to_a_handler_is_shown_when_it_wants_less_again() {
     sim.client(ADDR, Script::new().send("hello").wait(400 * MILLI).send("again").await_end());
     sim.run_for(Duration::from_secs(1)).unwrap();
     assert_eq!(shown.get(), 10);
+}
+
+#[test]
+fn who_is_resumed_when_its_time_is_up_is_told_of_the_end_before_it_is_judged() {
+    let mut config = Config::default();
+    config.half_close_timeout = Some(Duration::from_secs(1));
+    let paused = std::rc::Rc::new(std::cell::Cell::new(None));
+    let (pause, resume) = (paused.clone(), paused);
+    let handler = Scripted {
+        open: Box::new(|net, conn, _| net.want(conn, 100).map_or(0, |()| 1)),
+        data: Box::new(move |net, conn, data| {
+            // It is shown because the end has come, which is told behind it.
+            pause.set(Some(conn));
+            net.pause_reading(conn);
+            net.set_timer(1500 * MILLI);
+            data.len()
+        }),
+        timer: Box::new(move |net| net.resume_reading(resume.get().unwrap())),
+        ..Scripted::default()
+    };
+    let mut sim = sim(config, handler);
+    let peer = sim.client(ADDR, Script::new().send("hello").half_close());
+    sim.run_for(500 * MILLI).unwrap();
+    // Both its deadline and the timer come up when the process is back.
+    sim.freeze(1600 * MILLI);
+    sim.run_for(300 * MILLI).unwrap();
+    assert_eq!(sim.handler().ended.len(), 1);
+    assert!(sim.report_of(peer).unwrap().reason.is_clean());
 }

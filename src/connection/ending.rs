@@ -360,8 +360,9 @@ impl Connection {
             return self.die(CloseReason::SlowConsumer, socket, cx);
         }
         let Some(quiet) = self.quiet_limit(self.settings(cx.terms.defaults)) else { return };
-        // Reading was not wanted when it was its turn, and is now: it is heard first.
-        if self.may_read(cx.terms.defaults) {
+        // Reading was not wanted when it was its turn, and is now: it is heard first. So is the handler
+        // told first of what waited for it.
+        if self.may_read(cx.terms.defaults) || self.eof_is_due() {
             return;
         }
         if now >= cx.terms.lapses.happened(self.activity).plus(quiet) && !self.is_broken() && !self.saw_fin {

@@ -388,8 +388,10 @@ impl World {
         let alive: Vec<SockId> =
             self.socks.iter().filter(|(_, sock)| sock.token.is_some()).map(|(id, _)| *id).collect();
         let chosen = alive.get(self.dice.below(alive.len())).and_then(|id| self.socks.get_mut(id));
-        if let Some((token, bits)) = chosen.and_then(|sock| Some((sock.token?, sock.level()))) {
-            events.push((token, bits));
+        if let Some((token, sock)) = chosen.and_then(|sock| Some((sock.token?, sock))) {
+            // Whoever is told of an event looks: that is not of the engine's own accord.
+            sock.looks = sock.looks.saturating_sub(1);
+            events.push((token, sock.level()));
         }
     }
 }
