@@ -397,10 +397,15 @@ impl Connection {
     pub(crate) fn has_work(&self, defaults: &Settings) -> bool {
         self.may_read(defaults)
             || self.may_flush()
-            || (self.show_again && self.may_show_again())
+            || self.is_to_be_told()
             || (self.drain_due && self.is_delivering())
             || self.error_is_due()
-            || self.eof_is_due()
+    }
+
+    /// Whether the handler is still to be shown input that has been read, or told of the end.
+    #[inline]
+    fn is_to_be_told(&self) -> bool {
+        (self.show_again && self.may_show_again()) || self.eof_is_due()
     }
 
     /// Open, with nothing queued, unread, unused or untold: there is no work in it, and no deadline

@@ -300,7 +300,10 @@ impl Connection {
     /// Whether the handler's own deadline has passed by `now`; it is told once. Who is closing is told of
     /// nothing any more.
     pub(crate) fn take_alarm(&mut self, now: Time) -> bool {
-        let due = now >= self.alarm && (self.is_delivering() || self.state == State::Connecting);
+        // Behind an error what came before it is read, and then it ends.
+        let ends = self.is_broken() && self.readable;
+        let told = self.is_delivering() && !ends || self.state == State::Connecting;
+        let due = now >= self.alarm && told;
         if due {
             self.alarm = Time::NEVER;
         }
@@ -362,7 +365,7 @@ impl Connection {
         let Some(quiet) = self.quiet_limit(self.settings(cx.terms.defaults)) else { return };
         // Reading was not wanted when it was its turn, and is now: it is heard first. So is the handler
         // told first of what waited for it.
-        if self.may_read(cx.terms.defaults) || self.eof_is_due() {
+        if self.may_read(cx.terms.defaults) || self.is_to_be_told() {
             return;
         }
         if now >= cx.terms.lapses.happened(self.activity).plus(quiet) && !self.is_broken() && !self.saw_fin {

@@ -250,9 +250,10 @@ impl Connection {
         self.want = if self.saw_fin { 0 } else { bytes };
     }
 
-    /// Puts new input behind what is unused, where more is wanted than that. What is owed to the handler
-    /// stays so.
+    /// Puts new input behind what is unused, where more is wanted than that. It is owed to the handler,
+    /// which may want less in the end.
     pub(crate) fn hold_input(&mut self, data: &[u8]) {
+        self.show_again = true;
         self.input.append(data);
     }
 

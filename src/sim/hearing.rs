@@ -54,7 +54,7 @@ pub(super) fn timer_fires(
     for (id, Entry { conn, stream }) in net.conns.iter() {
         let Stream::Sim(stream) = stream else { continue };
         let Some(sock) = world.socks.get(&stream.sock) else { continue };
-        let told_late = sock.times.lie > due || sock.times.freed >= due;
+        let told_late = sock.times.lie > due || sock.times.freed.max(sock.times.known) >= due;
         if !conn.is_delivering() || told_late || sock.times.looked >= due {
             continue;
         }

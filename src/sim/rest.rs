@@ -60,9 +60,9 @@ fn stall(conn: &Connection, sock: &mut Sock, book: Option<&Book>, config: &Confi
         return None;
     }
     let kept = book.kept(sock);
-    let owed = book.unused() > 0 && (sock.resumed || book.drained);
+    let owed = kept > book.unused() || (kept > 0 && (sock.resumed || book.drained));
     if owed && (kept >= sock.want || sock.end_read) {
-        return Some("unused input is not shown again after a resume or a drain".to_owned());
+        return Some("unused input is not shown (again)".to_owned());
     }
     let held_back = kept > 0 && conn.is_congested();
     if sock.end_read && sock.fin_in && !held_back {

@@ -204,6 +204,7 @@ impl World {
         self.call();
         let Some(sock) = self.socks.get_mut(&id) else { return };
         sock.token = Some(token);
+        sock.times.known = self.now;
         if sock.level().any() {
             self.list(Ready::Sock(id));
         }

@@ -15,6 +15,8 @@ use crate::id::{ConnId, TimerId};
 pub(crate) struct Times {
     pub(crate) made: u64,
     pub(crate) opened: u64,
+    /// The engine asked to be told of it: before that it could not know.
+    pub(crate) known: u64,
     /// Data arrived, an acknowledgement did, the peer's end did: at first the beginning.
     pub(crate) data: u64,
     pub(crate) ack: u64,
@@ -50,6 +52,7 @@ impl Times {
         Self {
             made: now,
             opened: now,
+            known: now,
             data: now,
             ack: now,
             fin: 0,
