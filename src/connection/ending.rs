@@ -299,9 +299,9 @@ impl Connection {
 
     /// Whether the handler's own deadline has passed by `now`; it is told once. Who is closing is told of
     /// nothing any more.
-    pub(crate) fn take_alarm(&mut self, now: Time) -> bool {
+    pub(crate) fn take_alarm(&mut self, now: Time, defaults: &Settings) -> bool {
         // Behind an error what came before it is read, and then it ends.
-        let ends = self.is_broken() && self.readable;
+        let ends = self.is_broken() && self.may_read(defaults);
         let told = self.is_delivering() && !ends || self.state == State::Connecting;
         let due = now >= self.alarm && told;
         if due {

@@ -467,7 +467,7 @@ impl Reactor {
         for judged in 1..=self.net.judged.len() {
             let Some((id, basis)) = self.net.judged.pop_front() else { break };
             let net = &mut self.net;
-            if net.conns.get_mut(id).is_some_and(|entry| entry.conn.take_alarm(basis)) {
+            if net.conns.get_mut(id).is_some_and(|entry| entry.conn.take_alarm(basis, &net.defaults)) {
                 call(net, id, |net| handler.on_deadline(net, id));
                 finish(net, handler, id);
             }
