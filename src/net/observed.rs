@@ -174,7 +174,10 @@ impl Net {
     }
 
     pub(super) fn note_want(&self, id: ConnId, bytes: u32) {
-        self.note_sock(id, |sock, _| sock.want = bytes as usize);
+        self.note_sock(id, |sock, _| {
+            sock.want = bytes as usize;
+            sock.held |= bytes > 0;
+        });
     }
 
     pub(super) fn note_shutdown(&self, deadline: Duration) {

@@ -192,7 +192,8 @@ fn check_data(world: &mut World, net: &Net, conn: ConnId, book: &Book, data: &[u
         return Err("on_data again with nothing new, no resume and no drain".to_owned());
     }
     let congested = state.is_congested() && !net.config_of(conn).read_while_congested;
-    if fresh && congested && !sock.read_was_granted {
+    // What was kept back was read at some other time.
+    if fresh && congested && !sock.read_was_granted && !sock.held {
         return Err("a congested connection was read from although its queue grows by it".to_owned());
     }
     Ok(())
@@ -244,6 +245,7 @@ impl<H: Handler> Handler for Watch<H> {
             // It has just seen what it leaves: a pause that it ended itself shows it nothing new.
             if let Some(sock) = sock_in(&mut self.kernel.world(), book) {
                 sock.resumed = false;
+                sock.held &= sock.want > 0 || book.shown < sock.read as usize;
             }
         }
         used

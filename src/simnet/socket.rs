@@ -122,6 +122,8 @@ pub(crate) struct Sock {
     pub(crate) promised_at_look: usize,
     /// The program wants to be shown nothing before so many bytes are there.
     pub(crate) want: usize,
+    /// Input may have been kept back because of that.
+    pub(crate) held: bool,
     /// Where the soft limit of its queue is.
     pub(crate) soft_bytes: Option<usize>,
     pub(crate) read_was_granted: bool,
@@ -175,6 +177,7 @@ impl Sock {
             granted: false,
             promised_at_look: 0,
             want: 0,
+            held: false,
             soft_bytes: None,
             read_was_granted: false,
             end_read: false,
