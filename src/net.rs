@@ -91,6 +91,8 @@ pub struct Net {
     pub(crate) now: Time,
     /// When somebody was served last: what has passed since went to a callback, or to something outside.
     pub(crate) last_served: Time,
+    /// When the kernel was last asked for events.
+    pub(crate) asked: Time,
     /// When nobody was served lately.
     pub(crate) lapses: Lapses,
 
@@ -185,6 +187,7 @@ impl Net {
             config,
             now: Time::default(),
             last_served: Time::default(),
+            asked: Time::default(),
             lapses: Lapses::default(),
             conns: Table::new(),
             listeners: Table::new(),

@@ -233,6 +233,7 @@ impl Reactor {
             taken = self.take_events();
         }
         self.began = self.net.now;
+        self.net.asked = asked;
         let moment = asked.min(self.began);
         let (readied, from) = (self.net.readied, self.began);
         self.horizons.push_back(Horizon { moment, readied, from, is_moved: false });

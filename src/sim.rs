@@ -368,7 +368,7 @@ impl<H: Handler> Sim<H> {
             world.witness.polled = false;
             world.stop_outside(pause);
             world.work = Default::default();
-            world.witness.in_turn = true;
+            (world.witness.in_turn, world.witness.fired) = (true, 0);
             world.now
         };
         self.watch.callbacks = 0;

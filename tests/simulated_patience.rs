@@ -78,15 +78,15 @@ fn the_end_of_a_stream_is_told_although_its_last_input_paused_and_resumed() {
 
 #[test]
 fn what_is_unused_and_the_end_behind_it_survive_close_write() {
+    let shown = std::rc::Rc::new(std::cell::Cell::new(0));
+    let counts = shown.clone();
     let handler = Scripted {
-        data: Box::new(|net, conn, data| {
+        data: Box::new(move |net, conn, data| {
             // Held back by a full queue at first, then used.
-            let _ = net.send(conn, &[7; 100_000]);
+            let _ = net.send(conn, &[7; 400_000]);
             net.close_write(conn);
-            match net.queued(conn) {
-                0 => data.len(),
-                _ => 0,
-            }
+            counts.set(counts.get() + 1);
+            data.len() * (counts.get() - 1)
         }),
         ..Scripted::default()
     };
@@ -97,7 +97,7 @@ fn what_is_unused_and_the_end_behind_it_survive_close_write() {
     let peer = sim.client(ADDR, script.wait(Duration::from_secs(2)).read(Reading::Eager));
     sim.run().unwrap();
     assert_eq!(sim.handler().ended.len(), 1);
-    assert_eq!(sim.received(peer).len(), 100_000);
+    assert_eq!((sim.received(peer).len(), shown.get()), (400_000, 2));
 }
 
 #[test]
@@ -419,5 +419,28 @@ fn who_is_resumed_when_its_time_is_up_is_told_of_the_end_before_it_is_judged() {
     sim.freeze(1600 * MILLI);
     sim.run_for(300 * MILLI).unwrap();
     assert_eq!(sim.handler().ended.len(), 1);
+    assert!(sim.report_of(peer).unwrap().reason.is_clean());
+}
+
+#[test]
+fn close_write_behind_the_read_end_swallows_neither_that_nor_what_came_before_it() {
+    let shown = std::rc::Rc::new(std::cell::Cell::new(0));
+    let counts = shown.clone();
+    let handler = Scripted {
+        // It is shown when its end has been read.
+        open: Box::new(|net, conn, _| net.want(conn, 100).map_or(0, |()| 1)),
+        data: Box::new(move |net, conn, data| {
+            counts.set(counts.get() + 1);
+            net.pause_reading(conn);
+            net.close_write(conn);
+            net.resume_reading(conn);
+            data.len() * (counts.get() - 1)
+        }),
+        ..Scripted::default()
+    };
+    let mut sim = sim(Config::default(), handler);
+    let peer = sim.client(ADDR, Script::new().send("hello").half_close());
+    sim.run_for(Duration::from_secs(1)).unwrap();
+    assert_eq!((sim.handler().ended.len(), shown.get()), (1, 1));
     assert!(sim.report_of(peer).unwrap().reason.is_clean());
 }

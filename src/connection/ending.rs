@@ -27,7 +27,7 @@ const LAST_LOOK: Duration = Duration::from_secs(5);
 const SLOWER: u32 = 3;
 
 /// Linux tells in milliseconds when it last heard of a peer.
-const HEARD_UNIT: Duration = Duration::from_millis(1);
+pub(super) const HEARD_UNIT: Duration = Duration::from_millis(1);
 
 /// Without progress for no longer than this, nobody pays for the memory that others hold.
 pub(crate) const HEALTHY: Duration = Duration::from_millis(10);

@@ -6,6 +6,7 @@
 
 use std::io::{self, ErrorKind, IoSlice};
 
+use super::ending::HEARD_UNIT;
 use super::{Connection, Context, State};
 use crate::send::{Data, SendError, Sent};
 use crate::timers::Time;
@@ -132,6 +133,14 @@ impl Connection {
             }
         }
         self.after_flush(socket, cx);
+    }
+
+    /// Whether the kernel may have room for what is queued without having told yet: acknowledgements have
+    /// come since it was last asked for events, or all of them. Without any, room is made by nothing.
+    pub(crate) fn may_have_room<T: Transport>(&self, socket: &T, now: Time, asked: Time) -> bool {
+        let heard = socket.last_heard();
+        let has_all = || socket.unacknowledged() == Some(0);
+        self.may_flush() || has_all() || heard.is_none_or(|heard| now.minus(heard.ack).plus(HEARD_UNIT) >= asked)
     }
 
     /// Tries to hand over what is queued, whatever the kernel last said. Returns whether the kernel took

@@ -171,8 +171,9 @@ impl Net {
     /// have been told yet; or a broken pipe has made room.
     fn takes_more(&mut self, id: ConnId) -> bool {
         let before = self.queued(id);
+        let asked = self.asked;
         let step = self.touch(id, |conn, stream, cx| {
-            let took = conn.offer(stream, cx);
+            let took = conn.may_have_room(stream, cx.now, asked) && conn.offer(stream, cx);
             (took, conn.is_holder(cx.terms.defaults))
         });
         let made_room = self.queued(id) < before;

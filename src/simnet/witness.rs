@@ -217,6 +217,8 @@ pub(crate) struct Witness {
     pub(crate) called: u64,
     /// The program itself is ending something.
     pub(crate) by_hand: bool,
+    /// Timers and deadlines that were told in this turn.
+    pub(crate) fired: usize,
     /// A turn is under way; its first poll has come back.
     pub(crate) in_turn: bool,
     pub(crate) polled: bool,
