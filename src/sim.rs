@@ -383,7 +383,8 @@ impl<H: Handler> Sim<H> {
             let done = work.events + work.accepts + work.sockets + moved + self.watch.callbacks;
             done > 0 || world.now > before + LONGEST_IDLE_TURN
         };
-        self.idle_turns = if worked || timeout.is_zero() || turn == Turn::Stopped { 0 } else { self.idle_turns + 1 };
+        self.idle_turns =
+            if worked || timeout.is_zero() || turn == Turn::Stopped { 0 } else { self.idle_turns + 1 };
         if self.idle_turns > MOST_IDLE_TURNS {
             let what = "the reactor spins: it turns again and again with nothing to do".to_owned();
             return Err(self.violation(what));

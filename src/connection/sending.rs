@@ -140,7 +140,9 @@ impl Connection {
     pub(crate) fn may_have_room<T: Transport>(&self, socket: &T, now: Time, asked: Time) -> bool {
         let heard = socket.last_heard();
         let has_all = || socket.unacknowledged() == Some(0);
-        self.may_flush() || has_all() || heard.is_none_or(|heard| now.minus(heard.ack).plus(HEARD_UNIT) >= asked)
+        self.may_flush()
+            || has_all()
+            || heard.is_none_or(|heard| now.minus(heard.ack).plus(HEARD_UNIT) >= asked)
     }
 
     /// Tries to hand over what is queued, whatever the kernel last said. Returns whether the kernel took

@@ -206,7 +206,9 @@ impl Net {
             let cap = own.map_or(0, |entry| entry.conn.settings(&self.defaults).max_write_buffer);
             let budget = self.config.total_write_buffer;
             let ended = own.is_none_or(|entry| entry.conn.is_dead());
-            let for_others = own.is_some_and(|entry| entry.conn.settings(&self.defaults).overflow == Overflow::Close) && len <= budget;
+            let for_others = own
+                .is_some_and(|entry| entry.conn.settings(&self.defaults).overflow == Overflow::Close)
+                && len <= budget;
             if ended || !for_others || attempt.queued + len > cap {
                 return;
             }

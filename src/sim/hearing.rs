@@ -74,12 +74,7 @@ pub(super) fn timer_fires(
 }
 
 /// The connection's own deadline has passed, and it was heard since.
-pub(super) fn deadline_passes(
-    net: &Net,
-    world: &mut World,
-    book: &Book,
-    conn: ConnId,
-) -> Result<(), String> {
+pub(super) fn deadline_passes(net: &Net, world: &mut World, book: &Book, conn: ConnId) -> Result<(), String> {
     world.witness.fired += 1;
     let Some(due) = world.witness.alarms.remove(&conn) else {
         return Err("on_deadline, and none is set".to_owned());
@@ -107,7 +102,8 @@ pub(super) fn overdue(net: &Net, world: &World) -> Option<String> {
         return None;
     }
     let most = nanos(net.config().turn_slice) + SLACK;
-    let late = |due: u64| world.witness.began.checked_sub(due.max(world.witness.back)).filter(|late| *late > most);
+    let late =
+        |due: u64| world.witness.began.checked_sub(due.max(world.witness.back)).filter(|late| *late > most);
     let timer = world.witness.timers.iter().min_by_key(|(_, due)| **due);
     if let Some((timer, late)) = timer.and_then(|(timer, due)| Some((timer, late(*due)?))) {
         return Some(format!("timer {timer} is {} ms late", late / MILLI));

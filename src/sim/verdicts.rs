@@ -9,9 +9,9 @@ use super::victims;
 use super::watch::Book;
 use crate::close::{CloseReason, Timeout};
 use crate::config::Config;
-use crate::settings::Overflow;
 use crate::connection::State;
 use crate::id::ConnId;
+use crate::settings::Overflow;
 use crate::simnet::{Death, Phase, View, Witness, MICRO, MILLI};
 
 /// How much earlier the engine may be than the kernel's books have it: its clock is read once for
@@ -184,8 +184,7 @@ impl Case<'_> {
         let idlest = victims::holder(self, sock);
         match attempt.conn == self.conn && attempt.len == 0 {
             // Whoever would hold more has to go when everybody gets on.
-            true => idlest
-                .or_else(|_| victims::nobody_idle(death.at, &death.others, self.witness)),
+            true => idlest.or_else(|_| victims::nobody_idle(death.at, &death.others, self.witness)),
             false => idlest,
         }
     }

@@ -74,11 +74,7 @@ pub(super) fn holder(case: &Case<'_>, sock: &View) -> Result<(), String> {
 }
 
 /// Somebody had to be refused because everybody gets on.
-pub(super) fn nobody_idle(
-    now: u64,
-    holders: &[Other],
-    witness: &Witness,
-) -> Result<(), String> {
+pub(super) fn nobody_idle(now: u64, holders: &[Other], witness: &Witness) -> Result<(), String> {
     // Nobody has had the time right behind an absence.
     if holders.len() > ASKED || now < witness.back + nanos(HEALTHY) + SLACK {
         return Ok(());
