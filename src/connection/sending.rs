@@ -33,7 +33,8 @@ impl Connection {
     /// Whether bytes are queued that the kernel may take now.
     #[inline]
     pub(crate) fn may_flush(&self) -> bool {
-        self.writable && self.out.is_some() && !matches!(self.state, State::Connecting | State::Dead)
+        let any = self.own || (self.out.is_some() && !self.held_back);
+        self.writable && any && !matches!(self.state, State::Connecting | State::Dead)
     }
 
     /// Queues bytes whose room has been checked.
@@ -94,7 +95,10 @@ impl Connection {
     /// Writes the front of a large slice without copying it, when nothing waits before it.
     fn write_through<T: Transport>(&mut self, slice: &[u8], socket: &mut T, cx: &mut Context<'_>) -> usize {
         let mut taken = 0;
-        while self.writable && self.state != State::Connecting && !self.write_failed && taken < slice.len() {
+        if self.held_back || self.state == State::Connecting {
+            return 0;
+        }
+        while self.writable && !self.write_failed && taken < slice.len() {
             if taken >= cx.terms.config.write_budget {
                 break;
             }
@@ -109,8 +113,8 @@ impl Connection {
     #[inline]
     pub(crate) fn flush<T: Transport>(&mut self, socket: &mut T, cx: &mut Context<'_>) {
         let mut budget = cx.terms.config.write_budget;
-        while budget > 0 && self.may_flush() {
-            let Some(mut out) = self.out.take() else { return };
+        while budget > 0 && self.may_flush() && !self.held_back {
+            let Some(mut out) = self.out.take() else { break };
             let taken = match out.only_slice(budget) {
                 Some(slice) => self.write_once(&[IoSlice::new(slice)], slice.len(), socket, cx),
                 None => {
@@ -131,6 +135,12 @@ impl Connection {
             } else {
                 self.out = Some(out);
             }
+            if self.secured {
+                self.after_session_step(socket);
+            }
+        }
+        if self.own {
+            self.flush_own(socket, cx);
         }
         self.after_flush(socket, cx);
     }
@@ -140,9 +150,8 @@ impl Connection {
     pub(crate) fn may_have_room<T: Transport>(&self, socket: &T, now: Time, asked: Time) -> bool {
         let heard = socket.last_heard();
         let has_all = || socket.unacknowledged() == Some(0);
-        self.may_flush()
-            || has_all()
-            || heard.is_none_or(|heard| now.minus(heard.ack).plus(HEARD_UNIT) >= asked)
+        let since = || heard.is_none_or(|heard| now.minus(heard.ack).plus(HEARD_UNIT) >= asked);
+        !self.held_back && (self.may_flush() || has_all() || since())
     }
 
     /// Tries to hand over what is queued, whatever the kernel last said. Returns whether the kernel took
@@ -158,7 +167,7 @@ impl Connection {
 
     #[inline]
     fn after_flush<T: Transport>(&mut self, socket: &T, cx: &mut Context<'_>) {
-        if matches!(self.state, State::Connecting | State::Lingering) {
+        if self.held_back || matches!(self.state, State::Connecting | State::Lingering) {
             return;
         }
         let queued = self.queued();
@@ -176,7 +185,8 @@ impl Connection {
         }
         if self.congested && queued <= low_water {
             self.congested = false;
-            self.drain_due = self.is_delivering() && !self.is_broken();
+            let is_open = self.is_delivering() || self.state == State::Handshaking;
+            self.drain_due = is_open && !self.is_broken();
         }
     }
 
@@ -215,7 +225,7 @@ impl Connection {
     }
 
     /// The write half is dead, and only that: what the peer sent before is still read.
-    fn break_write_half(&mut self, error: Option<&io::Error>, cx: &mut Context<'_>) {
+    pub(super) fn break_write_half(&mut self, error: Option<&io::Error>, cx: &mut Context<'_>) {
         if let Some(error) = error {
             self.record(error);
         }
@@ -242,8 +252,9 @@ impl Connection {
     /// peer one read, whatever the handler then queues, and shows unused input again.
     #[inline]
     pub(crate) fn take_drain(&mut self) -> bool {
-        let due = std::mem::take(&mut self.drain_due) && self.is_delivering();
+        let due = self.drain_due && self.is_delivering();
         if due {
+            self.drain_due = false;
             self.may_read_once = true;
             self.show_again = true;
         }
