@@ -1,9 +1,12 @@
 //! TLS: the promises that hold without it, and those of its own.
 
+mod attacks;
 #[path = "../../examples/certificates/mod.rs"]
 mod certificates;
 mod closes;
+mod forged;
 mod handshakes;
+mod limits;
 mod peer;
 mod talk;
 #[path = "../util/mod.rs"]
