@@ -428,7 +428,8 @@ impl Transport for Stream {
 
     #[cfg(feature = "tls")]
     fn shake_hands(&mut self, buf: &mut [u8]) -> io::Result<bool> {
-        self.session_mut().map_or(Ok(true), |secured| secured.shake_hands(buf))
+        // Without a session there is no handshake that could be done.
+        self.session_mut().map_or_else(not_connected, |secured| secured.shake_hands(buf))
     }
 
     #[cfg(feature = "tls")]

@@ -561,12 +561,12 @@ fn finish_connect<H: Handler + ?Sized>(net: &mut Net, handler: &mut H, id: ConnI
     let Some(entry) = net.conns.get_mut(id) else { return };
     let outcome = entry.stream.finish_connect();
     #[cfg(feature = "tls")]
-    if matches!(outcome, Ok(true)) {
+    // A reset came after the connection was established.
+    if matches!(outcome, Ok(true)) || outcome.as_ref().is_err_and(was_established) {
         net.secure(id);
     }
     let told = net.touch(id, |conn, stream, cx| match outcome {
-        // Only an established connection is reset, a pending one is refused (tcp_reset in Linux).
-        Err(error) if matches!(error.raw_os_error(), Some(libc::ECONNRESET | libc::EPIPE)) => {
+        Err(error) if was_established(&error) => {
             let peer = conn.peer();
             let told = conn.opened(stream, peer, cx);
             conn.broken_at_birth(&error);
@@ -587,6 +587,11 @@ fn finish_connect<H: Handler + ?Sized>(net: &mut Net, handler: &mut H, id: ConnI
         net.stats.opened += 1;
         call(net, id, |net| handler.on_open(net, id, Via::Connect));
     }
+}
+
+/// Only an established connection is reset, a pending one is refused (tcp_reset in Linux).
+fn was_established(error: &std::io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ECONNRESET | libc::EPIPE))
 }
 
 /// Looks what has become of the attempts to reach a host.
