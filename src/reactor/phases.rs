@@ -368,12 +368,16 @@ impl Reactor {
         let mut full = net.is_full();
         let draining = net.stopping == Stopping::Draining;
         let stalled = net.stalled_handshake();
+        let stalls_at = net.handshake_stalls_at();
         let Some(listener) = net.listeners.get_mut(id) else { return false };
         if !listener.is_ready() {
             return false;
         }
         if full && stalled.is_none() && net.config.at_limit == AtLimit::Wait {
-            listener.hold_at_limit();
+            listener.hold_at_limit(stalls_at);
+            if stalls_at != Time::NEVER {
+                net.deadlines.arm_single(stalls_at, Deadline::Listener(id));
+            }
             return false;
         }
         // Who waits is turned away only when nobody is in who could go instead.
