@@ -4,5 +4,5 @@ mod secured;
 mod session;
 
 pub(crate) use secured::Secured;
-pub(crate) use session::Session;
+pub(crate) use session::{without_early_data, Session};
 pub use session::{Tls, TlsInfo};

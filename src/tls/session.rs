@@ -69,12 +69,23 @@ impl fmt::Debug for Tls {
 impl Tls {
     pub(crate) fn session(self) -> io::Result<Box<dyn Session>> {
         let connection = match self {
-            Self::Server(config) => ServerConnection::new(config).map(Connection::Server),
+            Self::Server(config) => ServerConnection::new(without_early_data(config)).map(Connection::Server),
             Self::Client(config, name) => ClientConnection::new(config, name).map(Connection::Client),
         };
         let connection = connection.map_err(|error| io::Error::new(ErrorKind::InvalidInput, error))?;
         Ok(Box::new(Rustls::new(connection)))
     }
+}
+
+/// What a client sends ahead of the handshake would come apart from all else, and whoever heard it before
+/// may send it again: it is refused, whereupon the client sends it in its place.
+pub(crate) fn without_early_data(config: Arc<ServerConfig>) -> Arc<ServerConfig> {
+    if config.max_early_data_size == 0 {
+        return config;
+    }
+    let mut config = ServerConfig::clone(&config);
+    config.max_early_data_size = 0;
+    Arc::new(config)
 }
 
 /// What the two ends of a TLS session agreed on.
