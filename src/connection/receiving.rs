@@ -70,7 +70,13 @@ impl Connection {
         match socket.read(scratch) {
             Ok(0) => return self.received_eof(socket, cx),
             Ok(count) => return self.received_data(count.min(scratch.len()), scratch.len(), socket, cx),
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == ErrorKind::Interrupted => {
+                if self.secured {
+                    // Perhaps a whole read's worth of records without plaintext: it counts as one.
+                    self.after_session_step(socket, cx.now);
+                    return Received::Nothing(scratch.len());
+                }
+            }
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
                 self.readable = false;
                 self.more_hint = false;

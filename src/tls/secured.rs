@@ -256,7 +256,7 @@ impl<S: Transport> Transport for Secured<S> {
             return self.discard(buf);
         }
         self.is_dry = false;
-        let mut filled = 0;
+        let (mut filled, mut fruitless) = (0, false);
         loop {
             filled += self.session.open(buf.get_mut(filled..).unwrap_or_default());
             if filled == buf.len() {
@@ -278,6 +278,10 @@ impl<S: Transport> Transport for Secured<S> {
             }
             if self.is_dry {
                 return Err(ErrorKind::WouldBlock.into());
+            }
+            // A peer may send records without plaintext for ever: others have their turn in between.
+            if std::mem::replace(&mut fruitless, true) {
+                return Err(ErrorKind::Interrupted.into());
             }
             // The raw bytes stand behind the place of their plaintext, which is shorter.
             let half = if buf.len() >= 2 * LEAST_READ { buf.len() / 2 } else { 0 };
