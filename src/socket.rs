@@ -443,6 +443,16 @@ impl Transport for Stream {
     }
 
     #[cfg(feature = "tls")]
+    fn taken_below(&self) -> u64 {
+        self.session().map_or(0, Transport::taken_below)
+    }
+
+    #[cfg(feature = "tls")]
+    fn moved_below(&self) -> u64 {
+        self.session().map_or(0, Transport::moved_below)
+    }
+
+    #[cfg(feature = "tls")]
     fn is_truncated(&self) -> bool {
         self.session().is_some_and(Transport::is_truncated)
     }

@@ -89,7 +89,7 @@ impl Connection {
             }
         }
         if self.secured {
-            self.after_session_step(socket);
+            self.after_session_step(socket, cx.now);
         }
         Received::Nothing(0)
     }
@@ -102,7 +102,7 @@ impl Connection {
         cx: &mut Context<'_>,
     ) -> Received {
         if self.secured {
-            self.after_session_step(socket);
+            self.after_session_step(socket, cx.now);
         }
         self.activity = cx.now;
         cx.stats.reads += 1;
@@ -141,7 +141,7 @@ impl Connection {
         // came. EPIPE is different: it tells of a reset behind the peer's end.
         self.saw_fin = matches!(self.errno, 0 | libc::EPIPE);
         if self.secured {
-            self.after_session_end(socket);
+            self.after_session_end(socket, cx.now);
         }
         if self.error_hint {
             self.ask_for_error(socket);

@@ -104,6 +104,9 @@ impl Connection {
             let rest = slice.get(taken..).unwrap_or_default();
             taken += self.write_once(&[IoSlice::new(rest)], rest.len(), socket, cx);
         }
+        if self.secured {
+            self.after_session_step(socket, cx.now);
+        }
         taken
     }
 
@@ -135,7 +138,7 @@ impl Connection {
                 self.out = Some(out);
             }
             if self.secured {
-                self.after_session_step(socket);
+                self.after_session_step(socket, cx.now);
             }
         }
         if self.own {
@@ -156,6 +159,9 @@ impl Connection {
             self.waiting = true;
             self.progress = cx.now;
             self.acknowledged = self.acknowledged_now(socket);
+            if self.secured {
+                self.took_part(socket);
+            }
         }
         let settings = self.settings(cx.terms.defaults);
         let low_water = settings.low_water;

@@ -169,6 +169,7 @@ impl<S: Transport> Secured<S> {
             self.reading = Reading::Over;
             return Ok(None);
         }
+        self.came += count as u64;
         self.is_dry = count < raw.len() && self.below.short_read_empties();
         let mut rest = raw.get(..count).unwrap_or_default();
         let mut opened = 0;
@@ -199,6 +200,7 @@ impl<S: Transport> Secured<S> {
             return Ok(0);
         }
         let count = self.below.read(buf)?;
+        self.came += count as u64;
         match count {
             0 => self.reading = Reading::Over,
             _ => self.is_dry = count < buf.len() && self.below.short_read_empties(),
@@ -220,6 +222,7 @@ impl<S: Transport> Secured<S> {
     }
 
     fn count_sent(&mut self, mut sent: usize) {
+        self.sent += sent as u64;
         while let Some(record) = self.records.front_mut() {
             if sent < record.left {
                 record.left -= sent;
@@ -397,6 +400,14 @@ impl<S: Transport> Transport for Secured<S> {
         self.clear + self.sealed
     }
 
+    fn taken_below(&self) -> u64 {
+        self.sent - self.below.unacknowledged().unwrap_or(0).min(self.sent)
+    }
+
+    fn moved_below(&self) -> u64 {
+        self.sent + self.came
+    }
+
     fn is_truncated(&self) -> bool {
         self.truncated
     }
@@ -420,6 +431,7 @@ impl<S: Transport> Secured<S> {
         }
         let taken = self.below.write(&clear)?;
         self.clear -= taken.min(self.clear);
+        self.sent += taken as u64;
         Ok(taken)
     }
 }
