@@ -213,6 +213,7 @@ impl Connection {
     pub(super) fn break_write_half(&mut self, error: Option<&io::Error>, cx: &mut Context<'_>) {
         if let Some(error) = error {
             self.record(error);
+            self.note_session_error(error);
         }
         self.write_failed = true;
         self.activity = cx.now;

@@ -308,18 +308,21 @@ impl<S: Transport> Transport for Secured<S> {
             return Err(error);
         }
         let mut sent = self.transmit();
+        let mut is_spent = false;
         // More is sealed as long as all that was went out.
-        while sent.is_ok() && self.sealed < offered && !self.has_failed {
+        while sent.is_ok() && self.sealed < offered && !self.has_failed && !is_spent {
             let before = self.sealed;
             self.seal(slices, offered);
             sent = self.transmit();
-            if self.sealed == before {
-                break;
-            }
+            is_spent = self.sealed == before;
         }
         let taken = self.done.min(offered);
         if taken == 0 {
             sent?;
+            if is_spent {
+                let text = "the keys of the session are used up".into();
+                return Err(io::Error::new(ErrorKind::InvalidData, SessionError { alert: None, text }));
+            }
             return Err(ErrorKind::WouldBlock.into());
         }
         self.write_error = sent.err().filter(|error| error.kind() != ErrorKind::WouldBlock);
