@@ -107,7 +107,7 @@ impl Connection {
         self.activity = cx.now;
         cx.stats.reads += 1;
         // What comes behind the end of a session is no plaintext.
-        if !(self.saw_fin || self.secured && self.ends().failed) {
+        if !(self.secured && socket.has_tail()) {
             self.received += count as u64;
             cx.stats.bytes_in += count as u64;
         }

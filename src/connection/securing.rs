@@ -148,6 +148,11 @@ impl Connection {
         cx: &mut Context<'_>,
     ) {
         match error.get_ref().and_then(|source| source.downcast_ref::<SessionError>()) {
+            // We have ended all there was to end: what the peer still says is thrown away unheard.
+            Some(_) if self.fin_sent && self.is_closing() => {
+                self.readable = true;
+                self.more_hint = true;
+            }
             Some(error) => self.fail_session(error, socket, cx),
             None if self.is_settled() => {
                 self.ends_mut().tail = false;

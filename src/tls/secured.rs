@@ -70,6 +70,11 @@ pub(crate) struct Secured<S> {
     /// The last read below emptied it.
     is_dry: bool,
     end_sealed: bool,
+    /// The stream below has been ended: the session has nothing more to say.
+    is_shut: bool,
+    /// Bytes handed over below and read from there, whatever is in them.
+    sent: u64,
+    came: u64,
     /// The peer may end its stream without ending its session.
     allow_truncation: bool,
     /// The stream below ended, and the session had not.
@@ -96,6 +101,9 @@ impl<S: Transport> Secured<S> {
             write_error: None,
             is_dry: false,
             end_sealed: false,
+            is_shut: false,
+            sent: 0,
+            came: 0,
             allow_truncation,
             truncated: false,
             info: OnceCell::new(),
@@ -333,9 +341,15 @@ impl<S: Transport> Transport for Secured<S> {
 
     fn shutdown_write(&mut self) -> io::Result<()> {
         if !std::mem::replace(&mut self.end_sealed, true) && !self.has_failed {
+            // Without its end of the handshake, nothing that comes is of any use.
+            if self.session.is_handshaking() && self.reading == Reading::Open {
+                self.reading = Reading::Discarding;
+                self.forget_backlog();
+            }
             self.session.end();
         }
         self.transmit()?;
+        self.is_shut = true;
         self.below.shutdown_write()
     }
 
@@ -372,13 +386,13 @@ impl<S: Transport> Transport for Secured<S> {
     }
 
     fn has_own(&self) -> bool {
-        self.clear == 0 && self.session.sealed() > self.recorded
+        self.clear == 0 && !self.is_shut && self.session.sealed() > self.recorded
     }
 
     fn send_own(&mut self) -> io::Result<()> {
-        match self.clear {
-            0 => self.transmit(),
-            _ => Ok(()),
+        match self.clear == 0 && !self.is_shut {
+            true => self.transmit(),
+            false => Ok(()),
         }
     }
 
