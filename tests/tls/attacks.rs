@@ -154,11 +154,11 @@ fn an_alert_goes_out_although_the_handler_had_more_to_send() {
 fn records_without_plaintext_are_not_taken_for_ever_and_keep_nobody_waiting() {
     let server = serve_tls(Config::default(), Echo);
     let mut other = Client::ready(&server);
-    other.socket.set_nodelay(true).expect("TCP_NODELAY");
     let mut flood = Forger::ready(&server, "1.3");
     let records: Vec<u8> = (0..50_000).flat_map(|_| flood.seal(ContentType::ApplicationData, b"")).collect();
     let flooding = std::thread::spawn(move || {
         let _ = flood.socket.write_all(&records);
+        drop(flood);
     });
     while !flooding.is_finished() {
         other.send(b"ping");
@@ -190,7 +190,6 @@ fn an_alert_that_was_not_sent_is_not_reported() {
 fn what_was_not_sealed_for_want_of_keys_counts_as_unsent() {
     let server = crate::limits::serve_with_few_keys(12);
     let mut client = Client::with(&server, crate::peer::only("1.2"));
-    client.socket.set_nodelay(true).expect("TCP_NODELAY");
     client.shake_hands();
     let conn = server.opened();
     let mut came = 0;
@@ -217,7 +216,6 @@ fn what_was_not_sealed_for_want_of_keys_counts_as_unsent() {
 fn keys_are_renewed_when_they_have_served_enough() {
     let server = crate::limits::serve_with_few_keys(12);
     let mut client = Client::with(&server, crate::peer::only("1.3"));
-    client.socket.set_nodelay(true).expect("TCP_NODELAY");
     client.shake_hands();
     let conn = server.opened();
     for _ in 0..100 {
@@ -282,7 +280,6 @@ fn a_record_that_comes_slowly_is_no_silence() {
     });
     let server = serve_tls(config, Echo);
     let mut client = Client::ready(&server);
-    client.socket.set_nodelay(true).expect("TCP_NODELAY");
     let record = client.seal(&pattern(1000));
     for part in record.chunks(record.len() / 20) {
         client.socket.write_all(part).expect("a write");

@@ -23,7 +23,6 @@ impl Forger {
         let mut config = ClientConfig::clone(&only(version));
         config.enable_secret_extraction = true;
         let mut client = Client::with(server, Arc::new(config));
-        client.socket.set_nodelay(true).expect("TCP_NODELAY");
         client.shake_hands();
         let suite = client.session.negotiated_cipher_suite().expect("a suite");
         let Client { session, socket } = client;

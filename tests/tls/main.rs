@@ -8,6 +8,8 @@ mod forged;
 mod handshakes;
 mod limits;
 mod peer;
+mod rows_pressure;
+mod rows_writing;
 mod talk;
 #[path = "../util/mod.rs"]
 mod util;
