@@ -8,7 +8,9 @@ mod forged;
 mod handshakes;
 mod limits;
 mod peer;
+mod rows_ends;
 mod rows_pressure;
+mod rows_resets;
 mod rows_writing;
 mod talk;
 #[path = "../util/mod.rs"]
