@@ -6,7 +6,7 @@ use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, ServerConfig, SupportedCipherSuite, Tls12CipherSuite, Tls13CipherSuite};
-use unbroken::Config;
+use unbroken::{Config, Handler};
 
 use crate::peer::{client_config, file};
 use crate::util::{serve_with, Custom, Echo, Server};
@@ -81,9 +81,17 @@ fn server(provider: CryptoProvider) -> ServerConfig {
 }
 
 /// A server on a thread of its own, with a configuration of TLS of its own.
-pub fn serve<H: unbroken::Handler + Send + 'static>(tls: ServerConfig, handler: H) -> Server {
+pub fn serve<H: Handler + Send + 'static>(tls: ServerConfig, handler: H) -> Server {
+    serve_configured(Config::default(), tls, handler)
+}
+
+pub fn serve_configured<H: Handler + Send + 'static>(
+    config: Config,
+    tls: ServerConfig,
+    handler: H,
+) -> Server {
     let (told, addr) = mpsc::channel();
-    let mut server = serve_with(Config::default(), handler, move |net| {
+    let mut server = serve_with(config, handler, move |net| {
         let listener = net.listen_tls("127.0.0.1:0", Arc::new(tls)).expect("a port");
         let addr = net.local_addr(listener).and_then(|addr| addr.as_tcp());
         told.send(addr.expect("an address")).expect("the test waits");

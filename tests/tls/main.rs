@@ -12,6 +12,9 @@ mod rows_ends;
 mod rows_pressure;
 mod rows_resets;
 mod rows_writing;
+mod starttls;
+mod states;
 mod talk;
+mod traps;
 #[path = "../util/mod.rs"]
 mod util;
