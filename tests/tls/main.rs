@@ -8,6 +8,7 @@ mod forged;
 mod handshakes;
 mod limits;
 mod peer;
+mod programs;
 mod rows_ends;
 mod rows_pressure;
 mod rows_resets;
