@@ -399,14 +399,16 @@ impl<S: Transport> Transport for Secured<S> {
     fn shake_hands(&mut self, buf: &mut [u8]) -> io::Result<bool> {
         if self.session.is_handshaking() && !self.backlog.is_empty() {
             self.absorb_backlog();
-            self.take_failure()?;
         }
-        if self.session.is_handshaking() && self.read_below(buf, &mut [])?.is_none() {
+        if self.session.is_handshaking() && !self.has_failed && self.read_below(buf, &mut [])?.is_none() {
             self.end_below();
             return Err(ErrorKind::UnexpectedEof.into());
         }
-        self.take_failure()?;
-        Ok(!self.session.is_handshaking())
+        // What failed behind the handshake is told behind the data that came before it.
+        match self.session.is_handshaking() {
+            true => self.take_failure().map(|()| false),
+            false => Ok(true),
+        }
     }
 
     fn takes_data(&self) -> bool {

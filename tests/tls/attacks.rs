@@ -151,6 +151,30 @@ fn an_alert_goes_out_although_the_handler_had_more_to_send() {
 }
 
 #[test]
+fn data_between_the_handshake_and_a_damaged_record_is_delivered_though_all_came_at_once() {
+    let server = serve_tls(Config::default(), Custom::default());
+    let mut client = Client::of(&server);
+    let hello = client.sealed();
+    client.socket.write_all(&hello).expect("a write");
+    while client.session.is_handshaking() {
+        client.session.read_tls(&mut client.socket).expect("a read");
+        client.session.process_new_packets().expect("records");
+    }
+    let mut bytes = client.sealed();
+    bytes.extend(client.seal(b"whole"));
+    let mut damaged = client.seal(b"damaged");
+    *damaged.last_mut().expect("a byte") ^= 1;
+    bytes.extend(damaged);
+    client.socket.write_all(&bytes).expect("a write");
+    drop(client);
+    let conn = server.opened();
+    assert_eq!(server.event(), Event::Data(conn, 5, 5));
+    let (_, report) = server.closed();
+    assert_eq!((report.reason, report.received), (CloseReason::Tls, 5), "{report}");
+    assert_eq!(server.stats().handshake_failures, 0);
+}
+
+#[test]
 fn records_without_plaintext_are_not_taken_for_ever_and_keep_nobody_waiting() {
     let server = serve_tls(Config::default(), Echo);
     let mut other = Client::ready(&server);
