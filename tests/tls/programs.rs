@@ -42,6 +42,13 @@ fn python(server: &Server, version: &str, mode: &str) -> (Program, BufReader<Chi
     start(Command::new("python3").args(args))
 }
 
+/// A client of each version, at once; what each of them said, and what was reported of each.
+fn pythons(server: &Server, mode: &str) -> Vec<(String, CloseReport)> {
+    let running = VERSIONS.map(|version| python(server, version, mode));
+    let said: Vec<_> = running.into_iter().map(|(program, output)| (rest(output), drop(program)).0).collect();
+    said.into_iter().map(|said| (said, server.closed().1)).collect()
+}
+
 fn rest(mut output: impl Read) -> String {
     let mut text = String::new();
     output.read_to_string(&mut text).expect("text");
@@ -172,12 +179,10 @@ fn pythons_client_ends_its_session_in_good_order() {
     if !have("python3") {
         return;
     }
-    for version in VERSIONS {
-        let server = serve_tls(Config::default(), Echo);
-        let (_client, output) = python(&server, version, "echo");
-        assert_eq!(rest(output), "done\n");
-        let (_, report) = server.closed();
-        assert_eq!((report.reason, report.received), (CloseReason::PeerClosed, 5), "{version}: {report}");
+    let server = serve_tls(Config::default(), Echo);
+    for (said, report) in pythons(&server, "echo") {
+        assert_eq!(said, "done\n");
+        assert_eq!((report.reason, report.received), (CloseReason::PeerClosed, 5), "{report}");
     }
 }
 
@@ -186,12 +191,10 @@ fn pythons_client_that_says_no_farewell_is_cut_short() {
     if !have("python3") {
         return;
     }
-    for version in VERSIONS {
-        let server = serve_tls(Config::default(), Echo);
-        let (_client, output) = python(&server, version, "abandon");
-        assert_eq!(rest(output), "done\n");
-        let (_, report) = server.closed();
-        assert_eq!((report.reason, report.received), (CloseReason::Truncated, 5), "{version}: {report}");
+    let server = serve_tls(Config::default(), Echo);
+    for (said, report) in pythons(&server, "abandon") {
+        assert_eq!(said, "done\n");
+        assert_eq!((report.reason, report.received), (CloseReason::Truncated, 5), "{report}");
     }
 }
 
@@ -200,16 +203,14 @@ fn our_close_is_a_clean_end_to_python_however_much_comes_before() {
     if !have("python3") {
         return;
     }
-    for version in VERSIONS {
-        let data = |net: &mut Net, conn, data: &[u8]| {
-            let _ = net.send_bytes(conn, pattern(4_000_000).into());
-            net.close(conn);
-            data.len()
-        };
-        let server = serve_tls(Config::default(), Custom { data: Some(Box::new(data)), ..Custom::default() });
-        let (_client, output) = python(&server, version, "to-the-end");
-        assert_eq!(rest(output), "bytes 4000000\ndone\n");
-        let (_, report) = server.closed();
+    let data = |net: &mut Net, conn, data: &[u8]| {
+        let _ = net.send_bytes(conn, pattern(4_000_000).into());
+        net.close(conn);
+        data.len()
+    };
+    let server = serve_tls(Config::default(), Custom { data: Some(Box::new(data)), ..Custom::default() });
+    for (said, report) in pythons(&server, "to-the-end") {
+        assert_eq!(said, "bytes 4000000\ndone\n");
         assert_eq!((report.reason, report.handed), (CloseReason::Finished, 4_000_000), "{report}");
     }
 }
@@ -219,12 +220,10 @@ fn pythons_client_is_understood_a_byte_at_a_time() {
     if !have("python3") {
         return;
     }
-    for version in VERSIONS {
-        let server = serve_tls(Config::default(), Echo);
-        let (_client, output) = python(&server, version, "bytes");
-        assert_eq!(rest(output), "done\n");
-        let (_, report) = server.closed();
-        assert_eq!((report.reason, report.received), (CloseReason::PeerClosed, 5), "{version}: {report}");
+    let server = serve_tls(Config::default(), Echo);
+    for (said, report) in pythons(&server, "bytes") {
+        assert_eq!(said, "done\n");
+        assert_eq!((report.reason, report.received), (CloseReason::PeerClosed, 5), "{report}");
     }
 }
 
@@ -233,12 +232,10 @@ fn pythons_client_that_resets_in_the_middle_of_a_record_is_a_reset() {
     if !have("python3") {
         return;
     }
-    for version in VERSIONS {
-        let server = serve_tls(Config::default(), Echo);
-        let (_client, output) = python(&server, version, "reset");
-        assert_eq!(rest(output), "done\n");
-        let (_, report) = server.closed();
-        assert_eq!((report.reason, report.received), (CloseReason::Reset, 5), "{version}: {report}");
+    let server = serve_tls(Config::default(), Echo);
+    for (said, report) in pythons(&server, "reset") {
+        assert_eq!(said, "done\n");
+        assert_eq!((report.reason, report.received), (CloseReason::Reset, 5), "{report}");
     }
 }
 
