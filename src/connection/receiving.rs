@@ -78,8 +78,11 @@ impl Connection {
                 }
             }
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                self.readable = false;
-                self.more_hint = false;
+                // A session that has a part of a record says so as well, without the kernel having been asked:
+                // an end or an error that stands behind that part brings no event of its own.
+                let unasked = self.secured && self.more_hint && socket.short_read_empties();
+                self.readable = unasked;
+                self.more_hint = unasked;
                 cx.stats.read_eagains += 1;
                 self.advance(socket, cx);
             }

@@ -174,6 +174,30 @@ fn data_between_the_handshake_and_a_damaged_record_is_delivered_though_all_came_
     assert_eq!(server.stats().handshake_failures, 0);
 }
 
+// Both are there when the first of them is looked at: a read that fills only a part of its buffer proves
+// nothing then.
+#[test]
+fn an_end_or_a_reset_right_behind_a_part_of_a_record_is_seen() {
+    for resets in [false, true] {
+        let server = serve_tls(Config::default(), Echo);
+        let mut client = Client::ready(&server);
+        server.opened();
+        let record = client.seal(b"world");
+        server.ask(move |_| {
+            client.socket.write_all(&record[..9]).expect("a write");
+            match resets {
+                true => reset(client.socket),
+                false => drop(client),
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        });
+        // Not only when a deadline has it looked at again.
+        let (_, report) = server.closed_within(Duration::from_secs(5));
+        let expected = if resets { CloseReason::Reset } else { CloseReason::Truncated };
+        assert_eq!((report.reason, report.received), (expected, 0), "{report}");
+    }
+}
+
 #[test]
 fn records_without_plaintext_are_not_taken_for_ever_and_keep_nobody_waiting() {
     let server = serve_tls(Config::default(), Echo);
