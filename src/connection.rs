@@ -135,7 +135,7 @@ struct Extra {
     ends: Ends,
 }
 
-/// What the end of a session has come to.
+/// How a session stands, and what its end has come to.
 #[derive(Clone, Copy, Debug, Default)]
 struct Ends {
     /// It failed.
@@ -146,6 +146,9 @@ struct Ends {
     tail: bool,
     /// Nothing but the end of ours was left for the peer to take when that was sent.
     all_taken: bool,
+    /// Bytes that had come and gone below it, and those that the peer had taken, when it was last looked.
+    moved: u64,
+    taken: u64,
 }
 
 /// A handshake under way.

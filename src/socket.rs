@@ -432,7 +432,8 @@ impl Transport for Stream {
 
     #[cfg(feature = "tls")]
     fn shake_hands(&mut self, buf: &mut [u8]) -> io::Result<bool> {
-        self.session_mut().map_or(Ok(true), |secured| secured.shake_hands(buf))
+        // Without a session there is no handshake that could be done.
+        self.session_mut().map_or_else(not_connected, |secured| secured.shake_hands(buf))
     }
 
     #[cfg(feature = "tls")]
@@ -443,6 +444,16 @@ impl Transport for Stream {
     #[cfg(feature = "tls")]
     fn committed(&self) -> usize {
         self.session().map_or(0, Transport::committed)
+    }
+
+    #[cfg(feature = "tls")]
+    fn taken_below(&self) -> u64 {
+        self.session().map_or(0, Transport::taken_below)
+    }
+
+    #[cfg(feature = "tls")]
+    fn moved_below(&self) -> u64 {
+        self.session().map_or(0, Transport::moved_below)
     }
 
     #[cfg(feature = "tls")]

@@ -8,5 +8,5 @@ mod tests;
 mod toy;
 
 pub(crate) use secured::Secured;
-pub(crate) use session::Session;
+pub(crate) use session::{without_early_data, Session};
 pub use session::{Tls, TlsInfo};

@@ -112,7 +112,7 @@ impl Connection {
             self.begin_close(cx);
         }
         if self.fin_wanted && !self.fin_sent && self.queued() == 0 {
-            self.end_stream(socket);
+            self.end_stream(socket, cx.now);
         }
         if self.state == State::Flushing && self.fin_sent {
             self.state = State::Lingering;
@@ -144,7 +144,7 @@ impl Connection {
         self.state == State::Lingering && self.standing_since != Time::NEVER
     }
 
-    fn end_stream<T: Transport>(&mut self, socket: &mut T) {
+    fn end_stream<T: Transport>(&mut self, socket: &mut T, now: Time) {
         self.fin_sent = true;
         if self.secured {
             let all_taken = self.unacked_now(socket) == Some(0);
@@ -165,7 +165,7 @@ impl Connection {
             }
         }
         if self.secured {
-            self.after_session_step(socket);
+            self.after_session_step(socket, now);
         }
     }
 
@@ -208,8 +208,9 @@ impl Connection {
     /// asked when the acknowledgement came.
     pub(crate) fn sample<T: Transport>(&mut self, socket: &T, now: Time, lapses: &Lapses) {
         let acknowledged = self.acknowledged_now(socket);
-        if acknowledged > self.acknowledged {
-            self.acknowledged = acknowledged;
+        let took_part = self.secured && self.took_part(socket);
+        if acknowledged > self.acknowledged || took_part {
+            self.acknowledged = self.acknowledged.max(acknowledged);
             let heard = socket.last_heard();
             let at = heard.map_or(now, |heard| now.minus(heard.ack));
             self.progress = self.progress.max(at);
@@ -382,7 +383,7 @@ impl Connection {
 
     fn expire_open<T: Transport>(&mut self, socket: &mut T, clock: Time, cx: &mut Context<'_>) {
         let now = cx.now;
-        if !self.all_acknowledged() {
+        if !self.all_acknowledged() || (self.secured && self.waiting) {
             self.sample(socket, clock, cx.terms.lapses);
         }
         if self.waiting && now >= self.stall_ends(cx.terms) {

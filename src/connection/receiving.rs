@@ -70,10 +70,19 @@ impl Connection {
         match socket.read(scratch) {
             Ok(0) => return self.received_eof(socket, cx),
             Ok(count) => return self.received_data(count.min(scratch.len()), scratch.len(), socket, cx),
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == ErrorKind::Interrupted => {
+                if self.secured {
+                    // Perhaps a whole read's worth of records without plaintext: it counts as one.
+                    self.after_session_step(socket, cx.now);
+                    return Received::Nothing(scratch.len());
+                }
+            }
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                self.readable = false;
-                self.more_hint = false;
+                // A session that has a part of a record says so as well, without the kernel having been asked:
+                // an end or an error that stands behind that part brings no event of its own.
+                let unasked = self.secured && self.more_hint && socket.short_read_empties();
+                self.readable = unasked;
+                self.more_hint = unasked;
                 cx.stats.read_eagains += 1;
                 self.advance(socket, cx);
             }
@@ -83,7 +92,7 @@ impl Connection {
             }
         }
         if self.secured {
-            self.after_session_step(socket);
+            self.after_session_step(socket, cx.now);
         }
         Received::Nothing(0)
     }
@@ -96,12 +105,12 @@ impl Connection {
         cx: &mut Context<'_>,
     ) -> Received {
         if self.secured {
-            self.after_session_step(socket);
+            self.after_session_step(socket, cx.now);
         }
         self.activity = cx.now;
         cx.stats.reads += 1;
         // What comes behind the end of a session is no plaintext.
-        if !(self.saw_fin || self.secured && self.ends().failed) {
+        if !(self.secured && socket.has_tail()) {
             self.received += count as u64;
             cx.stats.bytes_in += count as u64;
         }
@@ -135,7 +144,7 @@ impl Connection {
         // came. EPIPE is different: it tells of a reset behind the peer's end.
         self.saw_fin = matches!(self.errno, 0 | libc::EPIPE);
         if self.secured {
-            self.after_session_end(socket);
+            self.after_session_end(socket, cx.now);
         }
         if self.error_hint {
             self.ask_for_error(socket);

@@ -105,6 +105,9 @@ impl Connection {
             let rest = slice.get(taken..).unwrap_or_default();
             taken += self.write_once(&[IoSlice::new(rest)], rest.len(), socket, cx);
         }
+        if self.secured {
+            self.after_session_step(socket, cx.now);
+        }
         taken
     }
 
@@ -136,7 +139,7 @@ impl Connection {
                 self.out = Some(out);
             }
             if self.secured {
-                self.after_session_step(socket);
+                self.after_session_step(socket, cx.now);
             }
         }
         if self.own {
@@ -177,6 +180,9 @@ impl Connection {
             self.waiting = true;
             self.progress = cx.now;
             self.acknowledged = self.acknowledged_now(socket);
+            if self.secured {
+                self.took_part(socket);
+            }
         }
         let settings = self.settings(cx.terms.defaults);
         let low_water = settings.low_water;
@@ -228,6 +234,7 @@ impl Connection {
     pub(super) fn break_write_half(&mut self, error: Option<&io::Error>, cx: &mut Context<'_>) {
         if let Some(error) = error {
             self.record(error);
+            self.note_session_error(error);
         }
         self.write_failed = true;
         self.activity = cx.now;

@@ -128,6 +128,13 @@ impl Net {
         None
     }
 
+    /// When the next handshake is taken to get nowhere, as far as is known after
+    /// [`stalled_handshake`](Self::stalled_handshake).
+    pub(crate) fn handshake_stalls_at(&self) -> Time {
+        let first = self.greeters.front().and_then(|id| self.conns.get(*id));
+        first.map_or(Time::NEVER, |entry| self.lapses.end_of(entry.conn.handshake_since(), STALLED))
+    }
+
     /// There is no place for another client: who only holds one goes first.
     pub(crate) fn shed_handshake(&mut self) {
         if let Some(id) = self.stalled_handshake() {

@@ -383,12 +383,16 @@ impl Reactor {
         let mut full = net.is_full();
         let draining = net.stopping == Stopping::Draining;
         let stalled = net.stalled_handshake();
+        let stalls_at = net.handshake_stalls_at();
         let Some(listener) = net.listeners.get_mut(id) else { return false };
         if !listener.is_ready() {
             return false;
         }
         if full && stalled.is_none() && net.config.at_limit == AtLimit::Wait {
-            listener.hold_at_limit();
+            listener.hold_at_limit(stalls_at);
+            if stalls_at != Time::NEVER {
+                net.deadlines.arm_single(stalls_at, Deadline::Listener(id));
+            }
             return false;
         }
         // Who waits is turned away only when nobody is in who could go instead.
@@ -586,12 +590,12 @@ fn finish_connect<H: Handler + ?Sized>(net: &mut Net, handler: &mut H, id: ConnI
     let Some(entry) = net.conns.get_mut(id) else { return };
     let outcome = entry.stream.finish_connect();
     #[cfg(feature = "tls")]
-    if matches!(outcome, Ok(true)) {
+    // A reset came after the connection was established.
+    if matches!(outcome, Ok(true)) || outcome.as_ref().is_err_and(was_established) {
         net.secure(id);
     }
     let told = net.touch(id, |conn, stream, cx| match outcome {
-        // Only an established connection is reset, a pending one is refused (tcp_reset in Linux).
-        Err(error) if matches!(error.raw_os_error(), Some(libc::ECONNRESET | libc::EPIPE)) => {
+        Err(error) if was_established(&error) => {
             let peer = conn.peer();
             let told = conn.opened(stream, peer, cx);
             conn.broken_at_birth(&error);
@@ -612,6 +616,11 @@ fn finish_connect<H: Handler + ?Sized>(net: &mut Net, handler: &mut H, id: ConnI
         net.stats.opened += 1;
         call(net, id, |net| handler.on_open(net, id, Via::Connect));
     }
+}
+
+/// Only an established connection is reset, a pending one is refused (tcp_reset in Linux).
+fn was_established(error: &std::io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ECONNRESET | libc::EPIPE))
 }
 
 /// Looks what has become of the attempts to reach a host.
