@@ -29,6 +29,8 @@ mod server;
 mod state;
 #[path = "../examples/chat/web.rs"]
 mod web;
+#[path = "../examples/chat/websocket.rs"]
+mod websocket;
 #[path = "../examples/chat/welcome.rs"]
 mod welcome;
 #[path = "../examples/chat/wire.rs"]

@@ -9,7 +9,7 @@ use unbroken::{ConnId, Net};
 use crate::options::Options;
 use crate::server::{Chat, TICK};
 use crate::state::UserId;
-use crate::web::Socket;
+use crate::websocket::Socket;
 use crate::wire::Form;
 
 /// Bytes, and lines, that wait at most because a client is faster than its rate.
@@ -86,7 +86,7 @@ impl Client {
     pub fn form(&self) -> Option<Form> {
         match &self.protocol {
             Protocol::Irc => Some(Form::Irc),
-            Protocol::WebSocket(socket) => Some(socket.form()),
+            Protocol::WebSocket(socket) => Some(socket.form),
             Protocol::Http => None,
         }
     }

@@ -20,6 +20,7 @@ mod remote;
 mod server;
 mod state;
 mod web;
+mod websocket;
 mod welcome;
 mod wire;
 

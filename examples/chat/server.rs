@@ -202,8 +202,6 @@ impl Chat {
                 self.heard(net, conn);
             }
             net.resume_reading(conn);
-            // What a WebSocket has said waits with us, and not in the engine.
-            self.socket_lines(net, conn);
         }
     }
 
@@ -294,20 +292,16 @@ impl Handler for Chat {
 
     fn on_data(&mut self, net: &mut Net, conn: ConnId, data: &[u8]) -> usize {
         self.heard(net, conn);
-        let Some(client) = self.clients.get_mut(conn) else {
+        let Some(client) = self.clients.get(conn) else {
             return match self.relay.owns(conn) {
                 true => self.relay_data(net, conn, data),
                 false => data.len(),
             };
         };
-        match &mut client.protocol {
+        match client.protocol {
             Protocol::Irc => self.lines(net, conn, data),
             Protocol::Http => self.request(net, conn, data),
-            Protocol::WebSocket(socket) => {
-                socket.take(data);
-                self.socket_lines(net, conn);
-                data.len()
-            }
+            Protocol::WebSocket(_) => self.frames(net, conn, data),
         }
     }
 

@@ -1,26 +1,19 @@
 //! The web port: a page, metrics, health, and WebSockets that speak the lines of IRC
 //! (<https://ircv3.net/specs/extensions/websocket>).
 
-use std::collections::VecDeque;
 use std::fmt::Write as _;
-use std::io::{self, ErrorKind, Read, Write};
 
 use tungstenite::handshake::derive_accept_key;
-use tungstenite::protocol::frame::coding::CloseCode;
-use tungstenite::protocol::frame::Frame;
-use tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
-use tungstenite::{Error, Message, WebSocket};
-use unbroken::{Bytes, ConnId, Net};
+use unbroken::{ConnId, Net};
 
 use crate::clients::Protocol;
 use crate::server::Chat;
+use crate::websocket::{Event, Socket};
 use crate::wire::Form;
 
 /// A request's head at most, in bytes.
 const MAX_HEAD: usize = 8 << 10;
 const MAX_HEADERS: usize = 64;
-/// A message of a WebSocket at most: a line with its tags.
-const MAX_MESSAGE: usize = 12 << 10;
 
 const PAGE: &str = include_str!("page/index.html");
 const STYLE: &str = include_str!("page/chat.css");
@@ -33,101 +26,6 @@ const PLAIN: &str = "text/plain; charset=utf-8";
 const SAFETY: &str = "Content-Security-Policy: default-src 'none'; script-src 'self'; style-src 'self'; \
     connect-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'\r\n\
     X-Content-Type-Options: nosniff\r\nReferrer-Policy: no-referrer\r\nCache-Control: no-cache\r\n";
-
-/// What stands between tungstenite and the engine's two buffers.
-#[derive(Default)]
-struct Pipe {
-    input: VecDeque<u8>,
-    output: Vec<u8>,
-}
-
-impl Read for Pipe {
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        match self.input.read(buf)? {
-            0 => Err(ErrorKind::WouldBlock.into()),
-            count => Ok(count),
-        }
-    }
-}
-
-impl Write for Pipe {
-    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
-        self.output.write(data)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-/// A WebSocket, and what it said that has not been carried out.
-pub struct Socket {
-    socket: WebSocket<Pipe>,
-    form: Form,
-    lines: VecDeque<Vec<u8>>,
-    /// Why it is over: it was closed, or broke the protocol.
-    over: Option<&'static str>,
-}
-
-impl Socket {
-    fn new(form: Form) -> Self {
-        let config = WebSocketConfig::default()
-            .read_buffer_size(1024)
-            .write_buffer_size(0)
-            .max_message_size(Some(MAX_MESSAGE))
-            .max_frame_size(Some(MAX_MESSAGE));
-        let socket = WebSocket::from_raw_socket(Pipe::default(), Role::Server, Some(config));
-        Self { socket, form, lines: VecDeque::new(), over: None }
-    }
-
-    pub fn form(&self) -> Form {
-        self.form
-    }
-
-    /// Takes in what came.
-    pub fn take(&mut self, data: &[u8]) {
-        self.socket.get_mut().input.extend(data);
-        while self.over.is_none() {
-            match self.socket.read() {
-                Ok(Message::Text(text)) => self.lines.push_back(text.as_bytes().to_vec()),
-                Ok(Message::Binary(bytes)) => self.lines.push_back(bytes.to_vec()),
-                Ok(_) => {}
-                Err(Error::Io(error)) if error.kind() == ErrorKind::WouldBlock => break,
-                Err(error) => self.break_off(&error),
-            }
-        }
-        // Answers to pings, and to a close.
-        let _ = self.socket.flush();
-    }
-
-    /// Says why it cannot go on, if the other side has not said goodbye itself.
-    fn break_off(&mut self, error: &Error) {
-        let (code, why) = match error {
-            Error::ConnectionClosed | Error::AlreadyClosed => (None, "Connection closed"),
-            Error::Capacity(_) => (Some(CloseCode::Size), "Message too big"),
-            Error::Utf8(_) => (Some(CloseCode::Invalid), "Invalid UTF-8"),
-            _ => (Some(CloseCode::Protocol), "Protocol error"),
-        };
-        if let Some(code) = code {
-            let frame = Frame::close(Some(CloseFrame { code, reason: why.into() }));
-            let _ = frame.format(&mut self.socket.get_mut().output);
-        }
-        self.over = Some(why);
-    }
-
-    /// What has to be sent besides lines.
-    fn output(&mut self) -> Bytes {
-        std::mem::take(&mut self.socket.get_mut().output).into()
-    }
-
-    /// The end, said in order.
-    pub fn goodbye(&mut self, away: bool) -> Bytes {
-        let code = if away { CloseCode::Away } else { CloseCode::Normal };
-        let _ = self.socket.close(Some(CloseFrame { code, reason: "".into() }));
-        let _ = self.socket.flush();
-        self.output()
-    }
-}
 
 /// An answer.
 struct Answer<'a> {
@@ -223,13 +121,7 @@ impl Chat {
             }
             if request.path == "/irc" {
                 if self.upgrade(net, conn, &request) {
-                    if let Some(Protocol::WebSocket(socket)) =
-                        self.clients.get_mut(conn).map(|client| &mut client.protocol)
-                    {
-                        socket.take(&data[used..]);
-                    }
-                    self.socket_lines(net, conn);
-                    return data.len();
+                    return used + self.frames(net, conn, &data[used..]);
                 }
                 continue;
             }
@@ -341,43 +233,42 @@ impl Chat {
         true
     }
 
-    /// Carries out what a WebSocket has said, as far as its rate allows.
-    pub fn socket_lines(&mut self, net: &mut Net, conn: ConnId) {
-        loop {
-            let Some(client) = self.clients.get_mut(conn) else { return };
-            let Protocol::WebSocket(socket) = &mut client.protocol else { return };
-            let output = socket.output();
-            if !output.is_empty() {
-                let _ = net.send_bytes(conn, output);
-            }
-            let (over, idle) = (socket.over, socket.lines.is_empty());
-            if idle {
-                if let Some(why) = over {
-                    self.gone(net, conn, why);
-                }
-                return;
+    /// Frames of a WebSocket, as far as its rate allows. Returns how many bytes of them were used.
+    pub fn frames(&mut self, net: &mut Net, conn: ConnId, data: &[u8]) -> usize {
+        let mut rest = data;
+        while !rest.is_empty() {
+            if self.clients.get(conn).is_none_or(|client| client.leaving) {
+                return data.len();
             }
             if !self.may_speak(net, conn) {
-                if self.withheld(conn).is_some_and(|(bytes, lines)| self.is_flooded(bytes, lines)) {
+                if self.is_flooded(rest.len(), 0) {
                     self.end(net, conn, "Excess flood");
                 }
-                return;
+                break;
             }
-            let Some(client) = self.clients.get_mut(conn) else { return };
-            let Protocol::WebSocket(socket) = &mut client.protocol else { return };
-            let Some(message) = socket.lines.pop_front() else { return };
-            let line = message.strip_suffix(b"\n").unwrap_or(&message);
-            self.line(net, conn, line.strip_suffix(b"\r").unwrap_or(line));
-        }
-    }
-
-    /// Bytes and lines that a WebSocket has said and that were not carried out.
-    fn withheld(&self, conn: ConnId) -> Option<(usize, usize)> {
-        match &self.clients.get(conn)?.protocol {
-            Protocol::WebSocket(socket) => {
-                Some((socket.lines.iter().map(Vec::len).sum(), socket.lines.len()))
+            let Some(client) = self.clients.get_mut(conn) else { break };
+            let Protocol::WebSocket(socket) = &mut client.protocol else { return data.len() };
+            let Some(event) = socket.next_in(&mut rest) else { break };
+            match event {
+                Event::Message(message) => {
+                    let line = message.strip_suffix(b"\n").unwrap_or(&message);
+                    self.line(net, conn, line.strip_suffix(b"\r").unwrap_or(line));
+                }
+                Event::Ping(pong) => {
+                    self.spoke(conn);
+                    let _ = net.send_bytes(conn, pong);
+                }
+                Event::Close(answer) => {
+                    let _ = net.send_bytes(conn, answer);
+                    self.gone(net, conn, "Connection closed");
+                }
+                Event::Broken(why, last_word) => {
+                    let _ = net.send_bytes(conn, last_word);
+                    self.gone(net, conn, why);
+                }
+                Event::Nothing => {}
             }
-            _ => None,
         }
+        data.len() - rest.len()
     }
 }
