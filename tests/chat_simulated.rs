@@ -17,11 +17,15 @@ mod irc;
 mod metrics;
 #[path = "../examples/chat/options.rs"]
 mod options;
+#[path = "../examples/chat/pages.rs"]
+mod pages;
 #[allow(dead_code)]
 #[path = "../examples/chat/relay.rs"]
 mod relay;
 #[path = "../examples/chat/remote.rs"]
 mod remote;
+#[path = "../examples/chat/request.rs"]
+mod request;
 #[allow(dead_code)]
 #[path = "../examples/chat/server.rs"]
 mod server;

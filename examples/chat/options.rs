@@ -7,6 +7,8 @@ use std::time::Duration;
 use clap::Parser;
 use unbroken::Addr;
 
+use crate::request::{is_host, is_origin};
+
 fn seconds(text: &str) -> Result<Duration, String> {
     let seconds: f64 = text.parse().map_err(|_| "a number of seconds is wanted".to_owned())?;
     match Duration::try_from_secs_f64(seconds) {
@@ -27,6 +29,20 @@ fn name(text: &str) -> Result<String, String> {
     match !text.is_empty() && text.len() <= 63 && text.bytes().all(good) {
         true => Ok(text.to_owned()),
         false => Err("letters, digits, dots and hyphens are possible, 63 of them at most".to_owned()),
+    }
+}
+
+fn origin(text: &str) -> Result<String, String> {
+    match is_origin(text) {
+        true => Ok(text.to_owned()),
+        false => Err("scheme://host or scheme://host:port is wanted, with nothing behind it".to_owned()),
+    }
+}
+
+fn host(text: &str) -> Result<String, String> {
+    match is_host(text) {
+        true => Ok(text.to_owned()),
+        false => Err("the name of a host is wanted, without scheme and port".to_owned()),
     }
 }
 
@@ -53,8 +69,12 @@ pub struct Options {
     #[arg(long, value_name = "HOST:PORT")]
     pub redis: Option<Addr>,
     /// Origin of web pages that may connect, besides this server's own (may be repeated)
-    #[arg(long = "origin", value_name = "ORIGIN")]
+    #[arg(long = "origin", value_name = "ORIGIN", value_parser = origin)]
     pub origins: Vec<String>,
+    /// Name under which browsers may reach the WebSocket, besides localhost and numeric addresses
+    /// (may be repeated)
+    #[arg(long = "host", value_name = "HOST", value_parser = host)]
+    pub hosts: Vec<String>,
 
     /// Clients at one time
     #[arg(long, value_name = "N", default_value = "10000")]

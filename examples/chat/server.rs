@@ -306,9 +306,11 @@ impl Handler for Chat {
     }
 
     /// What a client asked for has been taken.
-    fn on_drain(&mut self, _: &mut Net, conn: ConnId) {
-        if let Some(client) = self.clients.get(conn) {
-            client.asked_for.set(0);
+    fn on_drain(&mut self, net: &mut Net, conn: ConnId) {
+        let Some(client) = self.clients.get(conn) else { return };
+        client.asked_for.set(0);
+        if matches!(client.protocol, Protocol::Http) {
+            net.resume_reading(conn);
         }
     }
 

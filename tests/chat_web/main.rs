@@ -4,6 +4,7 @@
 #[path = "../chat/mod.rs"]
 mod chat;
 mod frames;
+mod http;
 mod order;
 #[path = "../util/mod.rs"]
 mod util;
