@@ -123,7 +123,7 @@ fn two_servers_are_one_for_their_users() {
     bert.say("JOIN #x");
     anna.hear("bertram!~bert@127.0.0.1 JOIN");
     bert.say("QUIT :good night");
-    assert_eq!(anna.hear("QUIT"), ":bertram!~bert@127.0.0.1 QUIT :good night");
+    assert_eq!(anna.hear("QUIT"), ":bertram!~bert@127.0.0.1 QUIT :Quit: good night");
     sees(&mut anna, "#x", &["@anna"]);
     // A nick that is had elsewhere is not given out here.
     let mut other = two.client("carl");

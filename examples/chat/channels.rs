@@ -39,7 +39,9 @@ impl Chat {
             }
             let joined = self.state.user(asker.user).map_or(0, |user| user.channels.len());
             let is_new = self.state.channel(name).is_none();
-            let full = is_new && self.state.channel_count() >= self.options.max_channels.get();
+            let full = is_new
+                && (self.state.channel_count() >= self.options.max_channels.get()
+                    || self.has_founded_enough(asker.user));
             if self.state.is_member(asker.user, name) {
                 continue;
             }
@@ -48,7 +50,7 @@ impl Chat {
                     net,
                     asker.conn,
                     405,
-                    &format!("{name} :You, or all together, have too many channels"),
+                    &format!("{name} :You, your address or all together have too many channels"),
                 );
                 continue;
             }
@@ -56,6 +58,12 @@ impl Chat {
             self.show_topic(net, asker, name);
             self.show_names(net, asker, name);
         }
+    }
+
+    /// Whether a user's address has used up its share of the channels.
+    fn has_founded_enough(&self, id: UserId) -> bool {
+        let founded = self.state.user(id).map_or(0, |user| self.state.founded_at(&user.host));
+        founded >= self.options.max_channels_per_address.get()
     }
 
     /// A user comes into a channel.

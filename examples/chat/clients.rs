@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use unbroken::frame::Lines;
 use unbroken::{ConnId, Net};
@@ -15,6 +16,10 @@ use crate::wire::Form;
 /// Bytes, and lines, that wait at most because a client is faster than its rate.
 const MAX_WITHHELD: usize = 8 << 10;
 const MAX_WITHHELD_LINES: usize = 300;
+
+/// How long a client that is held back is not asked whether it is still there: for as long it is heard
+/// although its connection has ended.
+const GRACE: Duration = Duration::from_secs(5);
 
 /// What a connection speaks.
 pub enum Protocol {
@@ -50,6 +55,9 @@ pub struct Client {
     pub asked_for: Cell<usize>,
     /// It was asked for a sign of life, and none has come.
     pub asked: bool,
+    /// It is held back, and since which tick what it said has been waiting.
+    pub held: bool,
+    pub waiting: Option<u64>,
     /// Messages it may send now, as of a tick.
     tokens: f64,
     refilled: u64,
@@ -77,6 +85,8 @@ impl Client {
             leaving: false,
             asked_for: Cell::new(0),
             asked: false,
+            held: false,
+            waiting: None,
             tokens: options.burst.get() as f64,
             refilled: tick,
         }
@@ -117,8 +127,14 @@ impl Chat {
         (client.tokens, client.refilled) = ((client.tokens + gained).min(burst), tick);
         let held = client.tokens < 1.0 || net.queued(conn) > self.options.high_water();
         if held {
-            self.held.push(conn);
-            net.pause_reading(conn);
+            let since = *client.waiting.get_or_insert(tick);
+            // The engine tells of no end while it does not read: not reading must have one.
+            if tick - since < Self::ticks(GRACE) {
+                net.pause_reading(conn);
+            }
+            if !std::mem::replace(&mut client.held, true) {
+                self.held.push(conn);
+            }
         }
         !held
     }
@@ -127,6 +143,31 @@ impl Chat {
     pub fn spoke(&mut self, conn: ConnId) {
         if let Some(client) = self.clients.get_mut(conn) {
             client.tokens -= 1.0;
+        }
+    }
+
+    /// Clients that were held back are heard again, as far as their rate allows by now.
+    pub fn release(&mut self, net: &mut Net) {
+        for conn in std::mem::take(&mut self.held) {
+            let Some(client) = self.clients.get_mut(conn) else { continue };
+            client.held = false;
+            if client.leaving {
+                continue;
+            }
+            // It is we who do not listen: unless it does not read, it is not silent.
+            if client.asked_for.get() == 0 {
+                self.heard(net, conn);
+            }
+            // What waits is shown by the end of a pause alone.
+            net.pause_reading(conn);
+            net.resume_reading(conn);
+        }
+    }
+
+    /// All that a client said has been carried out.
+    pub fn caught_up(&mut self, conn: ConnId) {
+        if let Some(client) = self.clients.get_mut(conn) {
+            client.waiting = None;
         }
     }
 

@@ -48,8 +48,10 @@ impl Chat {
             "PASS" if user.is_none() => return,
             "PASS" => return self.numeric(net, conn, 462, ":You may not reregister"),
             "QUIT" => {
+                // The mark tells a user's words from the server's own.
                 let words = params.first().filter(|words| !words.is_empty());
-                return self.end(net, conn, words.map_or("Client quit", |words| words));
+                let why = words.map_or("Client quit".to_owned(), |words| format!("Quit: {words}"));
+                return self.end(net, conn, &why);
             }
             _ => {}
         }
@@ -224,6 +226,7 @@ impl Chat {
             invisible: false,
             server: String::new(),
             since: now,
+            active: now,
             number: 0,
             channels: Default::default(),
         };
@@ -253,7 +256,7 @@ impl Chat {
 
     /// `PRIVMSG` and `NOTICE`; to the latter no error is ever answered (RFC 2812, 3.3.2).
     fn message(&mut self, net: &mut Net, asker: Asker, params: &[&str], command: &str) {
-        let notice = command == "NOTICE";
+        let (notice, now) = (command == "NOTICE", self.now());
         let refuse = |chat: &Self, net: &mut Net, number: u16, rest: &str| {
             if !notice {
                 chat.numeric(net, asker.conn, number, rest);
@@ -297,6 +300,9 @@ impl Chat {
                 self.echo(net, asker, &line);
                 // To oneself it comes in either case; who asked for echoes gets both.
                 self.deliver(net, line, [id]);
+            }
+            if let Some(user) = self.state.user_mut(asker.user) {
+                user.active = now;
             }
             self.counters.messages += 1;
             self.relay_message(net, asker.user, command, target, text);
@@ -366,7 +372,8 @@ impl Chat {
         self.long_reply(net, conn, 319, &format!("{nick} :"), channels);
         let server = self.server_of(user);
         self.numeric(net, conn, 312, &format!("{nick} {server} :{}", self.options.network));
-        self.numeric(net, conn, 317, &format!("{nick} 0 {} :seconds idle, signon time", user.since));
+        let idle = self.now().saturating_sub(user.active);
+        self.numeric(net, conn, 317, &format!("{nick} {idle} {} :seconds idle, signon time", user.since));
         self.numeric(net, conn, 318, &format!("{nick} :End of /WHOIS list"));
     }
 

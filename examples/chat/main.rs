@@ -116,11 +116,15 @@ fn listeners(
             _ if n == 0 => &mut irc,
             _ => &mut web,
         };
-        if place.is_none() {
-            let listener =
-                net.listen_from(fd).map_err(|error| named(descriptor(FIRST_FD + n as RawFd), error))?;
-            *place = Some(listener);
+        if place.is_some() {
+            return Err(unusable(format!(
+                "LISTEN_FDNAMES: descriptor {} is a second one for {name}",
+                FIRST_FD + n as RawFd
+            )));
         }
+        let listener =
+            net.listen_from(fd).map_err(|error| named(descriptor(FIRST_FD + n as RawFd), error))?;
+        *place = Some(listener);
     }
     let irc = match irc {
         Some(irc) => irc,
@@ -133,6 +137,10 @@ fn listeners(
     Ok((irc, web))
 }
 
+fn unusable(what: String) -> io::Error {
+    io::Error::new(ErrorKind::InvalidInput, what)
+}
+
 fn named(what: impl Display, error: io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("{what}: {error}"))
 }
@@ -143,18 +151,29 @@ fn descriptor(fd: RawFd) -> String {
 
 /// Listening sockets from systemd, with their names.
 fn handed_over() -> io::Result<Vec<(OwnedFd, String)>> {
-    let variable = |name: &str| std::env::var(name).ok();
-    let number = |name: &str| variable(name).and_then(|text| text.parse::<u32>().ok());
-    let Some(count) = number("LISTEN_FDS").filter(|count| *count > 0) else { return Ok(Vec::new()) };
+    let variable = |name: &str| std::env::var_os(name).map(|text| text.to_string_lossy().into_owned());
+    // What is there and means nothing is a mistake: to overlook it would be to serve elsewhere.
+    let number = |name: &str| match variable(name).filter(|text| !text.is_empty()) {
+        None => Ok(None),
+        Some(text) => match text.parse::<u32>() {
+            Ok(number) => Ok(Some(number)),
+            Err(_) => Err(unusable(format!("{name} is {text:?}: a number is wanted"))),
+        },
+    };
+    let (count, pid) = (number("LISTEN_FDS")?, number("LISTEN_PID")?);
+    let Some(count) = count.filter(|count| *count > 0) else { return Ok(Vec::new()) };
     // Meant for another process: they were inherited by accident.
-    if number("LISTEN_PID").is_some_and(|pid| pid != std::process::id()) {
+    if pid.is_some_and(|pid| pid != std::process::id()) {
         return Ok(Vec::new());
     }
     if count > 2 {
         let what = format!("LISTEN_FDS is {count}: one socket for IRC and one for the web are of use");
-        return Err(io::Error::new(ErrorKind::InvalidInput, what));
+        return Err(unusable(what));
     }
     let names = variable("LISTEN_FDNAMES").unwrap_or_default();
+    if !names.is_empty() && names.split(':').count() != count as usize {
+        return Err(unusable(format!("LISTEN_FDNAMES is {names:?}: a name for each of {count} is wanted")));
+    }
     let mut names = names.split(':');
     let fds = (FIRST_FD..FIRST_FD + count as RawFd).map(|fd| {
         // SAFETY: it is only asked whether it is open, and nothing was opened yet that it could be

@@ -32,6 +32,14 @@ fn name(text: &str) -> Result<String, String> {
     }
 }
 
+fn motd(text: &str) -> Result<String, String> {
+    let odd = |character: char| character.is_control() && character != '\n';
+    match text.contains(odd) {
+        true => Err("control characters are not possible, but for line feeds".to_owned()),
+        false => Ok(text.to_owned()),
+    }
+}
+
 fn origin(text: &str) -> Result<String, String> {
     match is_origin(text) {
         true => Ok(text.to_owned()),
@@ -63,7 +71,7 @@ pub struct Options {
     #[arg(long, value_name = "NAME", default_value = "unbroken", value_parser = name)]
     pub network: String,
     /// Message of the day
-    #[arg(long, value_name = "TEXT", default_value = "Welcome. Nobody here dies of a broken pipe.")]
+    #[arg(long, value_name = "TEXT", default_value = "Welcome. Nobody here dies of a broken pipe.", value_parser = motd)]
     pub motd: String,
     /// Joins this server with all others at the same Redis
     #[arg(long, value_name = "HOST:PORT")]
@@ -88,6 +96,9 @@ pub struct Options {
     /// Channels of one client
     #[arg(long, value_name = "N", default_value = "50")]
     pub max_channels_per_client: NonZeroUsize,
+    /// Channels that clients of one IP address founded
+    #[arg(long, value_name = "N", default_value = "100")]
+    pub max_channels_per_address: NonZeroUsize,
     /// Longest line, in bytes with its end, tags not counted
     #[arg(long, value_name = "BYTES", default_value = "512", value_parser = clap::value_parser!(u32).range(64..=512))]
     pub max_line: u32,

@@ -38,7 +38,12 @@ impl Page {
         let packed = packer.write_all(text.as_bytes()).and_then(|()| packer.finish()).unwrap_or_default();
         let mut hasher = DefaultHasher::new();
         text.hash(&mut hasher);
-        Self { kind, plain: Bytes::from_static(text.as_bytes()), packed: packed.into(), hash: hasher.finish() }
+        Self {
+            kind,
+            plain: Bytes::from_static(text.as_bytes()),
+            packed: packed.into(),
+            hash: hasher.finish(),
+        }
     }
 
     /// Names this state of the file, packed or not (RFC 9110, 8.8.3).
@@ -47,6 +52,10 @@ impl Page {
     }
 
     pub fn body(&self, packed: bool) -> Bytes {
-        if packed { self.packed.clone() } else { self.plain.clone() }
+        if packed {
+            self.packed.clone()
+        } else {
+            self.plain.clone()
+        }
     }
 }

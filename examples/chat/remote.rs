@@ -318,6 +318,7 @@ impl Chat {
                     server: server.to_owned(),
                     number,
                     since,
+                    active: since,
                     channels: Default::default(),
                 };
                 let Some(id) = self.state.add(user) else { return };

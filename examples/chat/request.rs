@@ -35,7 +35,8 @@ fn host_and_port(authority: &str) -> Option<(&str, Option<u16>)> {
         Some(colon) => (&authority[..colon], Some(authority[colon + 1..].parse().ok()?)),
         None => (authority, None),
     };
-    let named = !host.is_empty() && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-_".contains(&byte));
+    let named =
+        !host.is_empty() && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-_".contains(&byte));
     (named || is_bracketed(host)).then_some((host, port))
 }
 
@@ -194,7 +195,9 @@ mod tests {
         for good in ["http://a", "https://chat.example.org:8443", "http://[::1]:80", "app+x://localhost"] {
             assert!(is_origin(good), "{good}");
         }
-        for bad in ["nonsense", "null", "http://", "http://a/", "://a", "http://a:b", "http://a b", "http://[::g]"] {
+        for bad in
+            ["nonsense", "null", "http://", "http://a/", "://a", "http://a:b", "http://a b", "http://[::g]"]
+        {
             assert!(!is_origin(bad), "{bad}");
         }
         assert!(is_host("chat.example.org") && !is_host("a:80") && !is_host("http://a") && !is_host(""));

@@ -195,14 +195,7 @@ impl Chat {
         net.set_timer(TICK);
         self.tick += 1;
         self.relay_tick(net);
-        for conn in std::mem::take(&mut self.held) {
-            let Some(client) = self.clients.get(conn).filter(|client| !client.leaving) else { continue };
-            // It is we who do not listen: unless it does not read, it is not silent.
-            if client.asked_for.get() == 0 {
-                self.heard(net, conn);
-            }
-            net.resume_reading(conn);
-        }
+        self.release(net);
     }
 
     /// Lines of a bare connection. Returns how many bytes of them were used.
@@ -225,6 +218,9 @@ impl Chat {
             if self.clients[conn].leaving {
                 return data.len();
             }
+        }
+        if rest.is_empty() {
+            self.caught_up(conn);
         }
         data.len() - rest.len()
     }
@@ -302,6 +298,14 @@ impl Handler for Chat {
             Protocol::Irc => self.lines(net, conn, data),
             Protocol::Http => self.request(net, conn, data),
             Protocol::WebSocket(_) => self.frames(net, conn, data),
+        }
+    }
+
+    /// A client has ended its stream: it has left, however long it takes to bring it what is queued.
+    fn on_eof(&mut self, net: &mut Net, conn: ConnId) {
+        match self.clients.contains(conn) {
+            true => self.gone(net, conn, "Connection closed"),
+            false => net.close(conn),
         }
     }
 

@@ -20,8 +20,9 @@ pub struct User {
     /// The server whose user it is, and its number there; empty and 0 for this one.
     pub server: String,
     pub number: u64,
-    /// Seconds since 1970.
+    /// When it came, and last said something, in seconds since 1970.
     pub since: u64,
+    pub active: u64,
     /// The channels, by folded name.
     pub channels: BTreeSet<String>,
 }
@@ -56,6 +57,8 @@ pub struct Channel {
     /// `+t`: only operators set the topic.
     pub topic_locked: bool,
     pub since: u64,
+    /// Where its founder came from, if this server knows: it counts against that address.
+    pub founder: String,
 }
 
 impl Channel {
@@ -149,6 +152,11 @@ impl State {
         self.channels.len()
     }
 
+    /// How many channels somebody at this host founded.
+    pub fn founded_at(&self, host: &str) -> usize {
+        self.channels.values().filter(|channel| channel.founder == host).count()
+    }
+
     pub fn is_member(&self, id: UserId, channel: &str) -> bool {
         self.channel(channel).is_some_and(|channel| channel.members.contains_key(&id))
     }
@@ -164,6 +172,7 @@ impl State {
             no_external: true,
             topic_locked: true,
             since: now,
+            founder: if user.is_local() { user.host.clone() } else { String::new() },
         });
         if channel.members.contains_key(&id) {
             return false;
@@ -225,6 +234,7 @@ mod tests {
             server: String::new(),
             number: 0,
             since: 0,
+            active: 0,
             channels: BTreeSet::new(),
         }
     }

@@ -213,6 +213,9 @@ impl Chat {
                 Event::Nothing => {}
             }
         }
+        if rest.is_empty() {
+            self.caught_up(conn);
+        }
         data.len() - rest.len()
     }
 }

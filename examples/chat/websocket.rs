@@ -115,7 +115,11 @@ impl Socket {
             _ => {
                 self.message.extend(payload);
                 self.kind.get_or_insert(kind);
-                if last { self.whole() } else { Event::Nothing }
+                if last {
+                    self.whole()
+                } else {
+                    Event::Nothing
+                }
             }
         };
         *rest = &rest[start + head.length..];

@@ -46,7 +46,7 @@ fn ii_joins_talks_hears_and_quits() {
     friend.say("PRIVMSG #fifo :good morning from a socket");
     eventually_in(&channel.join("out"), "<friend> good morning from a socket");
     write_fifo(&server.join("in"), "/q so long");
-    assert_eq!(friend.departure_of("fred"), "so long");
+    assert_eq!(friend.departure_of("fred"), "Quit: so long");
     assert!(ii.ended().0.success());
 }
 
@@ -68,7 +68,7 @@ fn sic_joins_talks_hears_and_quits() {
     friend.say("PRIVMSG #simple :it is");
     sic.hear("<friend> it is");
     sic.say(":QUIT :simply gone\n");
-    assert_eq!(friend.departure_of("sid"), "simply gone");
+    assert_eq!(friend.departure_of("sid"), "Quit: simply gone");
     sic.hear("ERROR");
 }
 
@@ -132,7 +132,7 @@ fn irssi_joins_talks_hears_and_quits() {
     irssi.keys("/me waves");
     friend.hear("PRIVMSG #terminal :\u{1}ACTION waves\u{1}");
     irssi.keys("/quit the kettle boils");
-    assert_eq!(friend.departure_of("irma"), "the kettle boils");
+    assert_eq!(friend.departure_of("irma"), "Quit: the kettle boils");
 }
 
 /// A whole client, on the standard library of another language.
@@ -179,11 +179,11 @@ fn nc_and_python_talk_to_each_other() {
     nc.say("PRIVMSG #mixed :is anybody there?\n");
     nc.hear(":monty!~monty@127.0.0.1 PRIVMSG #mixed :me, with a ünïcödé snake");
     nc.say("PRIVMSG monty :only for you\n");
-    nc.hear(":monty!~monty@127.0.0.1 QUIT :and now for something else");
+    nc.hear(":monty!~monty@127.0.0.1 QUIT :Quit: and now for something else");
     let (status, heard) = python.ended();
     assert!(status.success(), "{status}: {heard:#?}");
     nc.say("QUIT :purr\n");
-    nc.hear("ERROR :Closing link: 127.0.0.1 (purr)");
+    nc.hear("ERROR :Closing link: 127.0.0.1 (Quit: purr)");
     nc.finish_input();
     assert!(nc.ended().0.success());
 }

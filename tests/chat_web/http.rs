@@ -9,7 +9,8 @@ use crate::util;
 
 /// What is answered to a request for a WebSocket with these header lines, beyond the usual: the head.
 fn upgraded(chat: &Chat, version: &str, headers: &[&str]) -> String {
-    let mut request = format!("GET /irc HTTP/{version}\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n");
+    let mut request =
+        format!("GET /irc HTTP/{version}\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n");
     let given = |name: &str| headers.iter().any(|header| header.to_ascii_lowercase().starts_with(name));
     if !given("host:") {
         request += &format!("Host: {}\r\n", chat.web);
