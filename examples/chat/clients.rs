@@ -1,12 +1,14 @@
 //! The clients: what is known of each, who may come in, and how fast each may speak.
 
 use std::cell::Cell;
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::Duration;
 
 use unbroken::frame::Lines;
 use unbroken::{ConnId, Net};
 
+use crate::caps::{Caps, MESSAGE_TAGS, SERVER_TIME};
 use crate::options::Options;
 use crate::server::{Chat, TICK};
 use crate::state::UserId;
@@ -28,8 +30,8 @@ pub enum Protocol {
     WebSocket(Box<Socket>),
 }
 
-/// Bytes of tags that a client may send before a line (IRCv3 message tags).
-pub const MAX_TAGS: usize = 8191;
+/// Bytes of tags that a client may send before a line, with their mark and blank (IRCv3 message tags).
+pub const MAX_TAGS: usize = 4096;
 
 /// A connection of a client.
 pub struct Client {
@@ -45,10 +47,13 @@ pub struct Client {
     pub names: Option<(String, String)>,
     /// `CAP` has begun and not ended.
     pub negotiating: bool,
-    pub server_time: bool,
-    pub echo_message: bool,
-    /// Asked for by many clients; with one mark for members it changes nothing.
-    pub multi_prefix: bool,
+    pub caps: Caps,
+    /// The account it proved to be its own, whether it is about to, and how often it has tried.
+    pub account: Option<String>,
+    pub authenticating: bool,
+    pub tries: u8,
+    /// Nicks that it watches, folded.
+    pub watched: BTreeSet<String>,
     /// It is on its way out.
     pub leaving: bool,
     /// Bytes of answers that it asked for itself and has not taken yet: they do not count against it.
@@ -79,9 +84,11 @@ impl Client {
             nick: None,
             names: None,
             negotiating: false,
-            server_time: false,
-            echo_message: false,
-            multi_prefix: false,
+            caps: Caps::default(),
+            account: None,
+            authenticating: false,
+            tries: 0,
+            watched: BTreeSet::new(),
             leaving: false,
             asked_for: Cell::new(0),
             asked: false,
@@ -90,6 +97,11 @@ impl Client {
             tokens: options.burst.get() as f64,
             refilled: tick,
         }
+    }
+
+    /// Which variant of a line it takes.
+    pub fn variant(&self, form: Form) -> usize {
+        form.variant(self.caps.has(SERVER_TIME), self.caps.has(MESSAGE_TAGS))
     }
 
     /// `None` while it speaks HTTP.

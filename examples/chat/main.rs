@@ -5,30 +5,50 @@
 //! `/health` on another; one reactor and one thread for all of it. `--redis HOST:PORT` joins any
 //! number of such servers into one. `--help` tells the rest.
 //!
-//! `server` is what the engine calls, `commands` and `channels` what clients ask for, `state` who
-//! is where, `web` the pages and WebSockets, `relay` the other servers.
+//! `server` is what the engine calls, `commands` what clients may ask for, `state` who is where, `web`
+//! the pages and WebSockets, `relay` the other servers.
 
 mod audience;
+mod caps;
+mod channel;
 mod channels;
 mod clients;
 mod commands;
+mod events;
+mod history;
 mod irc;
+mod labels;
+mod lists;
+mod messages;
 mod metrics;
+mod modes;
+mod monitor;
+mod opers;
 mod options;
 mod pages;
+mod passwords;
+mod people;
+mod registration;
 mod relay;
 mod remote;
 mod request;
+mod sending;
 mod server;
+mod settings;
+mod stamp;
 mod state;
+mod telling;
+mod users;
 mod web;
 mod websocket;
 mod welcome;
+mod whowas;
 mod wire;
 
 use std::fmt::Display;
 use std::io::{self, ErrorKind, Write};
 use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::SystemTime;
 
@@ -38,6 +58,7 @@ use signal_hook::iterator::Signals;
 use unbroken::{ListenerId, Net, Reactor};
 
 use options::Options;
+use passwords::Passwords;
 use relay::Relay;
 use server::Chat;
 
@@ -77,6 +98,9 @@ fn run(options: Options, sockets: Vec<(OwnedFd, String)>) -> io::Result<()> {
     };
     let mut reactor = Reactor::new(server::config(&options))?;
     let mut chat = Chat::new(options, relay, SystemTime::now);
+    let passwords = |path: &Option<PathBuf>| path.as_deref().map(Passwords::read).transpose();
+    chat.accounts = passwords(&chat.options.accounts)?;
+    chat.operators = passwords(&chat.options.operators)?;
     let net = reactor.net();
     let shared = !sockets.is_empty();
     let (irc, web) = listeners(net, &chat.options, sockets)?;

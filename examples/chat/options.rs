@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Parser;
@@ -29,6 +30,13 @@ fn name(text: &str) -> Result<String, String> {
     match !text.is_empty() && text.len() <= 63 && text.bytes().all(good) {
         true => Ok(text.to_owned()),
         false => Err("letters, digits, dots and hyphens are possible, 63 of them at most".to_owned()),
+    }
+}
+
+fn history(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(lines) if lines <= 10_000 => Ok(lines),
+        _ => Err("at most 10000 lines are possible".to_owned()),
     }
 }
 
@@ -111,6 +119,16 @@ pub struct Options {
     /// Longest nick, in bytes
     #[arg(long, value_name = "BYTES", default_value = "30", value_parser = clap::value_parser!(u32).range(1..=64))]
     pub nick_length: u32,
+    /// Lines of each channel that are kept for those who come later, for as long as it lasts
+    #[arg(long, value_name = "N", default_value = "0", value_parser = history)]
+    pub history: usize,
+    /// File of names and hashed passwords of those who may log in: a line name:hash each, the hash by
+    /// `openssl passwd -6`
+    #[arg(long, value_name = "FILE")]
+    pub accounts: Option<PathBuf>,
+    /// File of names and hashed passwords of those who may become operators of this server
+    #[arg(long, value_name = "FILE")]
+    pub operators: Option<PathBuf>,
     /// Bytes queued for one client at most: beyond them it is dropped as a slow consumer
     #[arg(long, value_name = "BYTES", default_value = "262144", value_parser = clap::value_parser!(u32).range(8192..=67_108_864))]
     pub send_queue: u32,

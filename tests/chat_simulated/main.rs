@@ -5,20 +5,47 @@
 
 #[path = "../../examples/chat/audience.rs"]
 mod audience;
+#[path = "../../examples/chat/caps.rs"]
+mod caps;
+#[path = "../../examples/chat/channel.rs"]
+mod channel;
 #[path = "../../examples/chat/channels.rs"]
 mod channels;
 #[path = "../../examples/chat/clients.rs"]
 mod clients;
 #[path = "../../examples/chat/commands.rs"]
 mod commands;
+#[path = "../../examples/chat/events.rs"]
+mod events;
+#[path = "../../examples/chat/history.rs"]
+mod history;
 #[path = "../../examples/chat/irc.rs"]
 mod irc;
+#[path = "../../examples/chat/labels.rs"]
+mod labels;
+#[path = "../../examples/chat/lists.rs"]
+mod lists;
+#[path = "../../examples/chat/messages.rs"]
+mod messages;
 #[path = "../../examples/chat/metrics.rs"]
 mod metrics;
+#[path = "../../examples/chat/modes.rs"]
+mod modes;
+#[path = "../../examples/chat/monitor.rs"]
+mod monitor;
+#[path = "../../examples/chat/opers.rs"]
+mod opers;
 #[path = "../../examples/chat/options.rs"]
 mod options;
 #[path = "../../examples/chat/pages.rs"]
 mod pages;
+#[allow(dead_code)]
+#[path = "../../examples/chat/passwords.rs"]
+mod passwords;
+#[path = "../../examples/chat/people.rs"]
+mod people;
+#[path = "../../examples/chat/registration.rs"]
+mod registration;
 #[allow(dead_code)]
 #[path = "../../examples/chat/relay.rs"]
 mod relay;
@@ -26,21 +53,38 @@ mod relay;
 mod remote;
 #[path = "../../examples/chat/request.rs"]
 mod request;
+#[path = "../../examples/chat/sending.rs"]
+mod sending;
 #[allow(dead_code)]
 #[path = "../../examples/chat/server.rs"]
 mod server;
+#[path = "../../examples/chat/settings.rs"]
+mod settings;
+#[path = "../../examples/chat/stamp.rs"]
+mod stamp;
 #[path = "../../examples/chat/state.rs"]
 mod state;
+#[path = "../../examples/chat/state_tests.rs"]
+mod state_tests;
+#[path = "../../examples/chat/telling.rs"]
+mod telling;
+#[path = "../../examples/chat/users.rs"]
+mod users;
 #[path = "../../examples/chat/web.rs"]
 mod web;
 #[path = "../../examples/chat/websocket.rs"]
 mod websocket;
 #[path = "../../examples/chat/welcome.rs"]
 mod welcome;
+#[path = "../../examples/chat/whowas.rs"]
+mod whowas;
 #[path = "../../examples/chat/wire.rs"]
 mod wire;
 
 mod moments;
+mod redis;
+mod splits;
+mod union;
 mod worlds;
 
 use std::ops::Range;
