@@ -33,15 +33,15 @@ impl Audiences {
 impl Chat {
     /// Sends a line to all members of a channel, but one perhaps.
     pub fn deliver_to_channel(&mut self, net: &mut Net, text: String, channel: &str, but: Option<UserId>) {
-        self.deliver_tagged(net, text, "", channel, but, false);
+        let line = Line::new(text, "", (self.clock)());
+        self.deliver_line(net, line, channel, but, false);
     }
 
-    /// The same with tags for those who take them, or for nobody else.
-    pub fn deliver_tagged(
+    /// The same, or for those alone who take tags.
+    pub fn deliver_line(
         &mut self,
         net: &mut Net,
-        text: String,
-        tags: &str,
+        mut line: Line,
         channel: &str,
         but: Option<UserId>,
         tagged_only: bool,
@@ -56,9 +56,8 @@ impl Chat {
         // To whoever asked for it with a label it is an answer.
         let asker = self.answered().filter(|asker| Some(*asker) != but);
         if asker.is_some_and(|asker| lists.iter().flatten().any(|conn| *conn == asker)) {
-            asker.map(|asker| self.is_answer(asker, "", &text));
+            asker.map(|asker| self.is_answer(asker, "", line.text()));
         }
-        let mut line = Line::new(text, tags, (self.clock)());
         let mut congested = Vec::new();
         for (n, conns) in lists.iter().enumerate().filter(|(_, conns)| !conns.is_empty()) {
             if tagged_only && !is_tagged(n) {

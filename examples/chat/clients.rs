@@ -48,9 +48,9 @@ pub struct Client {
     /// `CAP` has begun and not ended.
     pub negotiating: bool,
     pub caps: Caps,
-    /// The account it proved to be its own, whether it is about to, and how often it has tried.
+    /// The account it proved to be its own, what it has said of one so far, and how often it was wrong.
     pub account: Option<String>,
-    pub authenticating: bool,
+    pub authenticating: Option<String>,
     pub tries: u8,
     /// Nicks that it watches, folded.
     pub watched: BTreeSet<String>,
@@ -86,7 +86,7 @@ impl Client {
             negotiating: false,
             caps: Caps::default(),
             account: None,
-            authenticating: false,
+            authenticating: None,
             tries: 0,
             watched: BTreeSet::new(),
             leaving: false,

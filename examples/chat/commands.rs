@@ -3,7 +3,7 @@
 use unbroken::{ConnId, Net};
 
 use crate::events::Command;
-use crate::irc::{shown, Message};
+use crate::irc::{self, shown, Message};
 use crate::server::Chat;
 use crate::state::UserId;
 
@@ -83,11 +83,20 @@ impl Chat {
             "WHOWAS" => self.show_whowas(net, asker, params),
             "USERHOST" => self.userhost(net, asker, params),
             "ISON" => self.ison(net, asker, params),
-            "MOTD" => self.motd(net, asker.conn),
             "LUSERS" => self.lusers(net, asker.conn),
-            "INFO" => self.info(net, asker.conn),
-            "VERSION" => self.version(net, asker.conn),
-            "TIME" => self.time(net, asker.conn),
+            "MOTD" | "INFO" | "VERSION" | "TIME" => {
+                // These can be asked of a server; only this one answers.
+                let name = params.first().filter(|name| !irc::matches(name, &self.options.name));
+                if let Some(name) = name.filter(|name| self.state.find(name).is_none()) {
+                    return self.numeric(net, asker.conn, 402, &format!("{} :No such server", shown(name)));
+                }
+                match command {
+                    "MOTD" => self.motd(net, asker.conn),
+                    "INFO" => self.info(net, asker.conn),
+                    "VERSION" => self.version(net, asker.conn),
+                    _ => self.time(net, asker.conn),
+                }
+            }
             _ => self.numeric(net, asker.conn, 421, &format!("{} :Unknown command", shown(written))),
         }
     }

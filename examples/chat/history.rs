@@ -119,7 +119,7 @@ impl Chat {
         };
         let targets = usize::from(verb != "TARGETS");
         let [places @ .., limit] = params.get(1 + targets..2 + targets + places).unwrap_or_default() else {
-            return fail(self, net, "INVALID_PARAMS", &shown(&verb).to_owned(), "Insufficient parameters");
+            return fail(self, net, "INVALID_PARAMS", shown(&verb), "Insufficient parameters");
         };
         let Ok(limit) = limit.parse::<usize>() else {
             return fail(self, net, "INVALID_PARAMS", &verb, "The limit is no number");

@@ -13,6 +13,8 @@ use crate::settings::TOPIC;
 
 /// Channels of one question at most.
 pub const MOST_CHANNELS: usize = 8;
+/// Channels whose members are listed for who names none.
+const MOST_LISTED: usize = 100;
 
 /// What a channel must be like to be listed (the letters of `ELIST`).
 struct Filter<'a> {
@@ -77,7 +79,14 @@ impl Chat {
                     }
                 }
             }
-            None => self.numeric(net, asker.conn, 366, "* :End of /NAMES list"),
+            // Of all that the asker may know of, as far as they fit.
+            None => {
+                let known = self.state.channels().filter(|channel| self.state.knows(asker.user, channel));
+                for channel in known.take(MOST_LISTED) {
+                    self.show_members(net, asker, channel);
+                }
+                self.numeric(net, asker.conn, 366, "* :End of /NAMES list");
+            }
         }
     }
 
@@ -87,19 +96,23 @@ impl Chat {
             self.state.channel(name).filter(|channel| self.state.knows(asker.user, channel))
         {
             name = &channel.name;
-            let inside = channel.members.contains_key(&asker.user);
-            let all = self.has_cap(asker.user, MULTI_PREFIX);
-            let whole = self.has_cap(asker.user, USERHOST_IN_NAMES);
-            let names = channel.members.keys().filter_map(|id| {
-                let user = self.state.user(*id)?;
-                let seen = inside || self.state.sees(asker.user, *id);
-                let name = if whole { user.source() } else { user.nick.clone() };
-                seen.then(|| format!("{}{name}", channel.marks(*id, all)))
-            });
-            let symbol = if channel.settings.has('s') { '@' } else { '=' };
-            self.long_reply(net, asker.conn, 353, &format!("{symbol} {name} :"), names);
+            self.show_members(net, asker, channel);
         }
         self.numeric(net, asker.conn, 366, &format!("{name} :End of /NAMES list"));
+    }
+
+    fn show_members(&self, net: &mut Net, asker: Asker, channel: &Channel) {
+        let (name, inside) = (&channel.name, channel.members.contains_key(&asker.user));
+        let all = self.has_cap(asker.user, MULTI_PREFIX);
+        let whole = self.has_cap(asker.user, USERHOST_IN_NAMES);
+        let names = channel.members.keys().filter_map(|id| {
+            let user = self.state.user(*id)?;
+            let seen = inside || self.state.sees(asker.user, *id);
+            let name = if whole { user.source() } else { user.nick.clone() };
+            seen.then(|| format!("{}{name}", channel.marks(*id, all)))
+        });
+        let symbol = if channel.settings.has('s') { '@' } else { '=' };
+        self.long_reply(net, asker.conn, 353, &format!("{symbol} {name} :"), names);
     }
 
     pub fn list(&self, net: &mut Net, asker: Asker, params: &[&str]) {

@@ -32,6 +32,7 @@ mod registration;
 mod relay;
 mod remote;
 mod request;
+mod sasl;
 mod sending;
 mod server;
 mod settings;

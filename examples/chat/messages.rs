@@ -1,5 +1,7 @@
 //! What users say to each other.
 
+use std::time::SystemTime;
+
 use unbroken::Net;
 
 use crate::caps::{ECHO_MESSAGE, MESSAGE_TAGS};
@@ -7,9 +9,10 @@ use crate::channels::is_banned;
 use crate::commands::Asker;
 use crate::events::{ChannelName, Command, Event, Tags, Target, Text};
 use crate::history::Said;
-use crate::irc::{shown, timestamp, MAX_LINE};
+use crate::irc::{shown, timestamp, truncate, MAX_LINE};
 use crate::server::Chat;
 use crate::state::{User, UserId};
+use crate::wire::Line;
 
 /// Targets of one message at most.
 pub const MOST_TARGETS: usize = 4;
@@ -18,6 +21,14 @@ pub const MOST_TARGETS: usize = 4;
 fn client_tags(tags: &str) -> String {
     let good = |tag: &&str| tag.starts_with('+') && tag.len() > 1 && !tag.contains(|c: char| c.is_control());
     tags.split(';').filter(good).collect::<Vec<_>>().join(";")
+}
+
+/// What was said, and when: the same for all who hear it.
+pub struct Spoken<'a> {
+    pub command: Command,
+    pub text: &'a str,
+    pub tags: &'a str,
+    pub time: SystemTime,
 }
 
 impl Chat {
@@ -52,10 +63,11 @@ impl Chat {
                 return refuse(self, net, 407, &format!("{target} :Too many targets; the rest is not sent"));
             }
             let tags = self.with_id(&tags);
+            let spoken = Spoken { command, text, tags: &tags, time: (self.clock)() };
             let to = match target.starts_with('#') {
                 true => match self.may_say(asker.user, target) {
                     Ok(channel) => {
-                        self.say_to_channel(net, asker.user, command, &channel, text, &tags);
+                        self.say_to_channel(net, asker.user, &channel, &spoken);
                         Some(Target::Channel(ChannelName(channel)))
                     }
                     Err((number, why)) => {
@@ -68,7 +80,7 @@ impl Chat {
                         refuse(self, net, 401, &format!("{} :No such nick", shown(target)));
                         continue;
                     };
-                    self.say_to_user(net, asker.user, command, id, text, &tags);
+                    self.say_to_user(net, asker.user, id, &spoken);
                     if let Some(User { nick, away: Some(words), .. }) = self.state.user(id) {
                         if command == Command::Privmsg {
                             refuse(self, net, 301, &format!("{nick} :{words}"));
@@ -111,69 +123,55 @@ impl Chat {
     }
 
     /// The line of a message; nothing stands behind the target of one that is all tags.
-    fn line_of(&self, from: UserId, command: Command, target: &str, text: &str) -> Option<String> {
-        let (source, name) = (self.state.user(from)?.source(), command.name());
-        Some(match command {
+    fn line_of(&self, from: UserId, target: &str, spoken: &Spoken<'_>) -> Option<String> {
+        let (source, name) = (self.state.user(from)?.source(), spoken.command.name());
+        Some(match spoken.command {
             Command::Tagmsg => format!(":{source} {name} {target}"),
-            _ => format!(":{source} {name} {target} :{text}"),
+            _ => format!(":{source} {name} {target} :{}", spoken.text),
         })
     }
 
     /// A user of any server says something to the members of a channel.
-    pub fn say_to_channel(
-        &mut self,
-        net: &mut Net,
-        from: UserId,
-        command: Command,
-        name: &str,
-        text: &str,
-        tags: &str,
-    ) {
+    pub fn say_to_channel(&mut self, net: &mut Net, from: UserId, name: &str, spoken: &Spoken<'_>) {
         let Some(channel) = self.state.channel(name).map(|channel| channel.name.clone()) else { return };
-        let Some(line) = self.line_of(from, command, &channel, text) else { return };
-        self.echo(net, from, &line, tags);
-        if command != Command::Tagmsg && self.options.history > 0 {
-            let line = crate::irc::truncate(&line, MAX_LINE).to_owned();
-            let said = Said { time: timestamp((self.clock)()), tags: tags.to_owned(), line };
+        let Some(line) = self.line_of(from, &channel, spoken) else { return };
+        self.echo(net, from, &line, spoken);
+        let silent = spoken.command == Command::Tagmsg;
+        if !silent && self.options.history > 0 {
+            let line = truncate(&line, MAX_LINE).to_owned();
+            let said = Said { time: timestamp(spoken.time), tags: spoken.tags.to_owned(), line };
             self.histories.keep(&channel, said, self.options.history);
         }
-        self.deliver_tagged(net, line, tags, &channel, Some(from), command == Command::Tagmsg);
+        let line = Line::new(line, spoken.tags, spoken.time);
+        self.deliver_line(net, line, &channel, Some(from), silent);
     }
 
     /// A user of any server says something to one of ours, or one of ours to anybody.
-    pub fn say_to_user(
-        &mut self,
-        net: &mut Net,
-        from: UserId,
-        command: Command,
-        to: UserId,
-        text: &str,
-        tags: &str,
-    ) {
+    pub fn say_to_user(&mut self, net: &mut Net, from: UserId, to: UserId, spoken: &Spoken<'_>) {
         let Some(nick) = self.state.user(to).map(|user| user.nick.clone()) else { return };
-        let Some(line) = self.line_of(from, command, &nick, text) else { return };
-        self.echo(net, from, &line, tags);
-        let takes = command != Command::Tagmsg || self.has_cap(to, MESSAGE_TAGS);
+        let Some(line) = self.line_of(from, &nick, spoken) else { return };
+        self.echo(net, from, &line, spoken);
+        let takes = spoken.command != Command::Tagmsg || self.has_cap(to, MESSAGE_TAGS);
         let Some(conn) = self.conns.get(&to).copied().filter(|_| takes) else { return };
         // To oneself it comes in either case; who asked for echoes gets both, and only the echo is the
         // answer to a question.
         let Some(client) = self.clients.get(conn) else { return };
         let Some(form) = client.form() else { return };
         let variant = client.variant(form);
-        let bytes = crate::wire::Line::new(line, tags, (self.clock)()).variant(variant);
+        let bytes = Line::new(line, spoken.tags, spoken.time).variant(variant);
         self.push(net, conn, bytes);
         self.counters.deliveries += 1;
     }
 
     /// Sends what was taken back to a sender who wants that.
-    fn echo(&self, net: &mut Net, from: UserId, line: &str, tags: &str) {
+    fn echo(&self, net: &mut Net, from: UserId, line: &str, spoken: &Spoken<'_>) {
         let Some(conn) = self.conns.get(&from) else { return };
         let Some(client) = self.clients.get(*conn).filter(|client| client.caps.has(ECHO_MESSAGE)) else {
             return;
         };
         let tagged = client.caps.has(MESSAGE_TAGS);
-        if tagged || !line.contains(" TAGMSG ") {
-            self.send_with(net, *conn, if tagged { tags } else { "" }, line);
+        if tagged || spoken.command != Command::Tagmsg {
+            self.send_with(net, *conn, spoken.time, if tagged { spoken.tags } else { "" }, line);
         }
     }
 }

@@ -48,12 +48,14 @@ pub fn mode_lines(source: &str, channel: &str, modes: &[Mode]) -> Vec<String> {
 
 /// `nick!user@host`, with stars where a mask says less.
 fn whole_mask(mask: &str) -> String {
-    match (mask.split_once('!'), mask.split_once('@')) {
-        (Some((_, rest)), _) if rest.contains('@') => mask.to_owned(),
-        (Some(_), _) => format!("{mask}@*"),
-        (None, Some(_)) => format!("*!{mask}"),
-        (None, None) => format!("{mask}!*@*"),
-    }
+    let (nick, rest) = match mask.split_once('!') {
+        Some((nick, rest)) => (nick, rest),
+        None if mask.contains('@') => ("", mask),
+        None => (mask, ""),
+    };
+    let (user, host) = rest.split_once('@').unwrap_or((rest, ""));
+    let star = |part: &str| if part.is_empty() { "*".to_owned() } else { part.to_owned() };
+    format!("{}!{}@{}", star(nick), star(user), star(host))
 }
 
 impl Chat {
@@ -180,7 +182,9 @@ impl Chat {
             }
             Some(text) if good(text) => self.set(asker.user, name, key.clone(), Some(text)),
             Some(text) => {
-                let text = format!("{name} {letter} {} :Invalid mode parameter", shown(text));
+                // A key is nobody else's business, even a bad one.
+                let shown = if letter == 'k' { "*" } else { shown(text) };
+                let text = format!("{name} {letter} {shown} :Invalid mode parameter");
                 self.numeric(net, asker.conn, 696, &text);
                 return None;
             }

@@ -1,6 +1,6 @@
 //! Operators of the server: who may become one, and what they may do.
 
-use unbroken::{ConnId, Net};
+use unbroken::Net;
 
 use crate::commands::Asker;
 use crate::events::{Event, Text};
@@ -72,60 +72,4 @@ impl Chat {
         let hearers: Vec<UserId> = self.conns.keys().filter(hears).copied().collect();
         self.deliver(net, format!(":{source} WALLOPS :{words}"), hearers);
     }
-
-    /// `AUTHENTICATE`: SASL's PLAIN, before registering
-    /// (<https://ircv3.net/specs/extensions/sasl-3.1>).
-    pub fn authenticate(&mut self, net: &mut Net, conn: ConnId, params: &[&str]) {
-        let Some(client) = self.clients.get_mut(conn) else { return };
-        if client.account.is_some() {
-            return self.numeric(net, conn, 907, ":You have already authenticated");
-        }
-        let (asked, tries) = (std::mem::take(&mut client.authenticating), client.tries);
-        match params[0] {
-            _ if self.accounts.is_none() || client.user.is_some() || tries >= MOST_TRIES => {
-                self.numeric(net, conn, 904, ":SASL authentication failed");
-            }
-            "*" => self.numeric(net, conn, 906, ":SASL authentication aborted"),
-            mechanism if !asked => match mechanism.eq_ignore_ascii_case("PLAIN") {
-                true => {
-                    client.authenticating = true;
-                    self.send(net, conn, "AUTHENTICATE +");
-                }
-                false => {
-                    self.numeric(net, conn, 908, "PLAIN :are available SASL mechanisms");
-                    self.numeric(net, conn, 904, ":SASL authentication failed");
-                }
-            },
-            // As much as is possible comes in one piece: longer names and passwords there are none.
-            words if words.len() >= 400 => self.numeric(net, conn, 905, ":SASL message too long"),
-            words => self.log_in(net, conn, words),
-        }
-    }
-
-    fn log_in(&mut self, net: &mut Net, conn: ConnId, words: &str) {
-        let decoded = data_encoding::BASE64.decode(words.as_bytes()).unwrap_or_default();
-        let parts: Vec<&str> =
-            decoded.split(|byte| *byte == 0).map(|part| std::str::from_utf8(part).unwrap_or("")).collect();
-        let (Some(accounts), Some(client)) = (&self.accounts, self.clients.get_mut(conn)) else { return };
-        client.tries += 1;
-        match parts[..] {
-            [as_whom, account, password]
-                if (as_whom.is_empty() || as_whom == account) && accounts.accepts(account, password) =>
-            {
-                client.account = Some(account.to_owned());
-                let source = format!("{}!*@{}", client.nick.as_deref().unwrap_or("*"), client.host);
-                self.numeric(
-                    net,
-                    conn,
-                    900,
-                    &format!("{source} {account} :You are now logged in as {account}"),
-                );
-                self.numeric(net, conn, 903, ":SASL authentication successful");
-            }
-            _ => self.numeric(net, conn, 904, ":SASL authentication failed"),
-        }
-    }
 }
-
-/// Passwords that a connection may try: each costs the time of a hash.
-const MOST_TRIES: u8 = 3;

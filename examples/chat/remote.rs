@@ -2,8 +2,9 @@
 
 use unbroken::Net;
 
-use crate::events::{Command, Event, Letter, Membership, Person, Reference, Settings, Target, Text};
+use crate::events::{Event, Letter, Membership, Person, Reference, Settings, Target};
 use crate::irc::fold;
+use crate::messages::Spoken;
 use crate::server::Chat;
 use crate::settings::Entry;
 use crate::stamp::ServerId;
@@ -113,7 +114,8 @@ impl Chat {
             }
             Event::Message { user, to, command, text, tags } => {
                 if let Some(id) = who(self, user) {
-                    self.peer_message(net, id, to, command, &text, &tags);
+                    let spoken = Spoken { command, text: &text, tags: &tags, time: (self.clock)() };
+                    self.peer_message(net, id, to, &spoken);
                 }
             }
             Event::AskRank { user, whom, channel, born, letter, on } => {
@@ -156,20 +158,12 @@ impl Chat {
         channel.is_some_and(|channel| channel.born == born && channel.is_operator(by))
     }
 
-    fn peer_message(
-        &mut self,
-        net: &mut Net,
-        from: UserId,
-        to: Target,
-        command: Command,
-        text: &Text,
-        tags: &str,
-    ) {
+    fn peer_message(&mut self, net: &mut Net, from: UserId, to: Target, spoken: &Spoken<'_>) {
         match to {
-            Target::Channel(name) => self.say_to_channel(net, from, command, &name, text, tags),
+            Target::Channel(name) => self.say_to_channel(net, from, &name, spoken),
             Target::User(reference) => {
                 if let Some(id) = self.ours(reference) {
-                    self.say_to_user(net, from, command, id, text, tags);
+                    self.say_to_user(net, from, id, spoken);
                 }
             }
         }

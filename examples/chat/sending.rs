@@ -1,5 +1,7 @@
 //! Lines on their way to clients, and what becomes of one that does not take them.
 
+use std::time::SystemTime;
+
 use unbroken::{Bytes, CloseReason, ConnId, Net};
 
 use crate::caps::SERVER_TIME;
@@ -11,14 +13,14 @@ use crate::wire::{encode, Line};
 impl Chat {
     /// Sends one line to one connection.
     pub fn send(&self, net: &mut Net, conn: ConnId, line: &str) {
-        self.send_with(net, conn, "", line);
+        self.send_with(net, conn, (self.clock)(), "", line);
     }
 
     /// The same with tags; the time is put before them for who wants it.
-    pub fn send_with(&self, net: &mut Net, conn: ConnId, tags: &str, line: &str) {
+    pub fn send_with(&self, net: &mut Net, conn: ConnId, time: SystemTime, tags: &str, line: &str) {
         let Some(client) = self.clients.get(conn) else { return };
         let timed = client.caps.has(SERVER_TIME) && client.user.is_some();
-        let time = timed.then(|| format!("time={}", irc::timestamp((self.clock)()))).unwrap_or_default();
+        let time = if timed { format!("time={}", irc::timestamp(time)) } else { String::new() };
         let tags =
             [time.as_str(), tags].into_iter().filter(|tags| !tags.is_empty()).collect::<Vec<_>>().join(";");
         if !self.is_answer(conn, &tags, line) {

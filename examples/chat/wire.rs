@@ -52,6 +52,10 @@ impl Line {
         Self { text, tags: tags.to_owned(), time, built: Default::default() }
     }
 
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
     /// The line in one form, by number.
     pub fn variant(&mut self, variant: usize) -> Bytes {
         let Self { text, tags, time, built } = self;

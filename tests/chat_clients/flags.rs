@@ -42,7 +42,7 @@ fn wrong_flags_exit_with_2_and_one_line() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let taken = taken.local_addr().unwrap().to_string();
     let free = ["--irc", "127.0.0.1:0", "--web", "127.0.0.1:0"];
-    let wrong: [(&[&str], &str); 24] = [
+    let wrong: [(&[&str], &str); 28] = [
         (&["--irc", "nonsense"], "--irc"),
         (&["--web", "127.0.0.1"], "--web"),
         (&["--rate", "0"], "--rate"),
@@ -63,6 +63,10 @@ fn wrong_flags_exit_with_2_and_one_line() {
         (&["--host", ""], "--host"),
         (&["--max-channels-per-address", "0"], "--max-channels-per-address"),
         (&["--motd", "two\rlines"], "--motd"),
+        (&["--history", "1000000"], "--history"),
+        (&["--accounts", "/no/such/file"], "/no/such/file"),
+        (&["--operators", "/no/such/file"], "/no/such/file"),
+        (&["--accounts", "Cargo.toml"], "Cargo.toml: line 1"),
         (&["--no-such-flag"], "--no-such-flag"),
         (&["surplus"], "surplus"),
         (&["--irc", &taken], &taken),
@@ -141,6 +145,9 @@ fn the_help_names_every_flag_with_its_default() {
         ("ping-timeout", "30"),
         ("drain", "10"),
         ("announce", "5"),
+        ("history", "0"),
+        ("accounts", ""),
+        ("operators", ""),
     ];
     let words = help.split_whitespace().collect::<Vec<_>>().join(" ");
     for (flag, default) in flags {

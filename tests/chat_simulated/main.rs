@@ -53,6 +53,8 @@ mod relay;
 mod remote;
 #[path = "../../examples/chat/request.rs"]
 mod request;
+#[path = "../../examples/chat/sasl.rs"]
+mod sasl;
 #[path = "../../examples/chat/sending.rs"]
 mod sending;
 #[allow(dead_code)]

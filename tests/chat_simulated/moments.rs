@@ -37,7 +37,8 @@ fn run(sim: &mut Sim<Chat>, seconds: u64) {
 
 #[test]
 fn a_throttled_client_does_not_outlive_its_connection() {
-    let ends: [(&str, fn(Script) -> Script); 3] =
+    type End = fn(Script) -> Script;
+    let ends: [(&str, End); 3] =
         [("FIN", Script::half_close), ("RST", Script::reset), ("both", Script::close)];
     for (what, end) in ends {
         let mut sim = chat(&[]);
