@@ -80,6 +80,10 @@ impl Terminal {
         let terminal = Self(Scratch::new(name));
         let mut start = terminal.tmux();
         let home = terminal.0.path().join("home");
+        // It would wait two seconds between commands.
+        std::fs::create_dir(&home).expect("a directory");
+        let settings = r#"settings = { "irc/core" = { cmd_queue_speed = "10msec"; }; };"#;
+        std::fs::write(home.join("config"), settings).expect("write");
         start.args(["-f", "/dev/null", "new-session", "-d", "-x", "120", "-y", "40"]);
         start.args(program).arg(format!("--home={}", home.display()));
         assert!(start.status().expect("tmux").success());
@@ -131,6 +135,23 @@ fn irssi_joins_talks_hears_and_quits() {
     irssi.until_it_shows("good evening from a socket");
     irssi.keys("/me waves");
     friend.hear("PRIVMSG #terminal :\u{1}ACTION waves\u{1}");
+    // What operators type: the key, the ban, the invitation.
+    irssi.keys("/join #kettle");
+    irssi.until_it_shows("[#kettle");
+    irssi.keys("/mode +k earlgrey");
+    irssi.until_it_shows("mode/#kettle [+k earlgrey]");
+    friend.say("JOIN #kettle");
+    friend.hear(" 475 friend #kettle ");
+    irssi.keys("/invite friend");
+    friend.hear(":irma!~");
+    friend.join("#kettle");
+    irssi.keys("/ban friend");
+    irssi.until_it_shows("mode/#kettle [+b ");
+    friend.hear(" MODE #kettle +b ");
+    friend.say("PRIVMSG #kettle :one lump or two?");
+    friend.hear(" 404 friend #kettle ");
+    irssi.keys("/kick friend no sugar here");
+    friend.hear(" KICK #kettle friend :no sugar here");
     irssi.keys("/quit the kettle boils");
     assert_eq!(friend.departure_of("irma"), "Quit: the kettle boils");
 }

@@ -96,7 +96,11 @@ fn play(seed: u64) -> Result<usize, String> {
 
 #[test]
 fn three_servers_come_to_the_same_view_whatever_redis_did() {
-    let (seeds, mut seen) = (seeds(60), 0);
+    // One takes as long as five of the other worlds.
+    let (mut seeds, mut seen) = (seeds(300), 0);
+    if seeds.start == 0 && seeds.end > 1 {
+        seeds.end = seeds.end.div_ceil(5);
+    }
     let count = seeds.end - seeds.start;
     for seed in seeds {
         match play(seed) {
