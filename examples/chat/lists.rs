@@ -13,8 +13,8 @@ use crate::settings::TOPIC;
 
 /// Channels of one question at most.
 pub const MOST_CHANNELS: usize = 8;
-/// Channels whose members are listed for who names none.
-const MOST_LISTED: usize = 100;
+/// Members that are listed for who names no channel, but for those of the last one.
+const MOST_LISTED: usize = 1000;
 
 /// What a channel must be like to be listed (the letters of `ELIST`).
 struct Filter<'a> {
@@ -81,8 +81,12 @@ impl Chat {
             }
             // Of all that the asker may know of, as far as they fit.
             None => {
-                let known = self.state.channels().filter(|channel| self.state.knows(asker.user, channel));
-                for channel in known.take(MOST_LISTED) {
+                let mut listed = 0;
+                for channel in self.state.channels().filter(|channel| self.state.knows(asker.user, channel)) {
+                    if listed >= MOST_LISTED {
+                        break;
+                    }
+                    listed += channel.members.len();
                     self.show_members(net, asker, channel);
                 }
                 self.numeric(net, asker.conn, 366, "* :End of /NAMES list");

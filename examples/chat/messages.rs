@@ -55,7 +55,9 @@ impl Chat {
         let now = self.now();
         if let Some(user) = self.state.user_mut(asker.user).filter(|_| command != Command::Tagmsg) {
             user.active = now;
-            self.relay.active.insert(asker.user);
+            if self.relay.is_up() {
+                self.relay.active.insert(asker.user);
+            }
         }
         for (n, target) in targets.split(',').enumerate() {
             if n >= MOST_TARGETS {

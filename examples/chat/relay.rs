@@ -220,6 +220,7 @@ impl Chat {
         for conn in [self.relay.publisher.take(), self.relay.subscriber.take()].into_iter().flatten() {
             net.abort(conn);
         }
+        self.relay.active.clear();
         self.relay.retry = self.tick + self.relay.pause;
         self.relay.pause = (self.relay.pause * 2).min(LONGEST_PAUSE);
         let was_up = std::mem::replace(&mut self.relay.up, false);

@@ -209,6 +209,9 @@ impl State {
         for channel in &user.channels {
             self.drop_member(channel, id);
         }
+        for channel in self.channels.values_mut().filter(|channel| !channel.invited.is_empty()) {
+            channel.invited.remove(&id);
+        }
         let mut renamed = Vec::new();
         self.restore(fold(&user.nick), &mut renamed);
         Some((user, renamed))

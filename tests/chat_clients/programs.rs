@@ -156,6 +156,66 @@ fn irssi_joins_talks_hears_and_quits() {
     assert_eq!(friend.departure_of("irma"), "Quit: the kettle boils");
 }
 
+#[test]
+fn weechat_invites_bans_and_locks_a_channel() {
+    if !util::have("weechat-headless") {
+        return;
+    }
+    let chat = Chat::start(&[]);
+    let mut friend = chat.member("friend", "#garden");
+    let dir = Scratch::new("weechat");
+    let port = chat.irc.port();
+    let mut weechat = Command::new("weechat-headless");
+    weechat.arg("--dir").arg(dir.path()).env("HOME", dir.path());
+    for command in [
+        format!("/server add test 127.0.0.1/{port} -notls"),
+        "/set irc.server.test.nicks winnie".to_owned(),
+        "/set irc.server.test.autojoin #tea".to_owned(),
+        // It would wait two seconds between commands; the name of this depends on its version.
+        "/set irc.server.test.anti_flood_prio_high 0".to_owned(),
+        "/set irc.server.test.anti_flood 0".to_owned(),
+        "/connect test".to_owned(),
+    ] {
+        weechat.args(["--run-command", &command]);
+    }
+    let _weechat = Program::start(&mut weechat);
+    let mut fifo = dir.path().to_owned();
+    eventually("weechat's FIFO", || {
+        let files = std::fs::read_dir(dir.path()).expect("a directory").flatten();
+        let found =
+            files.map(|file| file.path()).find(|path| path.to_string_lossy().contains("weechat_fifo"));
+        found.is_some_and(|path| {
+            fifo = path;
+            true
+        })
+    });
+    let in_channel = |text: &str| write_fifo(&fifo, &format!("irc.test.#tea *{text}"));
+    // It comes to its channel when it likes, and opens a buffer for it.
+    eventually("a key for the channel", || {
+        in_channel("/mode +k earlgrey");
+        std::thread::sleep(Duration::from_millis(200));
+        friend.say("MODE #tea\r\nPING asked");
+        let answer = friend.hear("#tea");
+        friend.hear(" PONG ");
+        answer.ends_with(" 324 friend #tea +ntk *")
+    });
+    friend.say("JOIN #tea");
+    friend.hear(" 475 friend #tea ");
+    in_channel("/invite friend");
+    friend.hear(":winnie!~");
+    friend.join("#tea");
+    in_channel("/ban friend!*@*");
+    friend.hear(" MODE #tea +b friend!*@*");
+    in_channel("/kick friend no sugar here");
+    friend.hear(" KICK #tea friend :no sugar here");
+    in_channel("/away -all out for a walk");
+    eventually("winnie to be away", || {
+        friend.say("USERHOST winnie");
+        friend.hear(" 302 ").contains(":winnie=-~")
+    });
+    in_channel("/quit bye");
+}
+
 /// A whole client, on the standard library of another language.
 const PYTHON: &str = r#"
 import socket, sys
