@@ -71,13 +71,20 @@ impl<'a> Filter<'a> {
 impl Chat {
     pub fn names(&self, net: &mut Net, asker: Asker, params: &[&str]) {
         match params.first() {
+            Some(name) if !name.contains(',') => self.show_names(net, asker, shown(name)),
+            // Several have one end.
             Some(names) => {
                 let mut shown_already = BTreeSet::new();
                 for name in names.split(',').filter(|name| !name.is_empty()).take(MOST_CHANNELS) {
-                    if shown_already.insert(fold(name)) {
-                        self.show_names(net, asker, shown(name));
+                    let channel =
+                        self.state.channel(name).filter(|channel| self.state.knows(asker.user, channel));
+                    if let Some(channel) = channel.filter(|channel| shown_already.insert(fold(&channel.name)))
+                    {
+                        self.show_members(net, asker, channel);
                     }
                 }
+                let names = if names.contains(' ') { "*" } else { irc::truncate(names, 300) };
+                self.numeric(net, asker.conn, 366, &format!("{names} :End of /NAMES list"));
             }
             // Of all that the asker may know of, as far as they fit.
             None => {

@@ -108,3 +108,16 @@ fn a_watched_nick_is_told_of() {
     ask(&mut anna, "PONG");
     assert_eq!(ask(&mut anna, "MONITOR C\r\nMONITOR S"), [""; 0]);
 }
+
+#[test]
+fn members_of_several_channels_have_one_end() {
+    let chat = Chat::start(&[]);
+    let mut anna = chat.member("anna", "#a");
+    ask(&mut anna, "JOIN #b");
+    let all = [":chat.local 353 anna = #a :@anna", ":chat.local 353 anna = #b :@anna"];
+    let end = |of: &str| format!(":chat.local 366 anna {of} :End of /NAMES list");
+    assert_eq!(ask(&mut anna, "NAMES #a,#B,#a,#c"), [all[0], all[1], &end("#a,#B,#a,#c")]);
+    assert_eq!(ask(&mut anna, "NAMES"), [all[0], all[1], &end("*")]);
+    assert_eq!(ask(&mut anna, "NAMES :no such"), [end("*")]);
+    assert_eq!(ask(&mut anna, "NAMES :#a,x y"), [all[0], &end("*")]);
+}

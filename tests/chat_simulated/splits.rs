@@ -180,3 +180,22 @@ fn what_a_stranger_publishes_injects_no_line() {
     let heard = servers.heard(anna);
     assert!(heard[before..].contains(":evil!u@h JOIN #x\r\n"), "{heard}");
 }
+
+#[test]
+fn whois_tells_how_long_somebody_elsewhere_has_been_silent() {
+    let mut servers = Servers::start(2);
+    let anna = servers.client(0, "anna", "JOIN #x");
+    let bert = servers.client(1, "bert", "PING :x");
+    servers.run(20.0);
+    let idle = |servers: &mut Servers| {
+        servers.say(bert, "WHOIS anna");
+        let heard = servers.heard(bert);
+        let line = heard.lines().rfind(|line| line.contains(" 317 ")).expect("a line").to_owned();
+        line.split(' ').nth(4).expect("seconds").parse::<u64>().expect("a number")
+    };
+    assert!((19..25).contains(&idle(&mut servers)));
+    // To somebody whose server does not hear of it.
+    servers.say(anna, "PRIVMSG anna :to myself");
+    servers.run(1.0);
+    assert!(idle(&mut servers) <= 3);
+}
