@@ -2,6 +2,8 @@
 
 #[path = "chat/mod.rs"]
 mod chat;
+#[path = "chat_browser/habits.rs"]
+mod habits;
 #[path = "chat_browser/webdriver.rs"]
 mod webdriver;
 
@@ -101,7 +103,7 @@ fn two_pages_talk_lose_their_server_and_come_back() {
     let mut carol = chat.member("carol", "#lobby");
     // Bob asks for a nick that somebody has: he gets another and is told, and then takes his own.
     enter(&bob, chat.web, "carol", "carol_");
-    bob.until(&shows("The nick carol is in use: you are carol_ for now."));
+    bob.until(&shows("The nick carol is in use; you are carol_ for now."));
     bob.keys(&line("/nick bob"));
     alice.until(&lists("bob"));
     bob.until("document.getElementById('me').textContent === 'bob'");
