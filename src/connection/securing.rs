@@ -34,7 +34,7 @@ impl Connection {
         self.secured = true;
     }
 
-    #[cfg(any(feature = "tls", feature = "sim"))]
+    #[cfg(feature = "tls")]
     pub(crate) fn is_secured(&self) -> bool {
         self.secured
     }
