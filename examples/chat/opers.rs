@@ -5,13 +5,17 @@ use unbroken::Net;
 use crate::commands::Asker;
 use crate::events::{Event, Text};
 use crate::irc::{self, shown};
+use crate::sasl::MOST_TRIES;
 use crate::server::Chat;
 use crate::state::{User, UserId};
 
 impl Chat {
     pub fn oper(&mut self, net: &mut Net, asker: Asker, params: &[&str]) {
-        let known = self.operators.as_ref().is_some_and(|passwords| passwords.accepts(params[0], params[1]));
+        let Some(client) = self.clients.get_mut(asker.conn) else { return };
+        let known = client.tries < MOST_TRIES
+            && self.operators.as_ref().is_some_and(|passwords| passwords.accepts(params[0], params[1]));
         if !known {
+            client.tries = client.tries.saturating_add(1);
             log::warn!("{}: OPER {} was refused", asker.conn, shown(params[0]));
             return self.numeric(net, asker.conn, 464, ":Password incorrect");
         }

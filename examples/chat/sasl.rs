@@ -6,7 +6,7 @@ use unbroken::{ConnId, Net};
 use crate::server::Chat;
 
 /// Wrong passwords of one connection at most: each costs the time of a hash.
-const MOST_TRIES: u8 = 3;
+pub const MOST_TRIES: u8 = 3;
 /// Bytes of one piece, and of all pieces together at most.
 const PIECE: usize = 400;
 const MOST_BYTES: usize = 3 * PIECE;

@@ -161,3 +161,63 @@ impl Socket {
         formatted(Frame::close(Some(CloseFrame { code, reason: "".into() })))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// A frame of a client.
+    fn frame(first: u8, mask: [u8; 4], payload: &[u8]) -> Vec<u8> {
+        let mut bytes = vec![first];
+        match payload.len() {
+            length @ 0..=125 => bytes.push(0x80 | length as u8),
+            length => {
+                bytes.push(0x80 | 126);
+                bytes.extend((length as u16).to_be_bytes());
+            }
+        }
+        bytes.extend(mask);
+        bytes.extend(payload.iter().zip(mask.iter().cycle()).map(|(byte, mask)| byte ^ mask));
+        bytes
+    }
+
+    /// All events of a stream that comes in pieces, up to the one that ends it.
+    fn events(stream: &[u8], cut: usize) -> Vec<Event> {
+        let (mut socket, mut events, mut begin) = (Socket::new(Form::Text), Vec::new(), 0);
+        for end in (0..stream.len()).step_by(cut).chain([stream.len()]) {
+            let mut rest = &stream[begin..end];
+            while let Some(event) = socket.next_in(&mut rest) {
+                let over = matches!(event, Event::Close(_) | Event::Broken(..));
+                events.push(event);
+                if over {
+                    return events;
+                }
+            }
+            begin = end - rest.len();
+        }
+        events
+    }
+
+    #[test]
+    fn what_was_masked_is_read() {
+        let stream = [frame(0x81, [1, 2, 3, 4], b"hello"), frame(0x82, [9; 4], &[b'x'; 300])].concat();
+        let read = [Event::Message(b"hello".to_vec()), Event::Message(vec![b'x'; 300])];
+        assert_eq!(events(&stream, 7), read);
+    }
+
+    proptest! {
+        #[test]
+        fn however_a_stream_is_cut_it_says_the_same(
+            frames in proptest::collection::vec(
+                (prop::sample::select(vec![0x81u8, 0x82, 0x01, 0x80, 0x00, 0x89, 0x8a, 0x88, 0x83, 0xc1]),
+                 any::<[u8; 4]>(), proptest::collection::vec(any::<u8>(), 0..200)), 0..8),
+            junk in proptest::collection::vec(any::<u8>(), 0..40),
+            cut in 1usize..50,
+        ) {
+            let mut stream: Vec<u8> = frames.iter().flat_map(|(first, mask, data)| frame(*first, *mask, data)).collect();
+            stream.extend(junk);
+            prop_assert_eq!(events(&stream, cut), events(&stream, stream.len().max(1)));
+        }
+    }
+}

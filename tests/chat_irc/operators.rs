@@ -42,6 +42,11 @@ fn an_operator_can_end_a_connection_and_speak_to_the_others() {
     assert_eq!(anna.departure_of("bert"), "Killed (anna (spam))");
     ask(&mut anna, "MODE anna -o");
     answers(&mut anna, "KILL listener :x", " 481 anna :Permission denied: you're not an IRC operator");
+    // Guessing has an end.
+    for n in 0..3 {
+        answers(&mut listener, &format!("OPER root {n}"), " 464 listener :Password incorrect");
+    }
+    answers(&mut listener, "OPER root toor", " 464 listener :Password incorrect");
 }
 
 #[test]

@@ -84,7 +84,7 @@ fn script(dice: &mut Dice, nick: &str, steady: bool) -> Script {
     script = say(script, dice, format!("USER {nick} 0 * :{nick}"));
     for n in 0..3 + dice.roll(12) {
         let channel = CHANNELS[dice.roll(CHANNELS.len())];
-        let line = match dice.roll(10) {
+        let line = match dice.roll(14) {
             0..=3 => format!("JOIN {channel}"),
             4 => format!("PART {channel} :enough"),
             5 => format!("NICK {nick}{n}"),
@@ -92,6 +92,11 @@ fn script(dice: &mut Dice, nick: &str, steady: bool) -> Script {
             6 => format!("NICK n{}", dice.roll(8)),
             7 => format!("MODE {channel} {}o n{}", ["+", "-"][dice.roll(2)], dice.roll(8)),
             8 => format!("KICK {channel} n{} :out", dice.roll(8)),
+            9 => format!("MODE {channel} {}v n{}", ["+", "-"][dice.roll(2)], dice.roll(8)),
+            10 => {
+                format!("MODE {channel} {}", ["+ik x", "-ik x", "+l 2", "-l", "+b n3", "-b n3"][dice.roll(6)])
+            }
+            11 => format!("INVITE n{} {channel}\r\nAWAY :{n}\r\nWHO {channel}", dice.roll(8)),
             _ => format!("PRIVMSG {channel} :{nick} says {n}"),
         };
         script = say(script, dice, line).wait(pause(dice));
@@ -168,7 +173,7 @@ impl View {
             }
             "353" => {
                 let list = rest.split_once(" :").map_or("", |(_, list)| list);
-                let names = list.split(' ').map(|name| name.trim_start_matches('@').to_owned());
+                let names = list.split(' ').map(|name| name.trim_start_matches(['@', '+']).to_owned());
                 self.names.entry(word(3)).or_default().extend(names);
             }
             "366" => self.compare(&word(2), line)?,
