@@ -67,6 +67,8 @@ impl Driver {
         let number = self.sessions.fetch_add(1, Ordering::Relaxed);
         let mut args = vec![
             "--headless".to_owned(),
+            // Those of the tests are signed by nobody.
+            "--ignore-certificate-errors".to_owned(),
             format!("--user-data-dir={}", self.dir.join(number.to_string()).display()),
             format!("--window-size={width},{height}"),
         ];

@@ -73,10 +73,10 @@ fn sic_joins_talks_hears_and_quits() {
 }
 
 /// A terminal with a program in it. Dropping it ends both.
-struct Terminal(Scratch);
+pub struct Terminal(Scratch);
 
 impl Terminal {
-    fn start(name: &str, program: &[&str]) -> Self {
+    pub fn start(name: &str, program: &[&str]) -> Self {
         let terminal = Self(Scratch::new(name));
         let mut start = terminal.tmux();
         let home = terminal.0.path().join("home");
@@ -96,12 +96,12 @@ impl Terminal {
         command
     }
 
-    fn keys(&self, line: &str) {
+    pub fn keys(&self, line: &str) {
         assert!(self.tmux().args(["send-keys", "-l", line]).status().expect("tmux").success());
         assert!(self.tmux().args(["send-keys", "Enter"]).status().expect("tmux").success());
     }
 
-    fn until_it_shows(&self, what: &str) {
+    pub fn until_it_shows(&self, what: &str) {
         eventually(&format!("{what:?} on the screen"), || {
             std::thread::sleep(Duration::from_millis(50));
             let screen = self.tmux().args(["capture-pane", "-p"]).output().expect("tmux");
