@@ -161,7 +161,7 @@ impl<A: Accept> Listener<A> {
     }
 
     /// When to try again, if nothing is freed before.
-    fn retry_at(&self) -> Time {
+    pub(crate) fn retry_at(&self) -> Time {
         match self.hold {
             Hold::Limit(at) | Hold::Exhausted(at) => at,
             Hold::Nothing => Time::NEVER,
@@ -348,7 +348,7 @@ mod tests {
     #[test]
     fn a_listener_at_its_limit_waits_for_a_connection_to_end() {
         let (mut listener, mut stats) = (listener(&[0]), Stats::default());
-        listener.hold_at_limit();
+        listener.hold_at_limit(Time::NEVER);
         assert!(!listener.is_ready());
         assert_eq!(listener.retry_at(), Time::NEVER);
         assert!(listener.on_freed());

@@ -60,7 +60,7 @@ pub(crate) struct Entry {
 #[cfg(feature = "sim")]
 impl Entry {
     fn note_pause(&self, paused: bool) {
-        if let Stream::Sim(stream) = &self.stream {
+        if let Stream::Sim(stream) = self.stream.bottom() {
             stream.pause(paused);
         }
     }
@@ -308,8 +308,8 @@ impl Net {
     }
 
     /// Closes a connection in good order: what is queued is sent, then the end of our stream;
-    /// input is discarded until the peer ends its own; the last acknowledgement is awaited. The
-    /// `linger_*` settings cap all this. No `on_data`, `on_eof` or `on_drain` comes any more.
+    /// input is discarded until the peer ends its own; the last acknowledgement is awaited. Up to that the
+    /// `write_stall` setting caps it, then the `linger_*` ones. No `on_data`, `on_eof` or `on_drain` comes any more.
     ///
     /// While connecting, what is queued is sent once the connection is established; with nothing
     /// queued the attempt is given up.

@@ -167,6 +167,14 @@ impl SimStream {
         }
     }
 
+    /// Notes that a session stands above it from here on.
+    #[cfg(feature = "tls")]
+    pub(crate) fn seal(&self) {
+        if let Some(sock) = self.kernel.world().socks.get_mut(&self.sock) {
+            sock.sealed = true;
+        }
+    }
+
     /// Notes that the program asked for no input, or for input again.
     pub(crate) fn pause(&self, paused: bool) {
         if let Some(sock) = self.kernel.world().socks.get_mut(&self.sock) {

@@ -257,6 +257,10 @@ impl Stream {
     /// Puts a session above it. So many bytes of the queue are older than that.
     pub(crate) fn secure(&mut self, session: Box<dyn Session>, clear: usize, allow_truncation: bool) {
         let below = std::mem::replace(self, Self::None);
+        #[cfg(feature = "sim")]
+        if let Self::Sim(stream) = &below {
+            stream.seal();
+        }
         *self = Self::Tls(Box::new(Secured::new(below, session, clear, allow_truncation)));
     }
 

@@ -2,6 +2,10 @@
 
 mod secured;
 mod session;
+#[cfg(test)]
+mod tests;
+#[cfg(test)]
+mod toy;
 
 pub(crate) use secured::Secured;
 pub(crate) use session::{without_early_data, Session};

@@ -34,7 +34,7 @@ impl Connection {
         self.secured = true;
     }
 
-    #[cfg(feature = "tls")]
+    #[cfg(any(feature = "tls", feature = "sim"))]
     pub(crate) fn is_secured(&self) -> bool {
         self.secured
     }

@@ -208,7 +208,8 @@ impl Net {
     }
 
     fn note_crossing(&self, id: ConnId) {
-        if let Some(Entry { conn, stream: Stream::Sim(stream) }) = self.conns.get(id) {
+        let Some(Entry { conn, stream }) = self.conns.get(id) else { return };
+        if let Stream::Sim(stream) = stream.bottom() {
             stream.crossed(conn.is_congested());
         }
     }

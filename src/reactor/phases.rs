@@ -517,7 +517,11 @@ impl Reactor {
             }
         }
         for id in self.net.listeners.ids().collect::<Vec<_>>() {
-            let owed = self.net.listeners.get_mut(id).is_some_and(|listener| listener.on_freed());
+            let Some(listener) = self.net.listeners.get_mut(id) else { continue };
+            let (retry, owed) = (listener.retry_at(), listener.on_freed());
+            // Under churn at the limit there is a pause for each connection that ends: none of those
+            // that were cut short is to wake anybody when it would have been over.
+            self.net.deadlines.disarm_single(retry, Deadline::Listener(id));
             // In a shutdown they are all looked into together, in the next turn.
             if owed && self.net.stopping != Stopping::Draining {
                 self.accept_from(handler, id);

@@ -110,6 +110,8 @@ pub(crate) struct Sock {
     pub(crate) read: u64,
     /// What the program behind this end asked its engine to send: the oracle for `written`.
     pub(crate) promised: Vec<u8>,
+    /// A session stands above it.
+    pub(crate) sealed: bool,
     /// How often that passed high water.
     pub(crate) crossings: u64,
     /// That program asked for no input.
@@ -153,6 +155,7 @@ impl Sock {
             acked: 0,
             read: 0,
             promised: Vec::new(),
+            sealed: false,
             crossings: 0,
             paused: false,
             resumed: false,

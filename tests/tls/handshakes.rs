@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use rustls::ServerConnection;
 use unbroken::{AtLimit, CloseReason, Config, Side, Timeout, Tls};
 
-use crate::certificates;
+use crate::example_tls as certificates;
 use crate::peer::{client_config, configured, file, name, serve_tls, server_config, Client};
 use crate::util::{eventually, read_all, serve, Custom, Echo, Event};
 

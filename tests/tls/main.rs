@@ -1,9 +1,10 @@
 //! TLS: the promises that hold without it, and those of its own.
 
 mod attacks;
-#[path = "../../examples/certificates/mod.rs"]
-mod certificates;
 mod closes;
+#[path = "../../examples/tls/mod.rs"]
+mod example_tls;
+mod examples;
 mod forged;
 mod handshakes;
 mod limits;

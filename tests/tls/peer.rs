@@ -12,7 +12,7 @@ use rustls::version::{TLS12, TLS13};
 use rustls::{ClientConfig, ClientConnection, ServerConfig};
 use unbroken::{Config, Handler, Net};
 
-use crate::certificates;
+use crate::example_tls as certificates;
 use crate::util::{serve_with, Server};
 
 /// A file that the tests have.

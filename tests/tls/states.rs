@@ -266,7 +266,7 @@ fn a_listener_takes_another_configuration_for_those_who_come_then() {
     let server = serve_tls(Config::default(), Echo);
     let mut before = Client::ready(&server);
     let Event::Open(_, Via::Listener(listener)) = server.event() else { panic!("it is open") };
-    let other = crate::certificates::server(
+    let other = crate::example_tls::server(
         &crate::peer::file("p256.cert.pem"),
         &crate::peer::file("p256.key.pem"),
         &[],
@@ -275,7 +275,7 @@ fn a_listener_takes_another_configuration_for_those_who_come_then() {
     server.ask(move |net| net.set_tls(listener, other));
     before.send(b"still");
     assert_eq!(before.receive(5), b"still");
-    let trusting = crate::certificates::client(Some(&crate::peer::file("p256.cert.pem"))).expect("files");
+    let trusting = crate::example_tls::client(Some(&crate::peer::file("p256.cert.pem"))).expect("files");
     let mut after = Client::with(&server, trusting);
     after.shake_hands();
     after.send(b"hello");
