@@ -158,7 +158,7 @@ fn a_send_from_on_close_and_after_it_is_refused() {
     assert_eq!(answers.recv_timeout(SOON), Ok(Err(SendError::Closed)));
     let (conn, _) = server.closed();
     assert_eq!(server.ask(move |net| net.send(conn, b"later")), Err(SendError::Closed));
-    assert_eq!(server.ask(move |net| net.tls(conn).is_some()), false);
+    assert!(server.ask(move |net| net.tls(conn).is_none()));
 }
 
 // R10: at every stage of a session.
