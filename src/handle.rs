@@ -70,6 +70,8 @@ impl<T> Error for HandleError<T> {}
 #[derive(Clone, Debug)]
 pub struct Handle {
     mailbox: Arc<Mailbox<Task>>,
+    #[cfg(feature = "sim")]
+    sim: Option<crate::simnet::Kernel>,
 }
 
 impl Handle {
@@ -80,7 +82,10 @@ impl Handle {
     /// Gives `data` back when the connection or the reactor is gone, or too much waits already.
     pub fn send(&self, conn: ConnId, data: impl Into<Bytes>) -> Result<(), HandleError<Bytes>> {
         match self.mailbox.post(Command::Send(conn, data.into())) {
-            Ok(()) => Ok(()),
+            Ok(()) => {
+                self.note_taken(Some(conn));
+                Ok(())
+            }
             Err((refusal, Command::Send(_, data))) => Err(HandleError::new(refusal, data)),
             Err((refusal, _)) => Err(HandleError::new(refusal, Bytes::new())),
         }
@@ -124,7 +129,10 @@ impl Handle {
         F: FnOnce(&mut Net) + Send + 'static,
     {
         match self.mailbox.post(Command::Run(Box::new(task))) {
-            Ok(()) => Ok(()),
+            Ok(()) => {
+                self.note_taken(None);
+                Ok(())
+            }
             Err((refusal, Command::Run(task))) => Err(HandleError::new(refusal, task)),
             Err((refusal, _)) => Err(HandleError::new(refusal, Box::new(|_| {}))),
         }
@@ -140,7 +148,18 @@ impl Handle {
     }
 
     fn post(&self, command: Command<Task>) -> Result<(), HandleError<()>> {
-        self.mailbox.post(command).map_err(|(refusal, _)| HandleError::new(refusal, ()))
+        self.mailbox.post(command).map_err(|(refusal, _)| HandleError::new(refusal, ()))?;
+        self.note_taken(None);
+        Ok(())
+    }
+
+    /// A simulation holds the engine to what it took.
+    #[inline]
+    fn note_taken(&self, _send_to: Option<ConnId>) {
+        #[cfg(feature = "sim")]
+        if let Some(kernel) = &self.sim {
+            kernel.world().witness.took(_send_to);
+        }
     }
 }
 
@@ -153,6 +172,10 @@ impl Net {
                 self.mailbox.set_live(id);
             }
         }
-        Handle { mailbox: self.mailbox.clone() }
+        Handle {
+            mailbox: self.mailbox.clone(),
+            #[cfg(feature = "sim")]
+            sim: self.system.sim.clone(),
+        }
     }
 }

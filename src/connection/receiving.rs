@@ -239,20 +239,13 @@ impl Connection {
         due.then(|| std::mem::take(&mut self.input))
     }
 
-    /// Whether the handler left input unused, before which new input must not be shown.
-    #[cfg(feature = "sim")]
-    pub(crate) fn has_unused_input(&self) -> bool {
-        !self.input.is_empty()
-    }
-
     /// Whether new input goes to the handler as it came: nothing is unused, and nothing was asked for.
     #[inline]
     pub(crate) fn shows_directly(&self) -> bool {
         self.input.is_empty() && self.want == 0
     }
 
-    /// Puts new input behind what the handler left unused, and takes it all out, to be shown or, while
-    /// it wants more than that, to be kept.
+    /// Puts new input behind what the handler left unused, and takes it all out, to be shown.
     pub(crate) fn take_input_with(&mut self, data: &[u8]) -> ReadBuffer {
         self.show_again = false;
         let mut input = std::mem::take(&mut self.input);
@@ -271,9 +264,17 @@ impl Connection {
         self.input.view()
     }
 
-    /// The handler wants to be shown nothing before so many bytes are there.
+    /// The handler wants to be shown nothing before so many bytes are there. Behind the end of the
+    /// stream nothing will come, and what is there is not held back.
     pub(crate) fn want(&mut self, bytes: u32) {
-        self.want = bytes;
+        self.want = if self.saw_fin { 0 } else { bytes };
+    }
+
+    /// Puts new input behind what is unused, where more is wanted than that. It is owed to the handler,
+    /// which may want less in the end.
+    pub(crate) fn hold_input(&mut self, data: &[u8]) {
+        self.show_again = true;
+        self.input.append(data);
     }
 
     /// Whether so few are there, with `new` ones, that they are kept without being shown.
