@@ -315,3 +315,28 @@ fn an_end_of_the_stream_below_is_truncated_wherever_it_comes() {
     let error = program.session.shake_hands(&mut [0; 100]).unwrap_err();
     assert_eq!((error.kind(), program.session.is_truncated()), (ErrorKind::UnexpectedEof, true));
 }
+
+// Whoever sends nothing but empty records must not keep everybody else waiting: a read ends after a while
+// although more is there, and says so.
+#[test]
+fn a_read_of_records_without_plaintext_is_bounded() {
+    let ways = [Rc::new(RefCell::new(Way::default())), Rc::new(RefCell::new(Way::default()))];
+    let mut program = Program::new(Toy::server(), &ways[0], &ways[1]);
+    let record =
+        |kind: u8, body: u8| [&[kind, 0, 0, 0, body][..], &vec![0; body.into()], &[0xAA; TAG]].concat();
+    ways[0].borrow_mut().bytes.extend([record(1, 1), record(1, 1)].concat());
+    program.session.shake_hands(&mut [0; 100]).unwrap();
+    for _ in 0..10_000 {
+        ways[0].borrow_mut().bytes.extend(record(2, 0));
+    }
+    ways[0].borrow_mut().bytes.extend(record(2, 3));
+    let (mut buf, mut reads) = ([0; 16 << 10], 0);
+    let count = loop {
+        reads += 1;
+        match program.session.read(&mut buf) {
+            Ok(count) => break count,
+            Err(error) => assert_eq!(error.kind(), ErrorKind::Interrupted),
+        }
+    };
+    assert!(reads >= 20 && count == 3, "{reads} reads, {count} bytes");
+}
