@@ -100,7 +100,7 @@ try:
     talker = connect(irc)
     talker.sendall(b"NICK me\r\nUSER me 0 * :me\r\nJOIN #a\r\nQUIT :bye\r\n")
     heard = read_all(talker)
-    check("chat takes a client in, and out", b" 366 me #a " in heard and heard.endswith(b"(bye)\r\n"))
+    check("chat takes a client in, and out", b" 366 me #a " in heard and heard.endswith(b"(Quit: bye)\r\n"))
     page = connect(web)
     page.sendall(b"GET / HTTP/1.0\r\n\r\n")
     check("chat serves its page", b"</html>" in read_all(page))

@@ -5,10 +5,10 @@
 //! body back while it comes. What a client sends, asks for or leaves unread costs a few pieces of memory;
 //! what takes too long is ended. The loop reads files itself, and everybody waits for each piece.
 
-use std::fs::File;
-use std::io::{self, ErrorKind, Read, Write};
-use std::process::ExitCode;
+mod tls;
+use std::io::{self, Read, Write};
 use std::time::{Duration, SystemTime};
+use std::{fs::File, process::ExitCode};
 
 use httparse::{Error, Status};
 use rustix::fs::{fstat, openat, FileType, Mode, OFlags};
@@ -277,24 +277,24 @@ impl Handler for Http {
     }
 }
 
-fn serve(addr: &str, dir: &str) -> io::Result<()> {
+fn serve(addr: &str, dir: &str, front: &tls::Front) -> io::Result<()> {
     let mut config = Config::default();
     config.high_water = PIECE;
     let mut reactor = Reactor::new(config)?;
-    let listener = reactor.net().listen(addr)?;
     let mut http = Http { root: File::open(dir)?, clients: PerConn::new() };
     let (handle, mut signals) = (reactor.net().handle(), Signals::new([SIGINT, SIGTERM])?);
     std::thread::spawn(move || signals.forever().for_each(|_| drop(handle.shutdown(DRAIN_TIME))));
-    let addr = reactor.net().local_addr(listener).ok_or(ErrorKind::NotConnected)?;
-    let _ = writeln!(io::stdout(), "listening on {addr}"); // Nobody may be reading.
+    front.open(reactor.net(), addr)?;
     reactor.run(&mut http)
 }
 
 fn main() -> ExitCode {
     env_logger::init();
-    let mut args = std::env::args().skip(1);
-    let (addr, dir) = (args.next().unwrap_or("127.0.0.1:8081".into()), args.next().unwrap_or(".".into()));
-    let Err(error) = serve(&addr, &dir) else { return ExitCode::SUCCESS };
+    let mut args = std::env::args().skip(1).collect();
+    let front = tls::Front::take(&mut args, &["http/1.1"]);
+    let arg = |at: usize, default| args.get(at).map_or(default, String::as_str);
+    let serve = |front| serve(arg(0, "127.0.0.1:8081"), arg(1, "."), &front);
+    let Err(error) = front.and_then(serve) else { return ExitCode::SUCCESS };
     eprintln!("http: {error}");
     ExitCode::from(2)
 }

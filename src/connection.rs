@@ -27,7 +27,7 @@ use crate::close::{Alert, Attempt, CloseReason, CloseReport, Timeout};
 use crate::config::Config;
 use crate::lapses::Lapses;
 use crate::read_buffer::ReadBuffer;
-use crate::settings::Settings;
+use crate::settings::{Overflow, Settings};
 use crate::stats::Stats;
 use crate::timers::Time;
 use crate::transport::{Hints, Transport};
@@ -100,6 +100,19 @@ pub(crate) struct Listed {
     pub(crate) greeting: bool,
 }
 
+/// How a connection stood when it ended.
+#[cfg(feature = "sim")]
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Last {
+    /// What called for the end, before an earlier error was found to be the reason.
+    pub(crate) occasion: CloseReason,
+    pub(crate) state: State,
+    pub(crate) queued: usize,
+    pub(crate) unused: usize,
+    pub(crate) is_holder: bool,
+    pub(crate) congested: bool,
+}
+
 /// How many bytes stay unacknowledged has not been asked, or cannot be.
 const UNKNOWN: u64 = u64::MAX;
 
@@ -111,13 +124,15 @@ struct Extra {
     /// Addresses that were tried in vain.
     attempts: Vec<Attempt>,
     lookup_error: Option<Box<str>>,
+    #[cfg(feature = "sim")]
+    last: Option<Last>,
     handshake: Option<Handshake>,
     alert: Option<Alert>,
     tls_error: Option<Box<str>>,
     ends: Ends,
 }
 
-/// What the end of a session has come to.
+/// How a session stands, and what its end has come to.
 #[derive(Clone, Copy, Debug, Default)]
 struct Ends {
     /// It failed.
@@ -128,6 +143,9 @@ struct Ends {
     tail: bool,
     /// Nothing but the end of ours was left for the peer to take when that was sent.
     all_taken: bool,
+    /// Bytes that had come and gone below it, and those that the peer had taken, when it was last looked.
+    moved: u64,
+    taken: u64,
 }
 
 /// A handshake under way.
@@ -201,9 +219,6 @@ pub(crate) struct Connection {
     handed: u64,
     unsent: u64,
     reason: Option<CloseReason>,
-    /// What called for the end, before an earlier error was found to be the reason.
-    #[cfg(feature = "sim")]
-    pub(crate) occasion: Option<CloseReason>,
     /// Bytes unacknowledged at the end, or `UNKNOWN`.
     unacked: u64,
 
@@ -269,8 +284,6 @@ impl Connection {
             handed: 0,
             unsent: 0,
             reason: None,
-            #[cfg(feature = "sim")]
-            occasion: None,
             unacked: UNKNOWN,
             alarm: Time::NEVER,
             since: now,
@@ -328,16 +341,28 @@ impl Connection {
     }
 
     /// Whether it holds memory that it did not get rid of when it had the chance: bytes that the
-    /// kernel would not take, or that the handler left unused.
+    /// kernel would not take, or that the handler left unused. Where sends are refused nobody pays for
+    /// the former.
     #[inline]
-    pub(crate) fn is_holder(&self) -> bool {
-        let waits = self.waiting || self.held_back || self.state == State::Connecting;
-        !self.is_dead() && ((waits && self.out.is_some()) || !self.input.is_empty())
+    pub(crate) fn is_holder(&self, defaults: &Settings) -> bool {
+        !self.is_dead() && (!self.input.is_empty() || self.is_queuing(defaults))
     }
 
-    /// When a holder was last seen to get on.
-    pub(crate) fn last_progress(&self) -> Time {
-        match self.queued() >= self.unused() {
+    #[inline]
+    fn is_queuing(&self, defaults: &Settings) -> bool {
+        let waits = self.waiting || self.held_back || self.state == State::Connecting;
+        waits && self.out.is_some() && self.settings(defaults).overflow == Overflow::Close
+    }
+
+    /// Whether it is for what is queued that a holder pays, more than for what it left unused.
+    pub(crate) fn holds_output(&self, defaults: &Settings) -> bool {
+        self.is_queuing(defaults) && self.queued() >= self.unused()
+    }
+
+    /// When a holder was last seen to get on: to take what is queued for it or, where nothing waits, to
+    /// send or to take anything.
+    pub(crate) fn last_progress(&self, defaults: &Settings) -> Time {
+        match self.is_queuing(defaults) {
             true if self.state == State::Connecting => self.since,
             true if self.held_back => self.handshake_since(),
             true => self.progress,
@@ -355,16 +380,21 @@ impl Connection {
         self.congested
     }
 
-    /// The peer's end of stream was read, and no error before it.
-    #[cfg(feature = "sim")]
-    pub(crate) fn saw_end(&self) -> bool {
-        self.saw_fin && !self.is_broken()
-    }
-
     /// All that is queued.
     #[cfg(feature = "sim")]
     pub(crate) fn queue(&self) -> Vec<u8> {
         self.out.as_ref().map_or(Vec::new(), |out| out.front(usize::MAX))
+    }
+
+    /// How it stood when it ended.
+    #[cfg(feature = "sim")]
+    pub(crate) fn last(&self) -> Option<Last> {
+        self.extra.as_ref()?.last
+    }
+
+    #[cfg(feature = "sim")]
+    pub(crate) fn own_connect_timeout(&self) -> Option<Duration> {
+        self.extra.as_ref()?.connect_timeout
     }
 
     #[cfg(feature = "sim")]
@@ -408,10 +438,15 @@ impl Connection {
     pub(crate) fn has_work(&self, defaults: &Settings) -> bool {
         self.may_read(defaults)
             || self.may_flush()
-            || (self.show_again && self.may_show_again())
+            || self.is_to_be_told()
             || (self.drain_due && self.is_delivering())
             || self.error_is_due()
-            || self.eof_is_due()
+    }
+
+    /// Whether the handler is still to be shown input that has been read, or told of the end.
+    #[inline]
+    fn is_to_be_told(&self) -> bool {
+        (self.show_again && self.may_show_again()) || self.eof_is_due()
     }
 
     /// Open, with nothing queued, unread, unused or untold: there is no work in it, and no deadline

@@ -74,6 +74,8 @@ impl<T> Error for HandleError<T> {}
 #[derive(Clone, Debug)]
 pub struct Handle {
     mailbox: Arc<Mailbox<Errand>>,
+    #[cfg(feature = "sim")]
+    sim: Option<crate::simnet::Kernel>,
 }
 
 impl Handle {
@@ -84,7 +86,10 @@ impl Handle {
     /// Gives `data` back when the connection or the reactor is gone, or too much waits already.
     pub fn send(&self, conn: ConnId, data: impl Into<Bytes>) -> Result<(), HandleError<Bytes>> {
         match self.mailbox.post(Command::Send(conn, data.into())) {
-            Ok(()) => Ok(()),
+            Ok(()) => {
+                self.note_taken(Some(conn));
+                Ok(())
+            }
             Err((refusal, Command::Send(_, data))) => Err(HandleError::new(refusal, data)),
             Err((refusal, _)) => Err(HandleError::new(refusal, Bytes::new())),
         }
@@ -128,7 +133,10 @@ impl Handle {
         F: FnOnce(&mut Net) + Send + 'static,
     {
         match self.mailbox.post(Command::Run(Errand::Task(Box::new(task)))) {
-            Ok(()) => Ok(()),
+            Ok(()) => {
+                self.note_taken(None);
+                Ok(())
+            }
             Err((refusal, Command::Run(Errand::Task(task)))) => Err(HandleError::new(refusal, task)),
             Err((refusal, _)) => Err(HandleError::new(refusal, Box::new(|_| {}))),
         }
@@ -149,7 +157,10 @@ impl Handle {
             Err(refused) => return Err(HandleError::Unfit(refused.stream)),
         };
         match self.mailbox.post(Command::Run(Errand::Arrival(arrival))) {
-            Ok(()) => Ok(()),
+            Ok(()) => {
+                self.note_taken(None);
+                Ok(())
+            }
             Err((refusal, Command::Run(Errand::Arrival(arrival)))) => match arrival.give_back() {
                 Some(stream) => Err(HandleError::new(refusal, stream)),
                 None => Ok(()),
@@ -168,7 +179,18 @@ impl Handle {
     }
 
     fn post(&self, command: Command<Errand>) -> Result<(), HandleError<()>> {
-        self.mailbox.post(command).map_err(|(refusal, _)| HandleError::new(refusal, ()))
+        self.mailbox.post(command).map_err(|(refusal, _)| HandleError::new(refusal, ()))?;
+        self.note_taken(None);
+        Ok(())
+    }
+
+    /// A simulation holds the engine to what it took.
+    #[inline]
+    fn note_taken(&self, _send_to: Option<ConnId>) {
+        #[cfg(feature = "sim")]
+        if let Some(kernel) = &self.sim {
+            kernel.world().witness.took(_send_to);
+        }
     }
 }
 
@@ -181,6 +203,10 @@ impl Net {
                 self.mailbox.set_live(id);
             }
         }
-        Handle { mailbox: self.mailbox.clone() }
+        Handle {
+            mailbox: self.mailbox.clone(),
+            #[cfg(feature = "sim")]
+            sim: self.system.sim.clone(),
+        }
     }
 }

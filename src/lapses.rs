@@ -38,11 +38,34 @@ impl Lapses {
         self.recent.push_back((begin, end));
     }
 
+    /// When the latest of them ended: the beginning, if there was none.
+    pub(crate) fn last_end(&self) -> Time {
+        self.recent.back().map_or(Time::default(), |(_, end)| *end)
+    }
+
+    /// When something happened that is stamped with `moment`, at the latest. A stamp is the clock as it
+    /// was last read: if that was within a lapse, it may have happened at the lapse's end.
+    #[inline]
+    pub(crate) fn happened(&self, moment: Time) -> Time {
+        match self.recent.back() {
+            Some((_, last)) if *last > moment => self.end_after(moment),
+            _ => moment,
+        }
+    }
+
+    #[cold]
+    fn end_after(&self, moment: Time) -> Time {
+        let behind = self.recent.partition_point(|(begin, _)| *begin <= moment);
+        let within = behind.checked_sub(1).and_then(|place| self.recent.get(place));
+        within.map_or(moment, |(_, end)| (*end).max(moment))
+    }
+
     /// When `limit` is over for somebody whose time runs from `since`: the lapses on the way do not
     /// count, but for the first moments of each. Between two of them everybody was served, so that a
     /// reactor which is always late still comes to an end with everybody.
     #[inline]
     pub(crate) fn end_of(&self, since: Time, limit: Duration) -> Time {
+        let since = self.happened(since);
         let end = since.plus(limit);
         match self.recent.back() {
             Some((_, last)) if *last > since && end != Time::NEVER => end.plus(self.between(since, end)),
@@ -80,10 +103,23 @@ mod tests {
         let mut lapses = Lapses::default();
         assert_eq!(lapses.end_of(at(100), ms(300)), at(400));
         lapses.note(at(50), at(150));
-        assert_eq!(lapses.end_of(at(100), ms(300)), at(430), "only what comes after the beginning");
+        assert_eq!(lapses.end_of(at(100), ms(300)), at(450), "only what comes after the beginning");
         lapses.note(at(200), at(300));
-        assert_eq!(lapses.end_of(at(100), ms(300)), at(510));
+        assert_eq!(lapses.end_of(at(100), ms(300)), at(530));
         assert_eq!(lapses.end_of(at(300), ms(300)), at(600), "nothing has been lost since");
+    }
+
+    #[test]
+    fn what_was_stamped_within_a_lapse_may_have_happened_at_its_end() {
+        let mut lapses = Lapses::default();
+        lapses.note(at(100), at(200));
+        lapses.note(at(200), at(300));
+        lapses.note(at(500), at(600));
+        for (stamp, moment) in [(99, 99), (100, 200), (101, 200), (200, 300), (300, 300), (500, 600)] {
+            assert_eq!(lapses.happened(at(stamp)), at(moment));
+        }
+        assert_eq!(lapses.happened(Time::NEVER), Time::NEVER);
+        assert_eq!(lapses.end_of(at(500), ms(50)), at(650), "and its time runs from there");
     }
 
     #[test]
@@ -107,7 +143,7 @@ mod tests {
     #[test]
     fn one_lapse_is_excused_however_long() {
         let mut lapses = Lapses::default();
-        lapses.note(at(100), at(3_600_100));
+        lapses.note(at(200), at(3_600_200));
         assert_eq!(lapses.end_of(at(100), ms(300)), at(3_600_380));
     }
 
@@ -119,7 +155,7 @@ mod tests {
             lapses.note(at(now), at(now + 100));
             now += 100;
         }
-        assert_eq!(now, 1600, "when everybody was served fifteen times in between");
+        assert_eq!(now, 1700, "when everybody was served fifteen times in between");
         // However long it may take: the oldest lapses are forgotten.
         while lapses.end_of(at(100), ms(60_000)) > at(now) {
             lapses.note(at(now), at(now + 10_000));

@@ -63,12 +63,19 @@
 //!
 //! # Reaching further
 //!
-//! [`frame`] finds lines, delimited parts and length prefixes in what `on_data` shows, and
-//! [`PerConn`] holds what a program knows of each connection.
+//! The [`guide`] is twelve short chapters to be read in order, from a first server to every cause of a
+//! broken pipe, each with the lines that bring it about in the simulation. Beside it:
 //!
-//! [`Net::connect`] opens outbound connections, [`Net::set_timer`] sets timers, [`Net::handle`]
-//! gives a [`Handle`] for other threads, [`Net::shutdown`] ends everything in good order. To run a
-//! reactor inside another event loop see [`Reactor`].
+//! * [`frame`] finds lines, delimited parts and length prefixes in what `on_data` shows, and
+//!   [`PerConn`] holds what a program knows of each connection.
+//! * [`Net::connect`] opens outbound connections, to addresses or to hosts by name;
+//!   [`Net::set_deadline`] gives each connection a time-out of the program's own, [`Net::set_timer`]
+//!   sets timers; [`Settings`] are what one connection, or all of one listener, may have apart
+//!   from the others.
+//! * [`Net::handle`] gives a [`Handle`] for other threads, [`Net::shutdown`] ends everything in good
+//!   order. To run a reactor inside another event loop see [`Reactor`].
+//! * With the feature `sim` a handler runs on a simulated network and clock:
+//!   [testing](guide::testing).
 //!
 //! # Platforms
 //!
@@ -91,6 +98,7 @@ mod dial;
 pub mod frame;
 #[cfg(fuzzing)]
 pub mod fuzzing;
+pub mod guide;
 mod handle;
 mod handler;
 mod host;

@@ -89,8 +89,8 @@ pub(crate) enum Step {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Hold {
     Nothing,
-    /// `max_connections` are open.
-    Limit,
+    /// `max_connections` are open; at this moment one of them can be taken for a client that gets nowhere.
+    Limit(Time),
     /// Descriptors or memory ran out; tried again at this moment, or when one is freed.
     Exhausted(Time),
 }
@@ -147,9 +147,9 @@ impl<A: Accept> Listener<A> {
         !self.owed
     }
 
-    /// Waits until a connection ends.
-    pub(crate) fn hold_at_limit(&mut self) {
-        self.hold = Hold::Limit;
+    /// Waits until a connection ends, or this moment, when one may be ended.
+    pub(crate) fn hold_at_limit(&mut self, until: Time) {
+        self.hold = Hold::Limit(until);
     }
 
     /// A connection ended, and its file descriptor is free. Returns whether there is a try to be
@@ -161,10 +161,10 @@ impl<A: Accept> Listener<A> {
     }
 
     /// When to try again, if nothing is freed before.
-    fn retry_at(&self) -> Time {
+    pub(crate) fn retry_at(&self) -> Time {
         match self.hold {
-            Hold::Exhausted(at) => at,
-            Hold::Nothing | Hold::Limit => Time::NEVER,
+            Hold::Limit(at) | Hold::Exhausted(at) => at,
+            Hold::Nothing => Time::NEVER,
         }
     }
 
@@ -348,7 +348,7 @@ mod tests {
     #[test]
     fn a_listener_at_its_limit_waits_for_a_connection_to_end() {
         let (mut listener, mut stats) = (listener(&[0]), Stats::default());
-        listener.hold_at_limit();
+        listener.hold_at_limit(Time::NEVER);
         assert!(!listener.is_ready());
         assert_eq!(listener.retry_at(), Time::NEVER);
         assert!(listener.on_freed());

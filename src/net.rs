@@ -8,6 +8,8 @@ mod books;
 mod children;
 mod dialing;
 mod listening;
+#[cfg(feature = "sim")]
+mod observed;
 mod outgoing;
 mod piping;
 #[cfg(feature = "tls")]
@@ -77,15 +79,6 @@ pub(crate) struct Entry {
     pub(crate) stream: Stream,
 }
 
-#[cfg(feature = "sim")]
-impl Entry {
-    fn note_pause(&self, paused: bool) {
-        if let Stream::Sim(stream) = &self.stream {
-            stream.pause(paused);
-        }
-    }
-}
-
 /// Whose deadline an entry of the timers is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Deadline {
@@ -110,6 +103,8 @@ pub struct Net {
     pub(crate) now: Time,
     /// When somebody was served last: what has passed since went to a callback, or to something outside.
     pub(crate) last_served: Time,
+    /// When the kernel was last asked for events.
+    pub(crate) asked: Time,
     /// When nobody was served lately.
     pub(crate) lapses: Lapses,
 
@@ -213,6 +208,7 @@ impl Net {
             config,
             now: Time::default(),
             last_served: Time::default(),
+            asked: Time::default(),
             lapses: Lapses::default(),
             conns: Table::new(),
             listeners: Table::new(),
@@ -306,7 +302,7 @@ impl Net {
         if let Some(entry) = self.conns.get_mut(conn) {
             entry.conn.pause_reading();
             #[cfg(feature = "sim")]
-            entry.note_pause(true);
+            self.note_pause(conn, true);
         }
     }
 
@@ -316,14 +312,17 @@ impl Net {
         if let Some(entry) = self.conns.get_mut(conn) {
             entry.conn.resume_reading();
             #[cfg(feature = "sim")]
-            entry.note_pause(false);
-            self.mark_dirty(conn);
+            self.note_pause(conn, false);
+            // What waits is to be read before a timer that is due by then: it is listed at once.
+            if self.serving != Some(conn) {
+                self.settle(conn);
+            }
         }
     }
 
     /// Closes a connection in good order: what is queued is sent, then the end of our stream;
-    /// input is discarded until the peer ends its own; the last acknowledgement is awaited. The
-    /// `linger_*` settings cap all this. No `on_data`, `on_eof` or `on_drain` comes any more.
+    /// input is discarded until the peer ends its own; the last acknowledgement is awaited. Up to that the
+    /// `write_stall` setting caps it, then the `linger_*` ones. No `on_data`, `on_eof` or `on_drain` comes any more.
     ///
     /// While connecting, what is queued is sent once the connection is established; with nothing
     /// queued the attempt is given up.
@@ -338,13 +337,15 @@ impl Net {
     pub fn close_write(&mut self, conn: ConnId) {
         self.tick();
         self.touch(conn, |conn, _, cx| conn.close_write(cx));
+        #[cfg(feature = "sim")]
+        self.note_ended(conn);
         self.mark_dirty(conn);
     }
 
     /// Ends a connection at once with a reset. What is queued is dropped, and counted. (A
     /// Unix-domain socket knows no reset: its peer reads what was handed over, then an end.)
     pub fn abort(&mut self, conn: ConnId) {
-        self.kill(conn, CloseReason::Aborted);
+        self.abort_as(conn, CloseReason::Aborted);
     }
 
     /// Ends a connection at once for a reason of the handler's own, as when one of its limits is
@@ -353,7 +354,11 @@ impl Net {
     /// reset, as every time. An error that was met before stays the reason; a clean reason, which
     /// only a close in good order can earn, counts as [`Aborted`](CloseReason::Aborted).
     pub fn abort_as(&mut self, conn: ConnId, reason: CloseReason) {
+        #[cfg(feature = "sim")]
+        self.note_by_hand(true);
         self.kill(conn, if reason.is_clean() { CloseReason::Aborted } else { reason });
+        #[cfg(feature = "sim")]
+        self.note_by_hand(false);
     }
 
     pub(crate) fn kill(&mut self, id: ConnId, reason: CloseReason) {
@@ -362,19 +367,25 @@ impl Net {
 
     /// Calls `on_timer` once, `after` the moment of this call; zero means the next turn.
     ///
-    /// What had come in when a timer fell due is delivered before it fires, so that a heartbeat that
-    /// waits in the kernel is seen before it is missed: for [`turn_slice`](crate::Config::turn_slice)
-    /// at most, on a reactor that has more to do than it can.
+    /// What had come in when a timer fell due is delivered before it fires, as far as a turn reads from a
+    /// connection, so that a heartbeat that waits in the kernel is seen before it is missed: for
+    /// [`turn_slice`](crate::Config::turn_slice) at most, on a reactor that has more to do than it can. If
+    /// the process was stopped meanwhile, or kept by one callback, that is made up for once.
     pub fn set_timer(&mut self, after: Duration) -> TimerId {
         let at = self.tick().plus(after);
         let alarms = &mut self.alarms;
-        self.user_timers.insert_with(|id| alarms.arm(at, id))
+        let timer = self.user_timers.insert_with(|id| alarms.arm(at, id));
+        #[cfg(feature = "sim")]
+        self.note_timer(timer, after);
+        timer
     }
 
     /// Cancels a timer. Returns whether it was still to come.
     pub fn cancel_timer(&mut self, timer: TimerId) -> bool {
         let Some(armed) = self.user_timers.remove(timer) else { return false };
         self.alarms.disarm(armed, timer);
+        #[cfg(feature = "sim")]
+        self.note_cancel(timer);
         true
     }
 
@@ -386,11 +397,15 @@ impl Net {
     /// move the deadline, however busy the reactor is.
     pub fn set_deadline(&mut self, conn: ConnId, after: Duration) {
         let at = self.tick().plus(after);
+        #[cfg(feature = "sim")]
+        self.note_alarm(conn, Some(after));
         self.move_deadline(conn, at);
     }
 
     /// The connection's deadline is not to come.
     pub fn clear_deadline(&mut self, conn: ConnId) {
+        #[cfg(feature = "sim")]
+        self.note_alarm(conn, None);
         self.move_deadline(conn, Time::NEVER);
     }
 
@@ -421,6 +436,12 @@ impl Net {
             return Err(io::Error::new(ErrorKind::InvalidInput, message));
         };
         entry.conn.want(wanted);
+        #[cfg(feature = "sim")]
+        self.note_want(conn, wanted);
+        // It may want less than is owed to it.
+        if self.serving != Some(conn) {
+            self.settle(conn);
+        }
         Ok(())
     }
 

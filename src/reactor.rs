@@ -16,6 +16,7 @@ use crate::close::CloseReason;
 use crate::config::Config;
 use crate::handler::Handler;
 use crate::id::Source;
+use crate::lapses::LAPSE;
 use crate::mailbox::{Command, Mailbox};
 use crate::names::Resolve;
 use crate::net::{Errand, Net, LOOKS};
@@ -29,6 +30,19 @@ pub enum Turn {
     Running,
     /// A shutdown has been carried out: there is nothing left to do, now or ever.
     Stopped,
+}
+
+/// A poll that left nothing unseen in the kernel. Once so many connections have been served as were
+/// listed as ready by then, whatever had come by that moment was heard.
+#[derive(Clone, Copy, Debug)]
+struct Horizon {
+    moment: Time,
+    readied: u64,
+    /// Who has not been heard a slice after this is not waited for.
+    from: Time,
+    /// That was moved behind a lapse: once only, for a reactor that is always late must keep its timers
+    /// all the same.
+    is_moved: bool,
 }
 
 /// One event loop: polls the kernel and calls a [`Handler`].
@@ -47,9 +61,7 @@ pub struct Reactor {
     began: Time,
     /// The phase that comes next in the present turn.
     phase: usize,
-    /// Polls that left nothing unseen in the kernel: when, and how many connections had been listed
-    /// as ready by then. Once so many have been served, whatever had come by that moment was heard.
-    horizons: VecDeque<(Time, u64)>,
+    horizons: VecDeque<Horizon>,
     /// Up to here everybody was heard.
     heard: Time,
     /// Which of the listeners is the first to accept in the next turn.
@@ -193,25 +205,41 @@ impl Reactor {
     }
 
     /// Waits for events and takes in all that the kernel has, a batch at a time: whoever is judged in
-    /// this turn has been heard. There are no more events than there are things to tell of.
+    /// this turn has been heard. It comes to an end, for there are only so many things to tell of.
     fn poll(&mut self, timeout: Option<Duration>) -> io::Result<()> {
         let owed = self.owes_work();
         let due = self.next_deadline();
-        self.poller.poll(&self.net.config, timeout)?;
+        let mut asked = self.net.clock();
+        let interrupted = self.poller.poll(&self.net.config, timeout)?;
         self.note_lateness(owed, due);
-        // A pipe may have two events.
+        let mut taken = self.take_events();
+        if let (Some(timeout), true, 0) = (timeout, !interrupted, taken) {
+            // It has waited all that time, and there was nothing at its end.
+            asked = asked.plus(timeout);
+        }
+        // Some may be told of twice.
         let others = self.net.children.len() + self.net.watches.len();
-        let mut most = 2 * self.net.conns.len() + self.net.listeners.len() + others + 1;
+        let all = 2 * (self.net.conns.len() + self.net.listeners.len() + others + 1);
+        let mut left = all;
         loop {
-            let taken = self.take_events();
             let full = taken >= self.net.config.events_per_turn;
-            most = most.saturating_sub(taken);
-            if !full || most == 0 {
+            left = left.saturating_sub(taken);
+            // A timer fell due since the kernel was asked: whoever spoke before it is heard before it.
+            if self.net.alarms.next().is_some_and(|due| due > asked && due <= self.net.now) {
+                left = all;
+            } else if !full || left == 0 {
                 break;
             }
+            asked = self.net.now;
             self.poller.poll(&self.net.config, Some(Duration::ZERO))?;
+            self.net.tick_over();
+            taken = self.take_events();
         }
-        self.horizons.push_back((self.net.now, self.net.readied));
+        self.began = self.net.now;
+        self.net.asked = asked;
+        let moment = asked.min(self.began);
+        let (readied, from) = (self.net.readied, self.began);
+        self.horizons.push_back(Horizon { moment, readied, from, is_moved: false });
         Ok(())
     }
 
@@ -219,12 +247,13 @@ impl Reactor {
     /// stopped, or busy in an outer loop.
     fn note_lateness(&mut self, owed: bool, due: Option<Time>) {
         let (before, now) = (self.net.last_served, self.net.clock());
-        let missed_from = match due {
-            _ if owed => before,
-            Some(due) => due.max(before),
-            None => now,
-        };
-        self.net.lapses.note(missed_from, now);
+        let late = due.map_or(Duration::ZERO, |due| now.since(due));
+        if owed {
+            self.net.lapses.note(before, now);
+        } else if late >= LAPSE {
+            // Nothing tells when it began. As long before that moment as behind it is likely enough.
+            self.net.lapses.note(now.minus(2 * late).max(before), now);
+        }
         (self.net.now, self.net.last_served) = (now, now);
         self.began = now;
     }

@@ -40,10 +40,17 @@
 //! that the simulation runs on.
 
 mod ages;
-mod check;
+mod audit;
+mod clock;
 #[cfg(all(test, target_os = "linux"))]
 mod conformance;
+mod hearing;
+mod rest;
 mod script;
+mod turns;
+mod verdicts;
+mod victims;
+mod watch;
 
 use std::error::Error;
 use std::fmt;
@@ -59,8 +66,10 @@ use crate::net::Net;
 use crate::reactor::{Reactor, Turn};
 use crate::simnet::{Kernel, Knock, Name, PeerState, MICRO};
 
-use ages::Ages;
-use check::Watch;
+use turns::Turns;
+use watch::Watch;
+
+pub use clock::Clock;
 
 pub use crate::simnet::{End, Faults, Reading, Remote, Script};
 
@@ -103,6 +112,10 @@ impl fmt::Debug for Violation {
 
 impl Error for Violation {}
 
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX / 4)
+}
+
 /// Virtual time that [`Sim::run`] lets pass at most.
 const LONGEST_RUN: Duration = Duration::from_secs(3600);
 
@@ -117,7 +130,7 @@ pub struct Sim<H> {
     kernel: Kernel,
     reactor: Reactor,
     watch: Watch<H>,
-    ages: Ages,
+    turns: Turns,
     clients: usize,
     /// Turns in a row in which nothing happened and no time passed.
     idle_turns: u32,
@@ -137,6 +150,11 @@ impl<H> Sim<H> {
     /// Virtual time since the beginning.
     pub fn now(&self) -> Duration {
         Duration::from_nanos(self.kernel.world().now)
+    }
+
+    /// The clock, for a handler that lets time pass.
+    pub fn clock(&self) -> Clock {
+        Clock(self.kernel.clone())
     }
 
     /// The handler under test.
@@ -200,6 +218,15 @@ impl<H> Sim<H> {
     ///
     /// When `server` is no address.
     pub fn client(&mut self, server: &str, script: Script) -> PeerId {
+        self.client_after(Duration::ZERO, server, script)
+    }
+
+    /// A client that connects when `wait` has passed, whatever the reactor is doing then.
+    ///
+    /// # Panics
+    ///
+    /// When `server` is no address.
+    pub fn client_after(&mut self, wait: Duration, server: &str, script: Script) -> PeerId {
         let server = parse(server);
         let mut world = self.kernel.world();
         let peer = world.peers.len();
@@ -207,7 +234,7 @@ impl<H> Sim<H> {
         let port = 1024 + (self.clients % 60_000) as u16;
         let addr = SocketAddr::from(([10, 1, (self.clients / 60_000) as u8, 1], port));
         world.peers.push(PeerState::new(addr, Some(server), script));
-        let at = world.now + world.latency();
+        let at = world.now + world.latency() + nanos(wait);
         world.schedule_knock(Knock::Peer(peer), at);
         PeerId(peer)
     }
@@ -305,7 +332,7 @@ impl<H: Handler> Sim<H> {
             watch: Watch::new(handler, kernel.clone()),
             kernel,
             reactor,
-            ages: Ages::default(),
+            turns: Turns::default(),
             clients: 0,
             idle_turns: 0,
         })
@@ -314,14 +341,18 @@ impl<H: Handler> Sim<H> {
     /// Has the reactor miss its turns for a while: the world goes on, and everything that happens
     /// in it waits to be seen at once.
     pub fn freeze(&mut self, time: Duration) {
-        let mut world = self.kernel.world();
-        let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
-        let until = world.now.saturating_add(nanos);
-        while let Some(at) = world.next_event().filter(|at| *at <= until) {
-            world.now = world.now.max(at);
-            world.settle();
-        }
-        (world.now, world.back) = (until, until);
+        self.note_due();
+        let world = &mut *self.kernel.world();
+        let from = world.now;
+        world.pass(nanos(time));
+        world.witness.was_away_outside(from, world.now);
+    }
+
+    /// Writes down when the reactor has something to do: by being late for it, it knows that it was away.
+    fn note_due(&self) {
+        let due = self.reactor.next_timeout();
+        let world = &mut *self.kernel.world();
+        world.witness.due = due.map(|due| world.now.saturating_add(nanos(due)));
     }
 
     /// One turn of the reactor, which waits for `timeout` of virtual time at most.
@@ -330,13 +361,20 @@ impl<H: Handler> Sim<H> {
     ///
     /// A promise that was broken in it.
     pub fn turn(&mut self, timeout: Duration) -> Result<Turn, Violation> {
+        self.note_due();
         let before = {
             let mut world = self.kernel.world();
+            let pause = world.faults.pause;
+            world.witness.polled = false;
+            world.stop_outside(pause);
             world.work = Default::default();
+            (world.witness.in_turn, world.witness.fired) = (true, 0);
             world.now
         };
         self.watch.callbacks = 0;
+        self.watch.overtime = Default::default();
         let turn = self.reactor.turn(&mut self.watch, Some(timeout));
+        self.kernel.world().witness.in_turn = false;
         let turn = turn.map_err(|error| self.violation(format!("the poll failed: {error}")))?;
         let worked = {
             let world = self.kernel.world();
@@ -345,12 +383,19 @@ impl<H: Handler> Sim<H> {
             let done = work.events + work.accepts + work.sockets + moved + self.watch.callbacks;
             done > 0 || world.now > before + LONGEST_IDLE_TURN
         };
-        self.idle_turns = if worked || timeout.is_zero() { 0 } else { self.idle_turns + 1 };
+        self.idle_turns =
+            if worked || timeout.is_zero() || turn == Turn::Stopped { 0 } else { self.idle_turns + 1 };
         if self.idle_turns > MOST_IDLE_TURNS {
             let what = "the reactor spins: it turns again and again with nothing to do".to_owned();
             return Err(self.violation(what));
         }
-        let checked = check::after_turn(self.reactor.net(), &self.kernel, &mut self.ages);
+        let refused = std::mem::take(&mut self.kernel.world().witness.refusals);
+        let net = self.reactor.net();
+        let mut checked = self.turns.check(net, &self.kernel, &self.watch.overtime);
+        for (at, holders) in refused {
+            let idle = victims::nobody_idle(at, &holders, &self.kernel.world().witness);
+            checked = checked.and(idle.map_err(|what| format!("a send is refused for want of room, {what}")));
+        }
         let accused = self.kernel.world().violation.take();
         match accused.map_or(checked, Err) {
             Ok(()) => Ok(turn),
@@ -401,7 +446,7 @@ impl<H: Handler> Sim<H> {
         if !resting || due == Some(Duration::ZERO) {
             return Ok(false);
         }
-        if let Err(what) = check::at_rest(self.reactor.net(), &self.kernel, &self.watch.told_eof) {
+        if let Err(what) = rest::check(self.reactor.net(), &self.kernel, &self.watch.books) {
             return Err(self.violation(what));
         }
         Ok(match (due, time) {
@@ -426,7 +471,7 @@ impl<H: Handler> Sim<H> {
                 return Err(self.violation(what));
             }
         }
-        let ended = check::at_end(self.reactor.net(), &self.watch, &self.kernel.world());
+        let ended = audit::at_end(self.reactor.net(), &self.watch, &self.kernel.world());
         if let Err(what) = ended {
             return Err(self.violation(what));
         }

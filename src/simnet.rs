@@ -11,6 +11,7 @@ mod peer;
 mod rng;
 mod socket;
 mod tcp;
+mod witness;
 mod world;
 
 use std::fmt;
@@ -31,6 +32,7 @@ pub(crate) use peer::PeerState;
 pub use peer::{End, Reading, Remote, Script};
 pub(crate) use rng::Rng;
 pub(crate) use socket::{Bits, Phase, Sock, SockId};
+pub(crate) use witness::{Attempt, Death, Other, View, Witness};
 pub(crate) use world::{Knock, World, MICRO, MILLI};
 
 /// Where outbound connections come from.
@@ -76,13 +78,8 @@ impl Kernel {
         events.clear();
         let mut guard = self.world();
         let mut world = &mut *guard;
-        if world.dice.chance(world.faults.pause) {
-            let longest = u64::try_from(world.faults.longest_pause.as_micros()).unwrap_or(u64::MAX >> 20);
-            let pause = world.dice.between(1, usize::try_from(longest).unwrap_or(usize::MAX >> 1));
-            world.note(|_| format!("the process sleeps for {pause} µs"));
-            world.now += pause as u64 * MICRO;
-            world.back = world.now;
-        }
+        let pause = world.faults.pause;
+        world.stop_outside(pause);
         if world.dice.chance(world.faults.interrupt) {
             world.work.events += 1;
             return Err(io::Error::from_raw_os_error(libc::EINTR));
@@ -90,6 +87,8 @@ impl Kernel {
         let nanos = |timeout: Duration| u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX);
         let until = timeout.map(|timeout| world.now.saturating_add(nanos(timeout)));
         world.now += MICRO;
+        let stop =
+            world.dice.chance(pause).then(|| world.now + world.dice.between(0, 500_000) as u64 * MICRO);
         loop {
             world.settle();
             if !world.answers.is_empty() {
@@ -102,20 +101,31 @@ impl Kernel {
                 events.push((WAKER_TOKEN, Bits { input: true, ..Bits::default() }));
             }
             world.sys_take_events(most, events);
-            if !events.is_empty() {
+            // At the end of its time it looks once more.
+            let over = until.is_some_and(|until| world.now >= until);
+            if over || !events.is_empty() {
                 break;
             }
-            let next = world.next_event();
-            match (next, until) {
-                (Some(next), None) => world.now = next,
-                (Some(next), Some(until)) if next < until => world.now = next,
-                (_, Some(until)) => {
-                    world.now = world.now.max(until);
-                    break;
-                }
+            let next = match (world.next_event(), until) {
+                (Some(next), Some(until)) => next.min(until),
                 (None, None) => break,
+                (next, until) => next.or(until).unwrap_or_default(),
+            };
+            if let Some(stop) = stop.filter(|stop| *stop < next) {
+                world.now = world.now.max(stop);
+                world.stop_outside(1000);
+                world.work.events += 1;
+                return Err(io::Error::from_raw_os_error(libc::EINTR));
             }
+            world.now = world.now.max(next);
         }
+        if !events.is_empty() {
+            world.note(|_| format!("the poll gives {} events", events.len()));
+        }
+        // What comes from here on is not among the events.
+        world.witness.asked = world.now;
+        world.stop_outside(pause);
+        (world.witness.began, world.witness.polled) = (world.now, true);
         world.work.events += events.len();
         Ok(())
     }
@@ -160,30 +170,11 @@ impl SimStream {
         self.local
     }
 
-    /// Notes what the program was told that it sent.
-    pub(crate) fn promise(&self, data: &[u8]) {
+    /// Notes that a session stands above it from here on.
+    #[cfg(feature = "tls")]
+    pub(crate) fn seal(&self) {
         if let Some(sock) = self.kernel.world().socks.get_mut(&self.sock) {
-            sock.promised.extend_from_slice(data);
-        }
-    }
-
-    /// Notes that the program asked for no input, or for input again.
-    pub(crate) fn pause(&self, paused: bool) {
-        if let Some(sock) = self.kernel.world().socks.get_mut(&self.sock) {
-            sock.resumed = !paused && (sock.paused || sock.resumed);
-            sock.paused = paused;
-        }
-    }
-
-    /// Notes that the queue passed high water, and whether the connection says that it did.
-    pub(crate) fn crossed(&self, congested: bool) {
-        let mut world = self.kernel.world();
-        if let Some(sock) = world.socks.get_mut(&self.sock) {
-            sock.crossings += 1;
-        }
-        if !congested {
-            let name = world.name(self.sock);
-            world.accuse(|| format!("{name}: a send said congested, the connection does not"));
+            sock.sealed = true;
         }
     }
 }
@@ -212,7 +203,10 @@ impl Transport for SimStream {
     }
 
     fn unacknowledged(&self) -> Option<u64> {
-        self.kernel.world().socks.get(&self.sock).map(|sock| sock.unacknowledged())
+        let mut world = self.kernel.world();
+        let sock = world.socks.get_mut(&self.sock)?;
+        sock.looks += 1;
+        Some(sock.unacknowledged())
     }
 
     fn last_heard(&self) -> Option<LastHeard> {
@@ -221,8 +215,8 @@ impl Transport for SimStream {
         // In whole milliseconds, as Linux counts.
         let ago = |at: u64| Duration::from_millis(world.now.saturating_sub(at) / MILLI);
         Some(LastHeard {
-            data: ago(sock.data_at),
-            ack: ago(sock.ack_at),
+            data: ago(sock.times.data),
+            ack: ago(sock.times.ack),
             round_trip: Duration::from_millis(1),
         })
     }

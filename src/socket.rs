@@ -283,6 +283,10 @@ impl Stream {
     /// Puts a session above it. So many bytes of the queue are older than that.
     pub(crate) fn secure(&mut self, session: Box<dyn Session>, clear: usize, allow_truncation: bool) {
         let below = std::mem::replace(self, Self::None);
+        #[cfg(feature = "sim")]
+        if let Self::Sim(stream) = &below {
+            stream.seal();
+        }
         *self = Self::Tls(Box::new(Secured::new(below, session, clear, allow_truncation)));
     }
 
@@ -464,7 +468,8 @@ impl Transport for Stream {
 
     #[cfg(feature = "tls")]
     fn shake_hands(&mut self, buf: &mut [u8]) -> io::Result<bool> {
-        self.session_mut().map_or(Ok(true), |secured| secured.shake_hands(buf))
+        // Without a session there is no handshake that could be done.
+        self.session_mut().map_or_else(not_connected, |secured| secured.shake_hands(buf))
     }
 
     #[cfg(feature = "tls")]
@@ -475,6 +480,16 @@ impl Transport for Stream {
     #[cfg(feature = "tls")]
     fn committed(&self) -> usize {
         self.session().map_or(0, Transport::committed)
+    }
+
+    #[cfg(feature = "tls")]
+    fn taken_below(&self) -> u64 {
+        self.session().map_or(0, Transport::taken_below)
+    }
+
+    #[cfg(feature = "tls")]
+    fn moved_below(&self) -> u64 {
+        self.session().map_or(0, Transport::moved_below)
     }
 
     #[cfg(feature = "tls")]

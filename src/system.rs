@@ -150,14 +150,15 @@ fn tcp_only(addr: &Addr) -> io::Result<std::net::SocketAddr> {
 
 impl Poller {
     /// Waits for events, for `timeout` at most. To be interrupted is no error, and ends the wait; but
-    /// what the kernel knows by then is still asked for.
-    pub(crate) fn poll(&mut self, config: &Config, timeout: Option<Duration>) -> io::Result<()> {
-        let mut result = self.poll_once(config, timeout);
+    /// what the kernel knows by then is still asked for. Returns whether that was so.
+    pub(crate) fn poll(&mut self, config: &Config, timeout: Option<Duration>) -> io::Result<bool> {
+        let (mut result, mut interrupted) = (self.poll_once(config, timeout), false);
         while result.as_ref().is_err_and(|error| error.kind() == ErrorKind::Interrupted) {
             self.events.clear();
+            interrupted = true;
             result = self.poll_once(config, Some(Duration::ZERO));
         }
-        result
+        result.map(|()| interrupted)
     }
 
     #[cfg(feature = "sim")]

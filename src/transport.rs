@@ -111,6 +111,17 @@ pub(crate) trait Transport {
         0
     }
 
+    /// Bytes that the peer has taken of what a session made, whether they complete a record or not. It
+    /// only grows.
+    fn taken_below(&self) -> u64 {
+        0
+    }
+
+    /// Bytes that have come and gone below a session.
+    fn moved_below(&self) -> u64 {
+        0
+    }
+
     /// After the end of the stream: whether a session should have been ended first, and was not.
     fn is_truncated(&self) -> bool {
         false

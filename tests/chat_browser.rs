@@ -2,6 +2,8 @@
 
 #[path = "chat/mod.rs"]
 mod chat;
+#[path = "chat_browser/habits.rs"]
+mod habits;
 #[path = "chat_browser/webdriver.rs"]
 mod webdriver;
 
@@ -55,7 +57,11 @@ const STILL: &str = "drawing === 0 && document.getAnimations().length === 0";
 
 /// Through the first page: the nick stands there to be typed over, the channel is filled in.
 fn enter(page: &Page, web: SocketAddr, wish: &str, nick: &str) {
-    page.go(&format!("http://{web}/"));
+    enter_by(page, &format!("http://{web}/"), wish, nick);
+}
+
+fn enter_by(page: &Page, url: &str, wish: &str, nick: &str) {
+    page.go(url);
     page.until("document.activeElement.id === 'nick'");
     page.keys(&line(wish));
     page.until(&is("online"));
@@ -101,7 +107,7 @@ fn two_pages_talk_lose_their_server_and_come_back() {
     let mut carol = chat.member("carol", "#lobby");
     // Bob asks for a nick that somebody has: he gets another and is told, and then takes his own.
     enter(&bob, chat.web, "carol", "carol_");
-    bob.until(&shows("The nick carol is in use: you are carol_ for now."));
+    bob.until(&shows("The nick carol is in use; you are carol_ for now."));
     bob.keys(&line("/nick bob"));
     alice.until(&lists("bob"));
     bob.until("document.getElementById('me').textContent === 'bob'");
@@ -118,6 +124,28 @@ fn two_pages_talk_lose_their_server_and_come_back() {
         assert!(log.iter().all(|line| line.contains("WebSocket connection to")), "{log:#?}");
     }
     drop(chat);
+}
+
+#[test]
+fn two_pages_talk_over_https() {
+    if !["chromium", "chromedriver"].iter().all(|program| installed(program)) {
+        return util::skip("chromium and chromedriver", "not installed");
+    }
+    let file = |name: &str| format!("{}/tests/tls/files/{name}", env!("CARGO_MANIFEST_DIR"));
+    let (cert, key) = (file("p256.cert.pem"), file("p256.key.pem"));
+    let chat = Chat::start(&["--ircs", "127.0.0.1:0", "--cert", &cert, "--key", &key]);
+    let driver = Driver::start();
+    let (alice, bob) = (driver.open(1280, 800), driver.open(1280, 800));
+    let url = format!("https://{}/", chat.web);
+    enter_by(&alice, &url, "alice", "alice");
+    enter_by(&bob, &url, "bob", "bob");
+    alice.keys(&line("Nobody listens in on us."));
+    bob.until(&shows("Nobody listens in on us."));
+    bob.keys(&line("Not even the proxy."));
+    alice.until(&shows("Not even the proxy."));
+    for page in [alice, bob] {
+        assert_eq!(page.log(), Vec::<String>::new());
+    }
 }
 
 fn they_talk(alice: &Page, bob: &Page, carol: &mut Irc) {

@@ -9,6 +9,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use chat::{Chat, Irc};
+use nix::sys::signal::{kill, Signal};
+use nix::unistd::Pid;
 
 /// A `redis-server`. Dropping it kills it.
 struct Redis(Child);
@@ -123,7 +125,7 @@ fn two_servers_are_one_for_their_users() {
     bert.say("JOIN #x");
     anna.hear("bertram!~bert@127.0.0.1 JOIN");
     bert.say("QUIT :good night");
-    assert_eq!(anna.hear("QUIT"), ":bertram!~bert@127.0.0.1 QUIT :good night");
+    assert_eq!(anna.hear("QUIT"), ":bertram!~bert@127.0.0.1 QUIT :Quit: good night");
     sees(&mut anna, "#x", &["@anna"]);
     // A nick that is had elsewhere is not given out here.
     let mut other = two.client("carl");
@@ -158,13 +160,42 @@ fn while_redis_is_away_each_server_goes_on_alone_and_then_they_agree_again() {
     let _second = redis(port);
     anna.hear("NOTICE anna :The link to the other servers is back");
     bert.hear("NOTICE bert :The link to the other servers is back");
-    // Who came later is renamed, everywhere.
-    late.hear("NICK twin_2");
+    // Who came later is renamed, everywhere, and once.
+    let renamed = late.hear(" NICK twin_");
+    let new = renamed.rsplit(' ').next().expect("a nick").to_owned();
     for client in [&mut anna, &mut bert] {
-        sees(client, "#x", &["@anna", "bert", "twin", "twin_2"]);
+        sees(client, "#x", &["@anna", "bert", "twin", &new]);
     }
     bert.say("PRIVMSG twin :the first of them");
     assert_eq!(early.hear("PRIVMSG"), ":bert!~bert@127.0.0.1 PRIVMSG twin :the first of them");
+}
+
+/// It takes what is published, and says nothing: its connections stand.
+#[test]
+fn a_redis_that_stands_still_is_noticed_and_costs_nobody_a_channel() {
+    if !can_run() {
+        return;
+    }
+    let port = free_port();
+    let redis = redis(port);
+    let (_one, two, mut anna, mut bert) = two_servers(port);
+    gather(&mut anna, &mut bert);
+    let signal = |signal| kill(Pid::from_raw(redis.0.id() as i32), signal).expect("kill");
+    signal(Signal::SIGSTOP);
+    anna.hear("NOTICE anna :The link to the other servers is down; what was said in the last");
+    bert.say("PART #x");
+    bert.hear(" PART ");
+    // Whoever comes to the other end now finds no channel, and founds one.
+    util::eventually("the other server's users to leave", || two.metric("chat_relay_servers") == 0.0);
+    let mut thief = two.member("thief", "#x");
+    sees(&mut thief, "#x", &["@thief"]);
+    signal(Signal::SIGCONT);
+    anna.hear("NOTICE anna :The link to the other servers is back");
+    for client in [&mut anna, &mut thief] {
+        sees(client, "#x", &["@anna", "thief"]);
+    }
+    thief.say("KICK #x anna :mine");
+    thief.hear(" 482 ");
 }
 
 #[test]

@@ -8,7 +8,7 @@ use unbroken::{Broadcast, ConnId, Net};
 use crate::irc::fold;
 use crate::server::Chat;
 use crate::state::UserId;
-use crate::wire::{Line, VARIANTS};
+use crate::wire::{is_tagged, Line, VARIANTS};
 
 /// The connections for each variant of a line.
 type Lists = [Vec<ConnId>; VARIANTS];
@@ -33,6 +33,19 @@ impl Audiences {
 impl Chat {
     /// Sends a line to all members of a channel, but one perhaps.
     pub fn deliver_to_channel(&mut self, net: &mut Net, text: String, channel: &str, but: Option<UserId>) {
+        let line = Line::new(text, "", (self.clock)());
+        self.deliver_line(net, line, channel, but, false);
+    }
+
+    /// The same, or for those alone who take tags.
+    pub fn deliver_line(
+        &mut self,
+        net: &mut Net,
+        mut line: Line,
+        channel: &str,
+        but: Option<UserId>,
+        tagged_only: bool,
+    ) {
         let name = fold(channel);
         if !self.audiences.0.contains_key(&name) {
             let Some(lists) = self.audience(&name) else { return };
@@ -40,11 +53,18 @@ impl Chat {
         }
         let Some(lists) = self.audiences.0.get(&name) else { return };
         let but = but.and_then(|user| self.conns.get(&user)).copied();
-        let mut line = Line::new(text, (self.clock)());
+        // To whoever asked for it with a label it is an answer.
+        let asker = self.answered().filter(|asker| Some(*asker) != but);
+        if asker.is_some_and(|asker| lists.iter().flatten().any(|conn| *conn == asker)) {
+            asker.map(|asker| self.is_answer(asker, "", line.text()));
+        }
         let mut congested = Vec::new();
         for (n, conns) in lists.iter().enumerate().filter(|(_, conns)| !conns.is_empty()) {
+            if tagged_only && !is_tagged(n) {
+                continue;
+            }
             let bytes = line.variant(n);
-            let receivers = conns.iter().copied().filter(|conn| Some(*conn) != but);
+            let receivers = conns.iter().copied().filter(|conn| Some(*conn) != but && Some(*conn) != asker);
             let outcome: Broadcast = net.broadcast(receivers, bytes);
             self.counters.deliveries += outcome.queued as u64;
             if outcome.congested > 0 {
@@ -62,7 +82,7 @@ impl Chat {
             let Some(conn) = self.conns.get(user) else { continue };
             let Some(client) = self.clients.get(*conn) else { continue };
             if let Some(form) = client.form() {
-                lists[form.variant(client.server_time)].push(*conn);
+                lists[client.variant(form)].push(*conn);
             }
         }
         Some(lists)

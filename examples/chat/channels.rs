@@ -2,23 +2,20 @@
 //! may, the deed changes the state, tells the members, and tells the other servers. Deeds of
 //! users of other servers come to the second step alone.
 
-use std::collections::BTreeSet;
-
 use unbroken::Net;
 
+use crate::channel::{Change, Rank};
 use crate::commands::Asker;
-use crate::irc::{self, fold, is_channel, shown};
+use crate::events::{ChannelName, Event, Text};
+use crate::irc::{self, is_channel};
+use crate::modes::mode_lines;
 use crate::server::Chat;
-use crate::state::{Topic, User, UserId};
+use crate::settings::{Entry, Key, Value, TOPIC};
+use crate::stamp::ServerId;
+use crate::state::{User, UserId};
 
 /// Longest topic and longest words of a kick or a part, in bytes.
 pub const TEXT_LENGTH: usize = 300;
-
-/// A mode that is to be set or taken away, of a member when it is `o`.
-pub type Mode = (bool, char, Option<UserId>);
-
-/// Channels of one question at most.
-pub const MOST_CHANNELS: usize = 8;
 
 impl Chat {
     pub fn join(&mut self, net: &mut Net, asker: Asker, params: &[&str]) {
@@ -32,43 +29,100 @@ impl Chat {
         if params[0].is_empty() {
             return self.numeric(net, asker.conn, 461, "JOIN :Not enough parameters");
         }
+        let mut keys = params.get(1).copied().unwrap_or_default().split(',');
         for name in params[0].split(',').filter(|name| !name.is_empty()) {
+            let key = keys.next().unwrap_or_default();
             if !is_channel(name) {
                 self.no_channel(net, asker.conn, name);
+            } else if self.state.is_member(asker.user, name) {
                 continue;
+            } else if let Err((number, why)) = self.may_join(asker.user, name, key) {
+                self.numeric(net, asker.conn, number, &format!("{name} :{why}"));
+            } else {
+                self.joined(net, asker.user, name);
+                self.show_topic(net, asker, name);
+                self.show_names(net, asker, name);
             }
-            let joined = self.state.user(asker.user).map_or(0, |user| user.channels.len());
-            let is_new = self.state.channel(name).is_none();
-            let full = is_new && self.state.channel_count() >= self.options.max_channels.get();
-            if self.state.is_member(asker.user, name) {
-                continue;
-            }
-            if joined >= self.options.max_channels_per_client.get() || full {
-                self.numeric(
-                    net,
-                    asker.conn,
-                    405,
-                    &format!("{name} :You, or all together, have too many channels"),
-                );
-                continue;
-            }
-            self.joined(net, asker.user, name, is_new);
-            self.show_topic(net, asker, name);
-            self.show_names(net, asker, name);
         }
     }
 
-    /// A user comes into a channel.
-    pub fn joined(&mut self, net: &mut Net, id: UserId, name: &str, operator: bool) {
-        let now = self.now();
-        if !self.state.join(id, name, operator, now) {
-            return;
+    fn may_join(&self, id: UserId, name: &str, key: &str) -> Result<(), (u16, &'static str)> {
+        let Some(user) = self.state.user(id) else { return Ok(()) };
+        let too_many = Err((405, "You, your address or all together have too many channels"));
+        if user.channels.len() >= self.options.max_channels_per_client.get() {
+            return too_many;
         }
+        let Some(channel) = self.state.channel(name) else {
+            let founded = self.state.founded_at(&user.host);
+            let full = self.state.channel_count() >= self.options.max_channels.get()
+                || founded >= self.options.max_channels_per_address.get();
+            return if full { too_many } else { Ok(()) };
+        };
+        let (settings, invited) = (&channel.settings, channel.invited.contains(&id));
+        let limit = settings.value('l').and_then(|value| value.text.parse().ok()).unwrap_or(usize::MAX);
+        match () {
+            () if invited => Ok(()),
+            () if settings.has('i') => Err((473, "Cannot join channel (+i)")),
+            () if settings.value('k').is_some_and(|wanted| wanted.text != key) => {
+                Err((475, "Cannot join channel (+k)"))
+            }
+            () if channel.members.len() >= limit => Err((471, "Cannot join channel (+l)")),
+            () if is_banned(settings, user) => Err((474, "Cannot join channel (+b)")),
+            () => Ok(()),
+        }
+    }
+
+    /// A user of ours comes into a channel, which it may found.
+    pub fn joined(&mut self, net: &mut Net, id: UserId, name: &str) {
+        let (born, rank) = match self.state.channel(name) {
+            Some(channel) => (channel.born, Rank::default()),
+            None => (self.stamp(), Rank { operator: true, voice: false }),
+        };
+        if self.state.join(id, name, born, rank) {
+            self.show_join(net, id, name);
+            self.relay_join(net, id, name, None);
+        }
+    }
+
+    /// Members hear of a new one.
+    pub fn show_join(&mut self, net: &mut Net, id: UserId, name: &str) {
         self.audiences.forget(name);
-        let Some(source) = self.state.user(id).map(User::source) else { return };
+        let Some(user) = self.state.user(id) else { return };
+        let (source, away) = (user.source(), user.away.is_some());
         let Some(channel) = self.state.channel(name).map(|channel| channel.name.clone()) else { return };
         self.deliver_to_channel(net, format!(":{source} JOIN {channel}"), name, None);
-        self.relay_join(net, id, &channel, operator);
+        if away {
+            let members = self.state.channel(name).into_iter().flat_map(|channel| channel.members.keys());
+            let others: Vec<UserId> = members.copied().filter(|member| *member != id).collect();
+            self.show_away(net, id, others);
+        }
+    }
+
+    /// The members of a channel are told what is different, if something is; `source` is said to have
+    /// done it. Our members of what turned out to be a younger channel become the older one's.
+    pub fn settle(&mut self, net: &mut Net, name: &str, source: &str) {
+        for id in self.state.adopt(name) {
+            self.relay_join(net, id, name, None);
+        }
+        let Some(channel) = self.state.channel_mut(name) else { return };
+        let (name, changes) = (channel.name.clone(), channel.changes());
+        let mut modes = Vec::new();
+        for change in changes {
+            match change {
+                Change::Mode(on, letter, argument) => modes.push((on, letter, argument)),
+                Change::Rank(on, letter, id) => {
+                    let nick = self.state.user(id).map(|user| user.nick.clone());
+                    modes.extend(nick.map(|nick| (on, letter, Some(nick))));
+                }
+                Change::Topic(topic) => {
+                    let text = topic.map_or(String::new(), |topic| topic.text);
+                    self.deliver_to_channel(net, format!(":{source} TOPIC {name} :{text}"), &name, None);
+                }
+            }
+        }
+        for line in mode_lines(source, &name, &modes) {
+            self.deliver_to_channel(net, line, &name, None);
+        }
     }
 
     pub fn part(&mut self, net: &mut Net, asker: Asker, params: &[&str]) {
@@ -84,69 +138,85 @@ impl Chat {
         }
     }
 
-    /// A user goes out of a channel.
+    /// A user of ours goes out of a channel.
     pub fn parted(&mut self, net: &mut Net, id: UserId, name: &str, words: &str) {
-        let Some(source) = self.state.user(id).map(User::source) else { return };
-        let Some(channel) = self.state.channel(name).map(|channel| channel.name.clone()) else { return };
-        let behind = if words.is_empty() { String::new() } else { format!(" :{words}") };
-        self.deliver_to_channel(net, format!(":{source} PART {channel}{behind}"), name, None);
-        self.state.part(id, name);
-        self.audiences.forget(name);
-        self.relay_part(net, id, &channel, words);
+        self.leave_channel(net, id, name, words, None);
+        self.relay_part(net, id, name, words, None);
     }
 
-    /// A user is gone, and all who share a channel hear of it.
-    pub fn quit(&mut self, net: &mut Net, id: UserId, why: &str) {
-        let hearers = self.state.neighbours(id);
-        self.relay_quit(net, id, why);
-        let Some(user) = self.state.remove(id) else { return };
-        self.audiences.forget_all(&user.channels);
-        self.deliver(net, format!(":{} QUIT :{why}", user.source()), hearers);
+    /// A member goes, or is thrown out by somebody.
+    pub fn leave_channel(&mut self, net: &mut Net, id: UserId, name: &str, words: &str, by: Option<String>) {
+        let (Some(user), Some(channel)) = (self.state.user(id), self.state.channel(name)) else { return };
+        if !channel.members.contains_key(&id) {
+            return;
+        }
+        let behind = if words.is_empty() { String::new() } else { format!(" :{words}") };
+        let line = match by {
+            Some(by) => format!(":{by} KICK {} {}{behind}", channel.name, user.nick),
+            None => format!(":{} PART {}{behind}", user.source(), channel.name),
+        };
+        self.deliver_to_channel(net, line, name, None);
+        self.state.part(id, name);
+        self.audiences.forget(name);
+        self.histories.forget_ended(&self.state, [&irc::fold(name)]);
+        self.ask_if_aged(net);
+    }
+
+    /// The last member of an older channel is gone: what the younger one is like has to be asked for.
+    pub fn ask_if_aged(&mut self, net: &mut Net) {
+        if std::mem::take(&mut self.state.aged) {
+            let peers: Vec<ServerId> = self.relay.peers.keys().copied().collect();
+            peers.into_iter().for_each(|whom| self.publish(net, Event::Ask { whom }));
+        }
     }
 
     pub fn topic(&mut self, net: &mut Net, asker: Asker, params: &[&str]) {
-        let name = params[0];
-        let Some(channel) = self.state.channel(name) else {
+        let (name, user) = (params[0], asker.user);
+        let known =
+            |chat: &Self| chat.state.channel(name).is_some_and(|channel| chat.state.knows(user, channel));
+        let Some(channel) = self.state.channel(name).filter(|_| known(self)) else {
             return self.no_channel(net, asker.conn, name);
         };
-        let operator = channel.members.get(&asker.user).copied();
+        if !channel.members.contains_key(&user) {
+            return self.not_inside(net, asker.conn, name);
+        }
         let Some(text) = params.get(1) else {
-            if operator.is_none() {
-                return self.not_inside(net, asker.conn, name);
-            }
-            if channel.topic.is_none() {
+            if channel.settings.value(TOPIC).is_none() {
                 return self.numeric(net, asker.conn, 331, &format!("{} :No topic is set", channel.name));
             }
             return self.show_topic(net, asker, name);
         };
-        match operator {
-            None => self.not_inside(net, asker.conn, name),
-            Some(false) if channel.topic_locked => {
-                self.not_operator(net, asker.conn, name);
-            }
-            Some(_) => {
-                let Some(by) = self.state.user(asker.user).map(User::source) else { return };
-                let text = irc::truncate(text, TEXT_LENGTH).to_owned();
-                self.topic_set(net, asker.user, name, Topic { text, by, at: self.now() });
-            }
+        if channel.settings.has('t') && !channel.is_operator(user) {
+            return self.not_operator(net, asker.conn, name);
+        }
+        let text = irc::truncate(text, TEXT_LENGTH);
+        self.set(user, name, (TOPIC, String::new()), Some(text).filter(|text| !text.is_empty()));
+        self.settings_set(net, user, name, &[(TOPIC, String::new())]);
+    }
+
+    /// Changes one setting of a channel, or takes it away.
+    pub fn set(&mut self, by: UserId, name: &str, key: Key, text: Option<&str>) {
+        let Some(by) = self.state.user(by).map(User::source) else { return };
+        let (now, when) = (self.stamp(), self.now());
+        let Some(channel) = self.state.channel_mut(name) else { return };
+        let at = now.later_than(channel.settings.changed(&key));
+        let value = text.map(|text| Value { text: text.to_owned(), by, when });
+        channel.settings.merge(key, Entry { at, value });
+    }
+
+    /// A user of ours has changed settings: the members, and the other servers, are told.
+    pub fn settings_set(&mut self, net: &mut Net, by: UserId, name: &str, keys: &[Key]) {
+        self.relay_settings(net, by, name, keys);
+        if let Some(source) = self.state.user(by).map(User::source) {
+            self.settle(net, name, &source);
         }
     }
 
-    /// A channel has another topic; an empty one is none.
-    pub fn topic_set(&mut self, net: &mut Net, by: UserId, name: &str, topic: Topic) {
-        let Some(source) = self.state.user(by).map(User::source) else { return };
-        let Some(channel) = self.state.channel_mut(name) else { return };
-        channel.topic = (!topic.text.is_empty()).then(|| topic.clone());
-        let line = format!(":{source} TOPIC {} :{}", channel.name, topic.text);
-        self.deliver_to_channel(net, line, name, None);
-        self.relay_topic(net, by, name, &topic);
-    }
-
-    fn show_topic(&self, net: &mut Net, asker: Asker, name: &str) {
+    pub fn show_topic(&self, net: &mut Net, asker: Asker, name: &str) {
         let Some(channel) = self.state.channel(name) else { return };
-        if let Some(topic) = &channel.topic {
-            self.numeric(net, asker.conn, 332, &format!("{} :{}", channel.name, topic.text));
-            self.numeric(net, asker.conn, 333, &format!("{} {} {}", channel.name, topic.by, topic.at));
+        if let Some(Value { text, by, when }) = channel.settings.value(TOPIC) {
+            self.numeric(net, asker.conn, 332, &format!("{} :{text}", channel.name));
+            self.numeric(net, asker.conn, 333, &format!("{} {by} {when}", channel.name));
         }
     }
 
@@ -172,192 +242,81 @@ impl Chat {
         let Some(channel) = self.state.channel(name) else {
             return self.no_channel(net, asker.conn, name);
         };
-        match (channel.members.get(&asker.user), self.state.find(nick)) {
-            (None, _) => self.not_inside(net, asker.conn, name),
-            (Some(false), _) => {
-                self.not_operator(net, asker.conn, name);
-            }
-            (_, None) => self.no_nick(net, asker.conn, nick),
-            (_, Some(id)) if !self.state.is_member(id, name) => {
-                self.not_member(net, asker.conn, nick, name);
-            }
-            (_, Some(id)) => self.kicked(net, asker.user, id, name, words),
+        if !channel.members.contains_key(&asker.user) {
+            return self.not_inside(net, asker.conn, name);
         }
-    }
-
-    /// A member is thrown out.
-    pub fn kicked(&mut self, net: &mut Net, by: UserId, id: UserId, name: &str, words: &str) {
-        let (Some(by_user), Some(user)) = (self.state.user(by), self.state.user(id)) else { return };
-        let Some(channel) = self.state.channel(name) else { return };
-        let line = format!(":{} KICK {} {} :{words}", by_user.source(), channel.name, user.nick);
-        self.deliver_to_channel(net, line, name, None);
-        self.state.part(id, name);
-        self.audiences.forget(name);
-        self.relay_kick(net, by, id, name, words);
-    }
-
-    pub fn mode(&mut self, net: &mut Net, asker: Asker, params: &[&str]) {
-        match params[0].starts_with('#') {
-            true => self.channel_mode(net, asker, params),
-            false => self.user_mode(net, asker, params),
-        }
-    }
-
-    fn user_mode(&mut self, net: &mut Net, asker: Asker, params: &[&str]) {
-        match self.state.find(params[0]) {
-            None => return self.no_nick(net, asker.conn, params[0]),
-            Some(id) if id != asker.user => {
-                return self.numeric(net, asker.conn, 502, ":Cannot change mode for other users");
-            }
-            Some(_) => {}
-        }
-        let Some(user) = self.state.user_mut(asker.user) else { return };
-        let Some(changes) = params.get(1) else {
-            let modes = if user.invisible { "+i" } else { "+" };
-            return self.numeric(net, asker.conn, 221, modes);
-        };
-        let (mut on, mut unknown, before) = (true, false, user.invisible);
-        for mode in changes.chars() {
-            match mode {
-                '+' => on = true,
-                '-' => on = false,
-                'i' => user.invisible = on,
-                _ => unknown = true,
-            }
-        }
-        let (nick, after) = (user.nick.clone(), user.invisible);
-        if after != before {
-            let sign = if after { '+' } else { '-' };
-            self.send(net, asker.conn, &format!(":{nick} MODE {nick} {sign}i"));
-            self.relay_user(net, asker.user);
-        }
-        if unknown {
-            self.numeric(net, asker.conn, 501, ":Unknown MODE flag");
-        }
-    }
-
-    fn channel_mode(&mut self, net: &mut Net, asker: Asker, params: &[&str]) {
-        let name = params[0];
-        let Some(channel) = self.state.channel(name) else {
-            return self.no_channel(net, asker.conn, name);
-        };
-        let Some(changes) = params.get(1) else {
-            self.numeric(net, asker.conn, 324, &format!("{} {}", channel.name, channel.modes()));
-            return self.numeric(net, asker.conn, 329, &format!("{} {}", channel.name, channel.since));
-        };
-        // To ask for the list of bans is everybody's right; there are none.
-        if matches!(*changes, "b" | "+b") && params.len() == 2 {
-            return self.numeric(net, asker.conn, 368, &format!("{} :End of channel ban list", channel.name));
-        }
-        if channel.members.get(&asker.user) != Some(&true) {
+        if !channel.is_operator(asker.user) {
             return self.not_operator(net, asker.conn, name);
         }
-        let (mut on, mut arguments, mut wanted) = (true, params[2..].iter(), Vec::new());
-        for mode in changes.chars() {
-            match mode {
-                '+' => on = true,
-                '-' => on = false,
-                'n' | 't' => wanted.push((on, mode, None)),
-                'o' => {
-                    let Some(nick) = arguments.next() else {
-                        self.numeric(net, asker.conn, 461, "MODE :Not enough parameters");
-                        continue;
-                    };
-                    match self.state.find(nick) {
-                        None => self.no_nick(net, asker.conn, nick),
-                        Some(id) if !self.state.is_member(id, name) => {
-                            self.not_member(net, asker.conn, nick, name);
-                        }
-                        Some(id) => wanted.push((on, mode, Some(id))),
-                    }
-                }
-                other => {
-                    let text = format!("{} :is unknown mode char to me", shown(&other.to_string()));
-                    self.numeric(net, asker.conn, 472, &text);
-                }
-            }
-        }
-        self.modes_set(net, asker.user, name, &wanted);
-    }
-
-    /// Modes of a channel, or of members of it, are others than before: the members are told of all
-    /// in one line.
-    pub fn modes_set(&mut self, net: &mut Net, by: UserId, name: &str, wanted: &[Mode]) {
-        let (mut letters, mut whom, mut sign) = (String::new(), String::new(), None);
-        for (on, mode, of) in wanted {
-            if !self.set_mode(name, *on, *mode, *of) {
-                continue;
-            }
-            if sign.replace(*on) != Some(*on) {
-                letters.push(if *on { '+' } else { '-' });
-            }
-            letters.push(*mode);
-            if let Some(user) = of.and_then(|id| self.state.user(id)) {
-                whom.push(' ');
-                whom.push_str(&user.nick);
-            }
-            self.relay_mode(net, by, name, *on, *mode, *of);
-        }
-        let Some(source) = self.state.user(by).map(User::source) else { return };
-        let Some(channel) = self.state.channel(name).map(|channel| channel.name.clone()) else { return };
-        if !letters.is_empty() {
-            self.deliver_to_channel(net, format!(":{source} MODE {channel} {letters}{whom}"), name, None);
+        match self.state.find(nick) {
+            None => self.no_nick(net, asker.conn, nick),
+            Some(id) if !self.state.is_member(id, name) => self.not_member(net, asker.conn, nick, name),
+            Some(id) => self.kicked(net, asker.user, id, name, words),
         }
     }
 
-    /// Returns whether it is another than before.
-    fn set_mode(&mut self, name: &str, on: bool, mode: char, of: Option<UserId>) -> bool {
-        let Some(channel) = self.state.channel_mut(name) else { return false };
-        let flag = match (mode, of) {
-            ('n', _) => Some(&mut channel.no_external),
-            ('t', _) => Some(&mut channel.topic_locked),
-            ('o', Some(id)) => channel.members.get_mut(&id),
-            _ => None,
+    /// A member is thrown out, by its own server.
+    pub fn kicked(&mut self, net: &mut Net, by: UserId, id: UserId, name: &str, words: &str) {
+        let (Some(source), Some(whom)) = (self.state.user(by).map(User::source), self.reference(id)) else {
+            return;
         };
-        flag.is_some_and(|flag| std::mem::replace(flag, on) != on)
+        let Some(channel) = self.state.channel(name) else { return };
+        if self.is_local(id) {
+            self.leave_channel(net, id, name, words, Some(source));
+            self.relay_part(net, id, name, words, Some(by));
+        } else {
+            let (born, channel) = (channel.born, ChannelName(channel.name.clone()));
+            self.publish(
+                net,
+                Event::AskKick { user: by.0, whom, channel, born, text: Text(words.to_owned()) },
+            );
+        }
     }
 
-    pub fn names(&self, net: &mut Net, asker: Asker, params: &[&str]) {
-        match params.first() {
-            Some(names) => {
-                let mut shown_already = BTreeSet::new();
-                for name in names.split(',').filter(|name| !name.is_empty()).take(MOST_CHANNELS) {
-                    if shown_already.insert(fold(name)) {
-                        self.show_names(net, asker, shown(name));
-                    }
-                }
+    pub fn invite(&mut self, net: &mut Net, asker: Asker, params: &[&str]) {
+        let (nick, name, conn) = (params[0], params[1], asker.conn);
+        let Some(id) = self.state.find(nick) else { return self.no_nick(net, conn, nick) };
+        let Some(channel) = self.state.channel(name) else { return self.no_channel(net, conn, name) };
+        if !channel.members.contains_key(&asker.user) {
+            return self.not_inside(net, conn, name);
+        }
+        if channel.settings.has('i') && !channel.is_operator(asker.user) {
+            return self.not_operator(net, conn, name);
+        }
+        let (Some(user), name) = (self.state.user(id), channel.name.clone()) else { return };
+        let nick = user.nick.clone();
+        if channel.members.contains_key(&id) {
+            return self.numeric(net, conn, 443, &format!("{nick} {name} :is already on channel"));
+        }
+        self.numeric(net, conn, 341, &format!("{nick} {name}"));
+        if let Some(words) = &user.away {
+            self.numeric(net, conn, 301, &format!("{nick} :{words}"));
+        }
+        match (self.is_local(id), self.reference(id)) {
+            (false, Some(whom)) => {
+                self.publish(net, Event::Invite { user: asker.user.0, whom, channel: ChannelName(name) });
             }
-            None => self.numeric(net, asker.conn, 366, "* :End of /NAMES list"),
+            _ => self.invited(net, asker.user, id, &name),
         }
     }
 
-    fn show_names(&self, net: &mut Net, asker: Asker, name: &str) {
-        let mut name = name;
-        if let Some(channel) = self.state.channel(name) {
-            name = &channel.name;
-            let inside = channel.members.contains_key(&asker.user);
-            let names = channel.members.iter().filter_map(|(id, operator)| {
-                let user = self.state.user(*id)?;
-                let seen = inside || self.state.sees(asker.user, *id);
-                seen.then(|| format!("{}{}", if *operator { "@" } else { "" }, user.nick))
-            });
-            self.long_reply(net, asker.conn, 353, &format!("= {name} :"), names);
-        }
-        self.numeric(net, asker.conn, 366, &format!("{name} :End of /NAMES list"));
+    /// One of our users is invited.
+    pub fn invited(&mut self, net: &mut Net, by: UserId, id: UserId, name: &str) {
+        let Some(source) = self.state.user(by).map(User::source) else { return };
+        let Some(nick) = self.state.user(id).map(|user| user.nick.clone()) else { return };
+        let Some(channel) = self.state.channel_mut(name).filter(|channel| channel.members.contains_key(&by))
+        else {
+            return;
+        };
+        channel.invited.insert(id);
+        let line = format!(":{source} INVITE {nick} {}", channel.name);
+        self.deliver(net, line, [id]);
     }
+}
 
-    pub fn list(&self, net: &mut Net, asker: Asker, params: &[&str]) {
-        self.numeric(net, asker.conn, 321, "Channel :Users  Name");
-        let wanted: Option<Vec<String>> =
-            params.first().map(|names| names.split(',').map(irc::fold).collect());
-        for channel in self.state.channels() {
-            if wanted.as_ref().is_some_and(|wanted| !wanted.contains(&irc::fold(&channel.name))) {
-                continue;
-            }
-            let topic = channel.topic.as_ref().map_or("", |topic| &topic.text);
-            let text = format!("{} {} :{topic}", channel.name, channel.members.len());
-            self.numeric(net, asker.conn, 322, &text);
-        }
-        self.numeric(net, asker.conn, 323, ":End of /LIST");
-    }
+/// Whether a mask of bans fits a user, and none of exceptions does.
+pub fn is_banned(settings: &crate::settings::Settings, user: &User) -> bool {
+    let source = user.source();
+    let listed = |letter| settings.list(letter).any(|(mask, _)| irc::matches(mask, &source));
+    listed('b') && !listed('e')
 }

@@ -1,20 +1,27 @@
 //! The clients: what is known of each, who may come in, and how fast each may speak.
 
 use std::cell::Cell;
+use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use unbroken::frame::Lines;
 use unbroken::{ConnId, Net};
 
+use crate::caps::{Caps, MESSAGE_TAGS, SERVER_TIME};
 use crate::options::Options;
 use crate::server::{Chat, TICK};
 use crate::state::UserId;
-use crate::web::Socket;
+use crate::websocket::Socket;
 use crate::wire::Form;
 
 /// Bytes, and lines, that wait at most because a client is faster than its rate.
 const MAX_WITHHELD: usize = 8 << 10;
 const MAX_WITHHELD_LINES: usize = 300;
+
+/// How long a client that is held back is not asked whether it is still there: for as long it is heard
+/// although its connection has ended.
+const GRACE: Duration = Duration::from_secs(5);
 
 /// What a connection speaks.
 pub enum Protocol {
@@ -23,8 +30,8 @@ pub enum Protocol {
     WebSocket(Box<Socket>),
 }
 
-/// Bytes of tags that a client may send before a line (IRCv3 message tags).
-pub const MAX_TAGS: usize = 8191;
+/// Bytes of tags that a client may send before a line, with their mark and blank (IRCv3 message tags).
+pub const MAX_TAGS: usize = 4096;
 
 /// A connection of a client.
 pub struct Client {
@@ -40,16 +47,22 @@ pub struct Client {
     pub names: Option<(String, String)>,
     /// `CAP` has begun and not ended.
     pub negotiating: bool,
-    pub server_time: bool,
-    pub echo_message: bool,
-    /// Asked for by many clients; with one mark for members it changes nothing.
-    pub multi_prefix: bool,
+    pub caps: Caps,
+    /// The account it proved to be its own, what it has said of one so far, and how often it was wrong.
+    pub account: Option<String>,
+    pub authenticating: Option<String>,
+    pub tries: u8,
+    /// Nicks that it watches, folded.
+    pub watched: BTreeSet<String>,
     /// It is on its way out.
     pub leaving: bool,
     /// Bytes of answers that it asked for itself and has not taken yet: they do not count against it.
     pub asked_for: Cell<usize>,
     /// It was asked for a sign of life, and none has come.
     pub asked: bool,
+    /// It is held back, and since which tick what it said has been waiting.
+    pub held: bool,
+    pub waiting: Option<u64>,
     /// Messages it may send now, as of a tick.
     tokens: f64,
     refilled: u64,
@@ -71,22 +84,31 @@ impl Client {
             nick: None,
             names: None,
             negotiating: false,
-            server_time: false,
-            echo_message: false,
-            multi_prefix: false,
+            caps: Caps::default(),
+            account: None,
+            authenticating: None,
+            tries: 0,
+            watched: BTreeSet::new(),
             leaving: false,
             asked_for: Cell::new(0),
             asked: false,
+            held: false,
+            waiting: None,
             tokens: options.burst.get() as f64,
             refilled: tick,
         }
+    }
+
+    /// Which variant of a line it takes.
+    pub fn variant(&self, form: Form) -> usize {
+        form.variant(self.caps.has(SERVER_TIME), self.caps.has(MESSAGE_TAGS))
     }
 
     /// `None` while it speaks HTTP.
     pub fn form(&self) -> Option<Form> {
         match &self.protocol {
             Protocol::Irc => Some(Form::Irc),
-            Protocol::WebSocket(socket) => Some(socket.form()),
+            Protocol::WebSocket(socket) => Some(socket.form),
             Protocol::Http => None,
         }
     }
@@ -117,8 +139,14 @@ impl Chat {
         (client.tokens, client.refilled) = ((client.tokens + gained).min(burst), tick);
         let held = client.tokens < 1.0 || net.queued(conn) > self.options.high_water();
         if held {
-            self.held.push(conn);
-            net.pause_reading(conn);
+            let since = *client.waiting.get_or_insert(tick);
+            // The engine tells of no end while it does not read: not reading must have one.
+            if tick - since < Self::ticks(GRACE) {
+                net.pause_reading(conn);
+            }
+            if !std::mem::replace(&mut client.held, true) {
+                self.held.push(conn);
+            }
         }
         !held
     }
@@ -127,6 +155,31 @@ impl Chat {
     pub fn spoke(&mut self, conn: ConnId) {
         if let Some(client) = self.clients.get_mut(conn) {
             client.tokens -= 1.0;
+        }
+    }
+
+    /// Clients that were held back are heard again, as far as their rate allows by now.
+    pub fn release(&mut self, net: &mut Net) {
+        for conn in std::mem::take(&mut self.held) {
+            let Some(client) = self.clients.get_mut(conn) else { continue };
+            client.held = false;
+            if client.leaving {
+                continue;
+            }
+            // It is we who do not listen: unless it does not read, it is not silent.
+            if client.asked_for.get() == 0 {
+                self.heard(net, conn);
+            }
+            // What waits is shown by the end of a pause alone.
+            net.pause_reading(conn);
+            net.resume_reading(conn);
+        }
+    }
+
+    /// All that a client said has been carried out.
+    pub fn caught_up(&mut self, conn: ConnId) {
+        if let Some(client) = self.clients.get_mut(conn) {
+            client.waiting = None;
         }
     }
 

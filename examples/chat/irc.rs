@@ -12,17 +12,23 @@ const MAX_PARAMS: usize = 15;
 /// One line, taken apart.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Message<'a> {
+    pub tags: &'a str,
     pub command: &'a str,
     pub params: Vec<&'a str>,
 }
 
-/// Takes a line without its end apart; `None` for a line that says nothing. Tags and a source are
-/// allowed and not looked at: a client's own do not count.
+/// Takes a line without its end apart; `None` for a line that says nothing. A source is allowed and
+/// not looked at: a client's own does not count.
 pub fn parse(line: &str) -> Option<Message<'_>> {
     let mut rest = line.trim_start_matches(' ');
+    let mut tags = "";
     for mark in ['@', ':'] {
-        if rest.starts_with(mark) {
-            rest = rest.split_once(' ')?.1.trim_start_matches(' ');
+        if let Some(marked) = rest.strip_prefix(mark) {
+            let (word, behind) = marked.split_once(' ')?;
+            rest = behind.trim_start_matches(' ');
+            if mark == '@' {
+                tags = word;
+            }
         }
     }
     let (command, mut rest) = rest.split_once(' ').unwrap_or((rest, ""));
@@ -47,7 +53,7 @@ pub fn parse(line: &str) -> Option<Message<'_>> {
         params.push(param);
         rest = after;
     }
-    Some(Message { command, params })
+    Some(Message { tags, command, params })
 }
 
 /// The bytes of the tags at the front of a line, their blank included: they have a limit of their own.
@@ -156,13 +162,14 @@ mod tests {
     use std::time::Duration;
 
     fn message<'a>(command: &'a str, params: &[&'a str]) -> Option<Message<'a>> {
-        Some(Message { command, params: params.to_vec() })
+        Some(Message { tags: "", command, params: params.to_vec() })
     }
 
     #[test]
     fn lines_are_taken_apart() {
         assert_eq!(parse("PRIVMSG #a :hello  there"), message("PRIVMSG", &["#a", "hello  there"]));
-        assert_eq!(parse("@time=x;y :me!u@h  JOIN   #a"), message("JOIN", &["#a"]));
+        let tagged = Message { tags: "time=x;y", command: "JOIN", params: vec!["#a"] };
+        assert_eq!(parse("@time=x;y :me!u@h  JOIN   #a"), Some(tagged));
         assert_eq!(parse("TOPIC #a :"), message("TOPIC", &["#a", ""]));
         assert_eq!(parse("USER a 0 * ::)"), message("USER", &["a", "0", "*", ":)"]));
         assert_eq!(parse("A b:c"), message("A", &["b:c"]));

@@ -5,36 +5,65 @@
 //! `/health` on another; one reactor and one thread for all of it. `--redis HOST:PORT` joins any
 //! number of such servers into one. `--help` tells the rest.
 //!
-//! `server` is what the engine calls, `commands` and `channels` what clients ask for, `state` who
-//! is where, `web` the pages and WebSockets, `relay` the other servers.
+//! `server` is what the engine calls, `commands` what clients may ask for, `state` who is where, `web`
+//! the pages and WebSockets, `relay` the other servers.
 
 mod audience;
+mod caps;
+mod channel;
 mod channels;
 mod clients;
 mod commands;
+mod events;
+mod history;
 mod irc;
+mod labels;
+mod lists;
+mod messages;
 mod metrics;
+mod modes;
+mod monitor;
+mod opers;
 mod options;
+mod pages;
+mod passwords;
+mod people;
+mod registration;
 mod relay;
 mod remote;
+mod request;
+mod sasl;
+mod sending;
 mod server;
+mod settings;
+mod stamp;
 mod state;
+mod telling;
+#[path = "../tls/mod.rs"]
+mod tls;
+mod users;
 mod web;
+mod websocket;
 mod welcome;
+mod whowas;
 mod wire;
 
 use std::fmt::Display;
 use std::io::{self, ErrorKind, Write};
 use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use clap::Parser;
-use signal_hook::consts::{SIGINT, SIGTERM};
+use rustls::ServerConfig;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use unbroken::{ListenerId, Net, Reactor};
 
 use options::Options;
+use passwords::Passwords;
 use relay::Relay;
 use server::Chat;
 
@@ -74,50 +103,107 @@ fn run(options: Options, sockets: Vec<(OwnedFd, String)>) -> io::Result<()> {
     };
     let mut reactor = Reactor::new(server::config(&options))?;
     let mut chat = Chat::new(options, relay, SystemTime::now);
+    let passwords = |path: &Option<PathBuf>| path.as_deref().map(Passwords::read).transpose();
+    chat.accounts = passwords(&chat.options.accounts)?;
+    chat.operators = passwords(&chat.options.operators)?;
     let net = reactor.net();
     let shared = !sockets.is_empty();
-    let (irc, web) = listeners(net, &chat.options, sockets)?;
-    chat.serve(irc, web, shared);
+    let certificates = Certificates::of(&chat.options);
+    let secured = certificates.as_ref().map(Certificates::read).transpose()?;
+    let (irc, ircs, web) = listeners(net, &chat.options, sockets)?;
+    chat.serve(&[Some(irc), ircs].into_iter().flatten().collect::<Vec<_>>(), web, shared);
     let mut out = io::stdout();
     // Nobody may be reading: that is no reason not to serve.
-    if let Some(addr) = net.local_addr(irc) {
-        let _ = writeln!(out, "IRC   irc://{addr}");
+    for (listener, what) in [(Some(irc), "IRC   irc://"), (ircs, "IRC   ircs://")] {
+        if let Some(addr) = listener.and_then(|listener| net.local_addr(listener)) {
+            let _ = writeln!(out, "{what}{addr}");
+        }
     }
     if let Some(addr) = net.local_addr(web) {
-        let _ = writeln!(out, "Web   http://{addr}/");
+        let _ = writeln!(out, "Web   {}://{addr}/", if secured.is_some() { "https" } else { "http" });
     }
     let _ = out.flush();
+    if let Some(secured) = secured {
+        secured.use_for(net, ircs, web);
+    }
     chat.start(net);
 
     let (handle, drain) = (net.handle(), chat.options.drain);
-    let mut signals = Signals::new([SIGTERM, SIGINT])?;
+    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])?;
     std::thread::spawn(move || {
-        for _ in signals.forever() {
-            let _ = handle.shutdown(drain);
+        for signal in signals.forever() {
+            match (signal, &certificates) {
+                (SIGHUP, None) => {}
+                (SIGHUP, Some(certificates)) => match certificates.read() {
+                    Ok(secured) => drop(handle.run(move |net| secured.use_for(net, ircs, web))),
+                    // What is in force stays so.
+                    Err(error) => log::error!("{error}"),
+                },
+                _ => drop(handle.shutdown(drain)),
+            }
         }
     });
     reactor.run(&mut chat)
 }
 
-/// The listeners for IRC and for the web: handed over by systemd (`LISTEN_FDS`), or our own.
+/// The files of TLS.
+struct Certificates {
+    cert: PathBuf,
+    key: PathBuf,
+}
+
+/// What was read from them: for IRC, and for the web.
+struct Secured {
+    irc: Arc<ServerConfig>,
+    web: Arc<ServerConfig>,
+}
+
+impl Certificates {
+    fn of(options: &Options) -> Option<Self> {
+        let (cert, key) = options.cert.clone().zip(options.key.clone())?;
+        Some(Self { cert, key })
+    }
+
+    fn read(&self) -> io::Result<Secured> {
+        let config = |protocol| tls::server(&self.cert, &self.key, &[protocol]);
+        Ok(Secured { irc: config("irc")?, web: config("http/1.1")? })
+    }
+}
+
+impl Secured {
+    fn use_for(&self, net: &mut Net, ircs: Option<ListenerId>, web: ListenerId) {
+        if let Some(ircs) = ircs {
+            net.set_tls(ircs, self.irc.clone());
+        }
+        net.set_tls(web, self.web.clone());
+    }
+}
+
+/// The listeners for IRC, for IRC with TLS, and for the web: handed over by systemd (`LISTEN_FDS`), or our own.
 fn listeners(
     net: &mut Net,
     options: &Options,
     sockets: Vec<(OwnedFd, String)>,
-) -> io::Result<(ListenerId, ListenerId)> {
-    let (mut irc, mut web) = (None, None);
+) -> io::Result<(ListenerId, Option<ListenerId>, ListenerId)> {
+    let (mut irc, mut ircs, mut web) = (None, None, None);
     for (n, (fd, name)) in sockets.into_iter().enumerate() {
         let place = match name.as_str() {
             "irc" => &mut irc,
+            "ircs" if options.cert.is_some() => &mut ircs,
+            "ircs" => return Err(unusable("LISTEN_FDNAMES: ircs wants --cert".to_owned())),
             "web" => &mut web,
             _ if n == 0 => &mut irc,
             _ => &mut web,
         };
-        if place.is_none() {
-            let listener =
-                net.listen_from(fd).map_err(|error| named(descriptor(FIRST_FD + n as RawFd), error))?;
-            *place = Some(listener);
+        if place.is_some() {
+            return Err(unusable(format!(
+                "LISTEN_FDNAMES: descriptor {} is a second one for {name}",
+                FIRST_FD + n as RawFd
+            )));
         }
+        let listener =
+            net.listen_from(fd).map_err(|error| named(descriptor(FIRST_FD + n as RawFd), error))?;
+        *place = Some(listener);
     }
     let irc = match irc {
         Some(irc) => irc,
@@ -127,7 +213,14 @@ fn listeners(
         Some(web) => web,
         None => net.listen(options.web).map_err(|error| named(options.web, error))?,
     };
-    Ok((irc, web))
+    if ircs.is_none() && options.cert.is_some() {
+        ircs = Some(net.listen(options.ircs).map_err(|error| named(options.ircs, error))?);
+    }
+    Ok((irc, ircs, web))
+}
+
+fn unusable(what: String) -> io::Error {
+    io::Error::new(ErrorKind::InvalidInput, what)
 }
 
 fn named(what: impl Display, error: io::Error) -> io::Error {
@@ -140,18 +233,29 @@ fn descriptor(fd: RawFd) -> String {
 
 /// Listening sockets from systemd, with their names.
 fn handed_over() -> io::Result<Vec<(OwnedFd, String)>> {
-    let variable = |name: &str| std::env::var(name).ok();
-    let number = |name: &str| variable(name).and_then(|text| text.parse::<u32>().ok());
-    let Some(count) = number("LISTEN_FDS").filter(|count| *count > 0) else { return Ok(Vec::new()) };
+    let variable = |name: &str| std::env::var_os(name).map(|text| text.to_string_lossy().into_owned());
+    // What is there and means nothing is a mistake: to overlook it would be to serve elsewhere.
+    let number = |name: &str| match variable(name).filter(|text| !text.is_empty()) {
+        None => Ok(None),
+        Some(text) => match text.parse::<u32>() {
+            Ok(number) => Ok(Some(number)),
+            Err(_) => Err(unusable(format!("{name} is {text:?}: a number is wanted"))),
+        },
+    };
+    let (count, pid) = (number("LISTEN_FDS")?, number("LISTEN_PID")?);
+    let Some(count) = count.filter(|count| *count > 0) else { return Ok(Vec::new()) };
     // Meant for another process: they were inherited by accident.
-    if number("LISTEN_PID").is_some_and(|pid| pid != std::process::id()) {
+    if pid.is_some_and(|pid| pid != std::process::id()) {
         return Ok(Vec::new());
     }
-    if count > 2 {
-        let what = format!("LISTEN_FDS is {count}: one socket for IRC and one for the web are of use");
-        return Err(io::Error::new(ErrorKind::InvalidInput, what));
+    if count > 3 {
+        let what = format!("LISTEN_FDS is {count}: a socket each for irc, ircs and web is of use");
+        return Err(unusable(what));
     }
     let names = variable("LISTEN_FDNAMES").unwrap_or_default();
+    if !names.is_empty() && names.split(':').count() != count as usize {
+        return Err(unusable(format!("LISTEN_FDNAMES is {names:?}: a name for each of {count} is wanted")));
+    }
     let mut names = names.split(':');
     let fds = (FIRST_FD..FIRST_FD + count as RawFd).map(|fd| {
         // SAFETY: it is only asked whether it is open, and nothing was opened yet that it could be

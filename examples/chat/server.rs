@@ -1,6 +1,7 @@
 //! The server as the engine sees it: connections come, send and go. What they say is carried out
 //! in `commands` and `web`.
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::io;
 use std::net::IpAddr;
@@ -8,17 +9,22 @@ use std::time::{Duration, SystemTime};
 
 use unbroken::frame::Frame;
 use unbroken::{
-    Addr, Bytes, CloseReason, CloseReport, Config, ConnId, Handler, ListenerId, Net, PerConn, Timeout,
-    TimerId, Via,
+    Addr, CloseReason, CloseReport, Config, ConnId, Handler, ListenerId, Net, PerConn, Timeout, TimerId, Via,
 };
 
 use crate::audience::Audiences;
+use crate::caps::Caps;
 use crate::clients::{Client, Protocol, MAX_TAGS};
+use crate::history::Histories;
 use crate::irc;
+use crate::labels::Answers;
+use crate::monitor::Monitors;
 use crate::options::Options;
+use crate::passwords::Passwords;
 use crate::relay::Relay;
+use crate::stamp::Stamp;
 use crate::state::{State, UserId};
-use crate::wire::{encode, Line};
+use crate::whowas::Whowas;
 
 /// The other servers, and the clients that are held back, are looked at this often.
 pub const TICK: Duration = Duration::from_millis(250);
@@ -29,6 +35,8 @@ pub struct Counters {
     pub messages: u64,
     pub deliveries: u64,
     pub refused: u64,
+    /// Messages that were given a name.
+    pub named: u64,
 }
 
 pub struct Chat {
@@ -39,9 +47,20 @@ pub struct Chat {
     pub conns: HashMap<UserId, ConnId>,
     pub audiences: Audiences,
     pub counters: Counters,
+    pub histories: Histories,
+    pub whowas: Whowas,
+    pub monitors: Monitors,
+    /// Who may log in, and who may become an operator.
+    pub accounts: Option<Passwords>,
+    pub operators: Option<Passwords>,
+    /// Answers that wait to be marked, and how many batches there were.
+    pub answers: RefCell<Option<Answers>>,
+    pub batches: u64,
     pub relay: Relay,
     pub draining: bool,
     pub clock: fn() -> SystemTime,
+    /// Seconds since 1970.
+    pub started: u64,
     pub tick: u64,
     /// Clients that are faster than they may be. They are not read from until the next tick.
     pub held: Vec<ConnId>,
@@ -49,7 +68,7 @@ pub struct Chat {
     pub most_users: usize,
     pub most_all: usize,
     pub addresses: HashMap<IpAddr, usize>,
-    irc: Option<ListenerId>,
+    irc: Vec<ListenerId>,
     /// Listeners that others have as well: the clients that wait there are left to them.
     shared: Vec<ListenerId>,
 }
@@ -78,24 +97,32 @@ impl Chat {
             conns: HashMap::new(),
             audiences: Audiences::default(),
             counters: Counters::default(),
+            histories: Histories::default(),
+            whowas: Whowas::default(),
+            monitors: Monitors::default(),
+            accounts: None,
+            operators: None,
+            answers: RefCell::new(None),
+            batches: 0,
             relay,
             draining: false,
             clock,
+            started: irc::unix(clock()),
             tick: 0,
             held: Vec::new(),
             most_users: 0,
             most_all: 0,
             addresses: HashMap::new(),
-            irc: None,
+            irc: Vec::new(),
             shared: Vec::new(),
         }
     }
 
-    /// Clients of the one listener speak IRC, those of the other HTTP. Shared listeners belong to
-    /// a successor as well.
-    pub fn serve(&mut self, irc: ListenerId, web: ListenerId, shared: bool) {
-        self.irc = Some(irc);
-        self.shared = if shared { vec![irc, web] } else { Vec::new() };
+    /// Clients of the first listeners speak IRC, with TLS or without, those of the other HTTP. Shared
+    /// listeners belong to a successor as well.
+    pub fn serve(&mut self, irc: &[ListenerId], web: ListenerId, shared: bool) {
+        self.irc = irc.to_vec();
+        self.shared = if shared { [irc, &[web]].concat() } else { Vec::new() };
     }
 
     /// Begins what happens by itself.
@@ -108,58 +135,21 @@ impl Chat {
         irc::unix((self.clock)())
     }
 
-    /// Somebody has come, here or elsewhere.
-    pub fn count_all(&mut self) {
-        self.most_all = self.most_all.max(self.state.user_count());
+    /// This moment, among those of all servers.
+    pub fn stamp(&self) -> Stamp {
+        let since = (self.clock)().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        Stamp { at: since.as_millis() as u64, server: self.relay.id }
+    }
+
+    /// Whether a user is one of ours who asked for something.
+    pub fn has_cap(&self, id: UserId, cap: Caps) -> bool {
+        let client = self.conns.get(&id).and_then(|conn| self.clients.get(*conn));
+        client.is_some_and(|client| client.caps.has(cap))
     }
 
     /// The ticks in a span of time.
     pub fn ticks(span: Duration) -> u64 {
         (span.as_millis() / TICK.as_millis()).max(1) as u64
-    }
-
-    /// Sends one line to one connection.
-    pub fn send(&self, net: &mut Net, conn: ConnId, line: &str) {
-        let Some(client) = self.clients.get(conn) else { return };
-        let Some(form) = client.form() else { return };
-        let line = irc::truncate(line, irc::MAX_LINE);
-        let bytes = match client.server_time && client.user.is_some() {
-            true => encode(form, &format!("@time={} {line}", irc::timestamp((self.clock)()))),
-            false => encode(form, line),
-        };
-        // What cannot be taken any more stands in the report.
-        let _ = net.send_bytes(conn, bytes);
-        let queued = net.queued(conn);
-        if queued > self.options.high_water() {
-            client.asked_for.set(queued);
-        }
-    }
-
-    /// Queues bytes for a client. One for whom too much waits already does not read.
-    fn push(&self, net: &mut Net, conn: ConnId, bytes: Bytes) {
-        let _ = net.send_bytes(conn, bytes);
-        self.drop_if_slow(net, conn);
-    }
-
-    /// Ends a connection for which more waits than is allowed.
-    pub fn drop_if_slow(&self, net: &mut Net, conn: ConnId) {
-        let asked_for = self.clients.get(conn).map_or(0, |client| client.asked_for.get());
-        if net.queued(conn) > self.options.send_queue as usize + asked_for {
-            net.abort_as(conn, CloseReason::SlowConsumer);
-        }
-    }
-
-    /// Sends a line to users, as far as they are this server's.
-    pub fn deliver(&mut self, net: &mut Net, text: String, to: impl IntoIterator<Item = UserId>) {
-        let mut line = Line::new(text, (self.clock)());
-        for user in to {
-            let Some(conn) = self.conns.get(&user) else { continue };
-            let Some(client) = self.clients.get(*conn) else { continue };
-            let Some(form) = client.form() else { continue };
-            let bytes = line.get(form, client.server_time);
-            self.push(net, *conn, bytes);
-            self.counters.deliveries += 1;
-        }
     }
 
     /// Ends a connection after a last word; its user leaves with the same words.
@@ -169,6 +159,9 @@ impl Chat {
         if client.form().is_some() {
             self.send(net, conn, &last);
         }
+        if self.answered() == Some(conn) {
+            self.answer_all(net);
+        }
         if let Some(Client { protocol: Protocol::WebSocket(socket), .. }) = self.clients.get_mut(conn) {
             let _ = net.send_bytes(conn, socket.goodbye(self.draining));
         }
@@ -177,6 +170,9 @@ impl Chat {
 
     /// A connection is over, and has been told so.
     pub fn gone(&mut self, net: &mut Net, conn: ConnId, why: &str) {
+        if self.answered() == Some(conn) {
+            self.answer_all(net);
+        }
         self.leave(net, conn, why);
         if let Some(client) = self.clients.get_mut(conn) {
             client.leaving = true;
@@ -195,16 +191,7 @@ impl Chat {
         net.set_timer(TICK);
         self.tick += 1;
         self.relay_tick(net);
-        for conn in std::mem::take(&mut self.held) {
-            let Some(client) = self.clients.get(conn).filter(|client| !client.leaving) else { continue };
-            // It is we who do not listen: unless it does not read, it is not silent.
-            if client.asked_for.get() == 0 {
-                self.heard(net, conn);
-            }
-            net.resume_reading(conn);
-            // What a WebSocket has said waits with us, and not in the engine.
-            self.socket_lines(net, conn);
-        }
+        self.release(net);
     }
 
     /// Lines of a bare connection. Returns how many bytes of them were used.
@@ -227,6 +214,9 @@ impl Chat {
             if self.clients[conn].leaving {
                 return data.len();
             }
+        }
+        if rest.is_empty() {
+            self.caught_up(conn);
         }
         data.len() - rest.len()
     }
@@ -256,7 +246,9 @@ impl Chat {
             );
         }
         if let Some(message) = irc::parse(text) {
+            self.label(conn, message.tags);
             self.command(net, conn, &message);
+            self.answer_all(net);
         }
     }
 
@@ -271,7 +263,7 @@ impl Handler for Chat {
     fn on_open(&mut self, net: &mut Net, conn: ConnId, via: Via) {
         let Via::Listener(listener) = via else { return self.relay_open(net, conn) };
         let addr = net.peer_addr(conn).as_ref().and_then(Addr::as_tcp).map(|addr| addr.ip());
-        let speaks_irc = self.irc == Some(listener);
+        let speaks_irc = self.irc.contains(&listener);
         if let Err(why) = self.admit(addr) {
             self.counters.refused += 1;
             let text = match speaks_irc {
@@ -294,27 +286,33 @@ impl Handler for Chat {
 
     fn on_data(&mut self, net: &mut Net, conn: ConnId, data: &[u8]) -> usize {
         self.heard(net, conn);
-        let Some(client) = self.clients.get_mut(conn) else {
+        let Some(client) = self.clients.get(conn) else {
             return match self.relay.owns(conn) {
                 true => self.relay_data(net, conn, data),
                 false => data.len(),
             };
         };
-        match &mut client.protocol {
+        match client.protocol {
             Protocol::Irc => self.lines(net, conn, data),
             Protocol::Http => self.request(net, conn, data),
-            Protocol::WebSocket(socket) => {
-                socket.take(data);
-                self.socket_lines(net, conn);
-                data.len()
-            }
+            Protocol::WebSocket(_) => self.frames(net, conn, data),
+        }
+    }
+
+    /// A client has ended its stream: it has left, however long it takes to bring it what is queued.
+    fn on_eof(&mut self, net: &mut Net, conn: ConnId) {
+        match self.clients.contains(conn) {
+            true => self.gone(net, conn, "Connection closed"),
+            false => net.close(conn),
         }
     }
 
     /// What a client asked for has been taken.
-    fn on_drain(&mut self, _: &mut Net, conn: ConnId) {
-        if let Some(client) = self.clients.get(conn) {
-            client.asked_for.set(0);
+    fn on_drain(&mut self, net: &mut Net, conn: ConnId) {
+        let Some(client) = self.clients.get(conn) else { return };
+        client.asked_for.set(0);
+        if matches!(client.protocol, Protocol::Http) {
+            net.resume_reading(conn);
         }
     }
 
@@ -354,6 +352,7 @@ impl Handler for Chat {
         }
         self.leave(net, conn, &cause(report));
         let Some(client) = self.clients.remove(conn) else { return };
+        self.monitors.forget_all(conn, &client.watched);
         log::info!("{conn} {}: {report}", client.host);
         if let Some(count) = client.addr.and_then(|addr| self.addresses.get_mut(&addr)) {
             *count -= 1;

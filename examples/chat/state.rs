@@ -1,27 +1,44 @@
 //! Who is here, and in which channels: pure state without a socket, the same for users of this
 //! server and of others.
+//!
+//! A nick that two servers gave out stays with whoever took it first. The other one is shown under a
+//! nick that every server makes up in the same way, until its own server has given it that.
 
+use std::collections::hash_map::DefaultHasher;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::hash::{Hash, Hasher};
 
-use crate::irc::fold;
+use crate::channel::{Channel, Rank};
+use crate::irc::{fold, truncate};
+use crate::stamp::{ServerId, Stamp};
 
 /// Names a user for as long as the program runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct UserId(pub u64);
 
 /// Somebody who has registered.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct User {
+    /// Under which it is shown.
     pub nick: String,
+    /// Which it took, and when.
+    pub wish: String,
+    pub claim: Stamp,
     pub user: String,
     pub host: String,
     pub realname: String,
+    pub account: Option<String>,
+    pub away: Option<String>,
     pub invisible: bool,
-    /// The server whose user it is, and its number there; empty and 0 for this one.
-    pub server: String,
+    /// `+o`: an operator of its server, and `+w`: it wants to hear them.
+    pub operator: bool,
+    pub wallops: bool,
+    /// The server whose user it is, none for this one, and its number there.
+    pub server: Option<ServerId>,
     pub number: u64,
-    /// Seconds since 1970.
+    /// When it came, and last said something, in seconds since 1970.
     pub since: u64,
+    pub active: u64,
     /// The channels, by folded name.
     pub channels: BTreeSet<String>,
 }
@@ -33,38 +50,21 @@ impl User {
     }
 
     pub fn is_local(&self) -> bool {
-        self.server.is_empty()
+        self.server.is_none()
+    }
+
+    /// Whether it is shown under another nick than it took.
+    pub fn is_displaced(&self) -> bool {
+        self.nick != self.wish
     }
 }
 
+/// Somebody is shown under another nick now.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Topic {
-    pub text: String,
-    pub by: String,
-    pub at: u64,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Channel {
-    /// As its founder wrote it.
-    pub name: String,
-    pub topic: Option<Topic>,
-    /// The members, and whether each is an operator.
-    pub members: BTreeMap<UserId, bool>,
-    /// `+n`: who is not in it cannot speak in it.
-    pub no_external: bool,
-    /// `+t`: only operators set the topic.
-    pub topic_locked: bool,
-    pub since: u64,
-}
-
-impl Channel {
-    pub fn modes(&self) -> String {
-        let mut modes = String::from("+");
-        modes.extend(self.no_external.then_some('n'));
-        modes.extend(self.topic_locked.then_some('t'));
-        modes
-    }
+pub struct Renamed {
+    pub id: UserId,
+    /// Its source before.
+    pub source: String,
 }
 
 /// All users and channels.
@@ -73,21 +73,24 @@ pub struct State {
     users: HashMap<UserId, User>,
     nicks: HashMap<String, UserId>,
     channels: BTreeMap<String, Channel>,
+    displaced: BTreeSet<UserId>,
+    /// Some channel turned out to be younger than it was, with settings that are not known.
+    pub aged: bool,
     last: u64,
 }
 
 impl State {
-    /// Takes a user in. `None` when the nick is taken.
-    pub fn add(&mut self, user: User) -> Option<UserId> {
-        let nick = fold(&user.nick);
-        if self.nicks.contains_key(&nick) {
-            return None;
-        }
+    /// Takes a user in, whose nick is its wish. Others may have to be renamed.
+    pub fn add(&mut self, mut user: User) -> (UserId, Vec<Renamed>) {
         self.last += 1;
         let id = UserId(self.last);
-        self.nicks.insert(nick, id);
+        if user.is_local() {
+            user.number = id.0;
+        }
+        let (wish, claim) = (user.wish.clone(), user.claim);
+        user.nick = wish.clone();
         self.users.insert(id, user);
-        Some(id)
+        (id, self.claim(id, &wish, claim).into_iter().filter(|renamed| renamed.id != id).collect())
     }
 
     pub fn user(&self, id: UserId) -> Option<&User> {
@@ -111,26 +114,107 @@ impl State {
         self.nicks.get(&fold(nick)).copied()
     }
 
-    /// Gives a user another nick; `false` when somebody else has it.
-    pub fn rename(&mut self, id: UserId, nick: &str) -> bool {
-        let Some(user) = self.users.get_mut(&id) else { return false };
-        if self.nicks.get(&fold(nick)).is_some_and(|holder| *holder != id) {
-            return false;
+    /// A user takes a nick, at this moment. Returns who is shown under another one for it.
+    pub fn claim(&mut self, id: UserId, nick: &str, at: Stamp) -> Vec<Renamed> {
+        let mut renamed = Vec::new();
+        let Some(user) = self.users.get_mut(&id) else { return renamed };
+        (user.wish, user.claim) = (nick.to_owned(), at);
+        let before = fold(&user.nick);
+        let held = self.nicks.get(&before) == Some(&id);
+        if held {
+            self.nicks.remove(&before);
         }
-        self.nicks.remove(&fold(&user.nick));
-        self.nicks.insert(fold(nick), id);
-        nick.clone_into(&mut user.nick);
-        true
+        self.place(id, &mut renamed);
+        if held {
+            self.restore(before, &mut renamed);
+        }
+        renamed
+    }
+
+    /// The right to the nick that a user wishes for: the smaller the better.
+    fn right(&self, id: UserId, nick: &str) -> Option<(Stamp, u64)> {
+        let user = self.users.get(&id).filter(|user| fold(&user.wish) == nick)?;
+        Some((user.claim, user.number))
+    }
+
+    /// Gives a user the nick it wishes for, or one that is made up if somebody has the better right.
+    fn place(&mut self, id: UserId, renamed: &mut Vec<Renamed>) {
+        let Some(wish) = self.users.get(&id).map(|user| user.wish.clone()) else { return };
+        let key = fold(&wish);
+        match self.nicks.get(&key).copied().filter(|holder| *holder != id) {
+            // Whoever stands there by a nick that was made up has no right to it.
+            Some(holder)
+                if self.right(holder, &key).is_some_and(|held| Some(held) < self.right(id, &key)) =>
+            {
+                self.make_up(id, renamed);
+            }
+            Some(holder) => {
+                self.show(id, wish, renamed);
+                self.make_up(holder, renamed);
+            }
+            None => self.show(id, wish, renamed),
+        }
+    }
+
+    fn show(&mut self, id: UserId, nick: String, renamed: &mut Vec<Renamed>) {
+        self.nicks.insert(fold(&nick), id);
+        let Some(user) = self.users.get_mut(&id) else { return };
+        let source = user.source();
+        if std::mem::replace(&mut user.nick, nick) != user.nick {
+            renamed.push(Renamed { id, source });
+        }
+        match user.is_displaced() {
+            true => self.displaced.insert(id),
+            false => self.displaced.remove(&id),
+        };
+    }
+
+    fn make_up(&mut self, id: UserId, renamed: &mut Vec<Renamed>) {
+        let Some(user) = self.users.get(&id) else { return };
+        let mut attempt = 0u32;
+        let nick = loop {
+            let mut hasher = DefaultHasher::new();
+            (user.claim.server, user.number, &user.wish, attempt).hash(&mut hasher);
+            let nick = format!("{}_{:05}", truncate(&user.wish, 20), hasher.finish() % 100_000);
+            if !self.nicks.contains_key(&fold(&nick)) {
+                break nick;
+            }
+            attempt += 1;
+        };
+        self.show(id, nick, renamed);
+    }
+
+    /// A nick is free: of those who wish for it the first gets it.
+    fn restore(&mut self, nick: String, renamed: &mut Vec<Renamed>) {
+        let mut free = vec![nick];
+        while let Some(nick) = free.pop() {
+            if self.nicks.contains_key(&nick) {
+                continue;
+            }
+            let wishing = self.displaced.iter().copied().filter_map(|id| Some((self.right(id, &nick)?, id)));
+            let Some((_, id)) = wishing.min() else { continue };
+            let Some(user) = self.users.get(&id) else { continue };
+            let (wish, before) = (user.wish.clone(), fold(&user.nick));
+            self.nicks.remove(&before);
+            self.show(id, wish, renamed);
+            free.push(before);
+        }
     }
 
     /// Takes a user out, of all channels too.
-    pub fn remove(&mut self, id: UserId) -> Option<User> {
+    pub fn remove(&mut self, id: UserId) -> Option<(User, Vec<Renamed>)> {
         let user = self.users.remove(&id)?;
         self.nicks.remove(&fold(&user.nick));
+        self.displaced.remove(&id);
         for channel in &user.channels {
             self.drop_member(channel, id);
         }
-        Some(user)
+        for channel in self.channels.values_mut().filter(|channel| !channel.invited.is_empty()) {
+            channel.invited.remove(&id);
+        }
+        let mut renamed = Vec::new();
+        self.restore(fold(&user.nick), &mut renamed);
+        Some((user, renamed))
     }
 
     pub fn channel(&self, name: &str) -> Option<&Channel> {
@@ -149,28 +233,38 @@ impl State {
         self.channels.len()
     }
 
+    /// How many channels somebody at this host founded.
+    pub fn founded_at(&self, host: &str) -> usize {
+        self.channels.values().filter(|channel| channel.founder == host).count()
+    }
+
     pub fn is_member(&self, id: UserId, channel: &str) -> bool {
         self.channel(channel).is_some_and(|channel| channel.members.contains_key(&id))
     }
 
-    /// Puts a user into a channel, which comes to be with its first member; `false` when the user
-    /// is in it already.
-    pub fn join(&mut self, id: UserId, name: &str, operator: bool, now: u64) -> bool {
+    /// Puts a user into a channel, which comes to be with its first member, or takes news of a
+    /// membership; `true` when it is new.
+    pub fn join(&mut self, id: UserId, name: &str, born: Stamp, rank: Rank) -> bool {
         let Some(user) = self.users.get_mut(&id) else { return false };
-        let channel = self.channels.entry(fold(name)).or_insert_with(|| Channel {
-            name: name.to_owned(),
-            topic: None,
-            members: BTreeMap::new(),
-            no_external: true,
-            topic_locked: true,
-            since: now,
-        });
-        if channel.members.contains_key(&id) {
-            return false;
+        let founder = if user.is_local() { user.host.as_str() } else { "" };
+        let founds = !self.channels.contains_key(&fold(name));
+        let channel = self.channels.entry(fold(name)).or_insert_with(|| Channel::new(name, born, founder));
+        channel.admit(id, born, rank, founds);
+        user.channels.insert(fold(name))
+    }
+
+    /// Our own members of a channel that turned out to be older than they knew: they belong to it from
+    /// now on, without a rank.
+    pub fn adopt(&mut self, name: &str) -> Vec<UserId> {
+        let Some(channel) = self.channels.get_mut(&fold(name)) else { return Vec::new() };
+        let (users, born) = (&self.users, channel.born);
+        let is_ours = |id: &UserId| users.get(id).is_some_and(User::is_local);
+        let strangers = channel.members.iter().filter(|(id, member)| member.born != born && is_ours(id));
+        let strangers: Vec<UserId> = strangers.map(|(id, _)| *id).collect();
+        for id in &strangers {
+            channel.admit(*id, born, Rank::default(), false);
         }
-        channel.members.insert(id, operator);
-        user.channels.insert(fold(name));
-        true
+        strangers
     }
 
     /// Takes a user out of a channel, which ends with its last member.
@@ -186,6 +280,7 @@ impl State {
     fn drop_member(&mut self, name: &str, id: UserId) {
         if let Some(channel) = self.channels.get_mut(name) {
             channel.members.remove(&id);
+            self.aged |= channel.has_aged();
             if channel.members.is_empty() {
                 self.channels.remove(name);
             }
@@ -208,106 +303,9 @@ impl State {
         let Some(user) = self.users.get(&id) else { return false };
         viewer == id || !user.invisible || user.channels.iter().any(|name| self.is_member(viewer, name))
     }
-}
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    fn user(nick: &str) -> User {
-        User {
-            nick: nick.to_owned(),
-            user: "u".to_owned(),
-            host: "h".to_owned(),
-            realname: String::new(),
-            invisible: false,
-            server: String::new(),
-            number: 0,
-            since: 0,
-            channels: BTreeSet::new(),
-        }
-    }
-
-    impl State {
-        /// What must hold whatever happened.
-        pub(crate) fn check(&self) {
-            assert_eq!(self.nicks.len(), self.users.len());
-            for (id, user) in &self.users {
-                assert_eq!(self.nicks.get(&fold(&user.nick)), Some(id));
-                for name in &user.channels {
-                    assert!(self.channels[name].members.contains_key(id), "{name}");
-                }
-            }
-            for (name, channel) in &self.channels {
-                assert_eq!(*name, fold(&channel.name));
-                assert!(!channel.members.is_empty(), "an empty channel is none");
-                for member in channel.members.keys() {
-                    assert!(self.users[member].channels.contains(name));
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn a_nick_belongs_to_one_whatever_its_case() {
-        let mut state = State::default();
-        let anna = state.add(user("Anna")).unwrap();
-        assert_eq!(state.add(user("anna")), None);
-        let bert = state.add(user("bert")).unwrap();
-        assert!(!state.rename(bert, "ANNA"));
-        assert!(state.rename(anna, "anna"), "one's own in another case");
-        assert_eq!(state.find("ANNA"), Some(anna));
-        state.remove(anna);
-        assert!(state.rename(bert, "Anna"));
-        state.check();
-    }
-
-    #[test]
-    fn a_channel_lives_from_its_first_member_to_its_last() {
-        let mut state = State::default();
-        let (a, b) = (state.add(user("a")).unwrap(), state.add(user("b")).unwrap());
-        assert!(state.join(a, "#X", true, 7) && !state.join(a, "#x", false, 8));
-        assert!(state.join(b, "#x", false, 9));
-        assert_eq!(state.channel("#x").map(|channel| channel.since), Some(7));
-        let operators = state.channel("#x").map(|channel| (channel.members[&a], channel.members[&b]));
-        assert_eq!(operators, Some((true, false)));
-        assert_eq!(state.neighbours(a), BTreeSet::from([b]));
-        assert!(state.part(a, "#X") && !state.part(a, "#x"));
-        state.remove(b);
-        assert!(state.channel("#x").is_none());
-        state.check();
-    }
-
-    #[test]
-    fn who_is_invisible_is_seen_by_neighbours_only() {
-        let mut state = State::default();
-        let ids: Vec<UserId> = ["a", "b", "c"].iter().map(|nick| state.add(user(nick)).unwrap()).collect();
-        state.user_mut(ids[0]).unwrap().invisible = true;
-        state.join(ids[0], "#x", true, 0);
-        state.join(ids[1], "#x", false, 0);
-        assert!(state.sees(ids[1], ids[0]) && !state.sees(ids[2], ids[0]) && state.sees(ids[0], ids[0]));
-    }
-
-    proptest! {
-        #[test]
-        fn the_two_sides_of_a_membership_always_agree(
-            steps in proptest::collection::vec((0u8..5, 0usize..6, 0usize..4), 1..120)
-        ) {
-            let mut state = State::default();
-            let mut ids: Vec<UserId> = Vec::new();
-            for (what, who, which) in steps {
-                let (nick, channel) = (format!("n{who}"), format!("#{which}"));
-                let id = ids.get(who).copied().unwrap_or(UserId(0));
-                match what {
-                    0 => ids.extend(state.add(user(&nick))),
-                    1 => { state.join(id, &channel, which == 0, 0); }
-                    2 => { state.part(id, &channel); }
-                    3 => { state.rename(id, &nick); }
-                    _ => { state.remove(id); }
-                }
-                state.check();
-            }
-        }
+    /// Whether a user may know of a channel: of a secret one only its members do.
+    pub fn knows(&self, viewer: UserId, channel: &Channel) -> bool {
+        !channel.settings.has('s') || channel.members.contains_key(&viewer)
     }
 }

@@ -1,32 +1,22 @@
 //! The web port: a page, metrics, health, and WebSockets that speak the lines of IRC
 //! (<https://ircv3.net/specs/extensions/websocket>).
 
-use std::collections::VecDeque;
 use std::fmt::Write as _;
-use std::io::{self, ErrorKind, Read, Write};
 
 use tungstenite::handshake::derive_accept_key;
-use tungstenite::protocol::frame::coding::CloseCode;
-use tungstenite::protocol::frame::Frame;
-use tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
-use tungstenite::{Error, Message, WebSocket};
 use unbroken::{Bytes, ConnId, Net};
 
 use crate::clients::Protocol;
+use crate::pages::{page, Page};
+use crate::request::{path_of, Handshake, Request};
 use crate::server::Chat;
+use crate::websocket::{Event, Socket};
 use crate::wire::Form;
 
 /// A request's head at most, in bytes.
 const MAX_HEAD: usize = 8 << 10;
 const MAX_HEADERS: usize = 64;
-/// A message of a WebSocket at most: a line with its tags.
-const MAX_MESSAGE: usize = 12 << 10;
 
-const PAGE: &str = include_str!("page/index.html");
-const STYLE: &str = include_str!("page/chat.css");
-const SCRIPT: &str = include_str!("page/chat.js");
-
-const HTML: &str = "text/html; charset=utf-8";
 const PLAIN: &str = "text/plain; charset=utf-8";
 
 /// What every answer carries: nothing from elsewhere, no frame around it, no guessing of types.
@@ -34,161 +24,38 @@ const SAFETY: &str = "Content-Security-Policy: default-src 'none'; script-src 's
     connect-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'\r\n\
     X-Content-Type-Options: nosniff\r\nReferrer-Policy: no-referrer\r\nCache-Control: no-cache\r\n";
 
-/// What stands between tungstenite and the engine's two buffers.
-#[derive(Default)]
-struct Pipe {
-    input: VecDeque<u8>,
-    output: Vec<u8>,
-}
-
-impl Read for Pipe {
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        match self.input.read(buf)? {
-            0 => Err(ErrorKind::WouldBlock.into()),
-            count => Ok(count),
-        }
-    }
-}
-
-impl Write for Pipe {
-    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
-        self.output.write(data)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-/// A WebSocket, and what it said that has not been carried out.
-pub struct Socket {
-    socket: WebSocket<Pipe>,
-    form: Form,
-    lines: VecDeque<Vec<u8>>,
-    /// Why it is over: it was closed, or broke the protocol.
-    over: Option<&'static str>,
-}
-
-impl Socket {
-    fn new(form: Form) -> Self {
-        let config = WebSocketConfig::default()
-            .read_buffer_size(1024)
-            .write_buffer_size(0)
-            .max_message_size(Some(MAX_MESSAGE))
-            .max_frame_size(Some(MAX_MESSAGE));
-        let socket = WebSocket::from_raw_socket(Pipe::default(), Role::Server, Some(config));
-        Self { socket, form, lines: VecDeque::new(), over: None }
-    }
-
-    pub fn form(&self) -> Form {
-        self.form
-    }
-
-    /// Takes in what came.
-    pub fn take(&mut self, data: &[u8]) {
-        self.socket.get_mut().input.extend(data);
-        while self.over.is_none() {
-            match self.socket.read() {
-                Ok(Message::Text(text)) => self.lines.push_back(text.as_bytes().to_vec()),
-                Ok(Message::Binary(bytes)) => self.lines.push_back(bytes.to_vec()),
-                Ok(_) => {}
-                Err(Error::Io(error)) if error.kind() == ErrorKind::WouldBlock => break,
-                Err(error) => self.break_off(&error),
-            }
-        }
-        // Answers to pings, and to a close.
-        let _ = self.socket.flush();
-    }
-
-    /// Says why it cannot go on, if the other side has not said goodbye itself.
-    fn break_off(&mut self, error: &Error) {
-        let (code, why) = match error {
-            Error::ConnectionClosed | Error::AlreadyClosed => (None, "Connection closed"),
-            Error::Capacity(_) => (Some(CloseCode::Size), "Message too big"),
-            Error::Utf8(_) => (Some(CloseCode::Invalid), "Invalid UTF-8"),
-            _ => (Some(CloseCode::Protocol), "Protocol error"),
-        };
-        if let Some(code) = code {
-            let frame = Frame::close(Some(CloseFrame { code, reason: why.into() }));
-            let _ = frame.format(&mut self.socket.get_mut().output);
-        }
-        self.over = Some(why);
-    }
-
-    /// What has to be sent besides lines.
-    fn output(&mut self) -> Bytes {
-        std::mem::take(&mut self.socket.get_mut().output).into()
-    }
-
-    /// The end, said in order.
-    pub fn goodbye(&mut self, away: bool) -> Bytes {
-        let code = if away { CloseCode::Away } else { CloseCode::Normal };
-        let _ = self.socket.close(Some(CloseFrame { code, reason: "".into() }));
-        let _ = self.socket.flush();
-        self.output()
-    }
-}
-
 /// An answer.
 struct Answer<'a> {
     status: &'a str,
     kind: &'a str,
     /// Further header lines, each with its end.
-    headers: &'a str,
-    body: &'a str,
+    headers: String,
+    body: Bytes,
 }
 
 impl<'a> Answer<'a> {
-    fn new(status: &'a str, kind: &'a str, body: &'a str) -> Self {
-        Self { status, kind, headers: "", body }
+    fn new(status: &'a str, kind: &'a str, body: impl Into<Bytes>) -> Self {
+        Self { status, kind, headers: String::new(), body: body.into() }
     }
 
     /// A refusal, whose text is its status.
-    fn refusal(status: &'a str) -> Self {
-        Self::new(status, PLAIN, status)
-    }
-}
-
-/// What a request wants, as far as it matters here.
-struct Request<'a> {
-    method: &'a str,
-    path: &'a str,
-    keep_alive: bool,
-    headers: &'a [httparse::Header<'a>],
-}
-
-impl<'a> Request<'a> {
-    fn values<'b>(&'b self, name: &'b str) -> impl Iterator<Item = &'a [u8]> + 'b {
-        let named = self.headers.iter().filter(move |header| header.name.eq_ignore_ascii_case(name));
-        named.map(|header| header.value)
+    fn refusal(status: &'static str, headers: &str) -> Self {
+        Self { headers: headers.to_owned(), ..Self::new(status, PLAIN, format!("{status}\n")) }
     }
 
-    fn header(&self, name: &str) -> Option<&'a str> {
-        std::str::from_utf8(self.values(name).next()?).ok()
+    /// A file of the page, or the word that the asker has it already.
+    fn page(page: &'static Page, request: &Request<'_>) -> Self {
+        let packed = request.takes_gzip();
+        let etag = page.etag(packed);
+        let mut headers = format!("ETag: {etag}\r\nVary: Accept-Encoding\r\n");
+        if request.knows(&etag) {
+            return Self { headers, ..Self::new("304 Not Modified", page.kind, Bytes::new()) };
+        }
+        if packed {
+            headers.push_str("Content-Encoding: gzip\r\n");
+        }
+        Self { headers, ..Self::new("200 OK", page.kind, page.body(packed)) }
     }
-
-    /// Whether it is clear where it ends and for whom it is: no body, and one host.
-    fn is_sound(&self) -> bool {
-        let no_body = self.values("Content-Length").all(|length| length == b"0");
-        let hosts = self.values("Host").count();
-        let one_host = hosts == 1 || (hosts == 0 && !self.keep_alive);
-        no_body && self.values("Transfer-Encoding").count() == 0 && one_host
-    }
-
-    /// Whether a header's list holds a word.
-    fn has(&self, name: &str, word: &str) -> bool {
-        let mut words = self.header(name).unwrap_or_default().split(',');
-        words.any(|each| each.trim().eq_ignore_ascii_case(word))
-    }
-}
-
-/// The path of a request's target, which may be a whole address (RFC 9112, 3.2.2).
-fn path_of(target: &str) -> &str {
-    let path = match target.split_once("://") {
-        Some((_, rest)) if !target.starts_with('/') => rest.find('/').map_or("/", |slash| &rest[slash..]),
-        _ => target,
-    };
-    path.split('?').next().unwrap_or_default()
 }
 
 impl Chat {
@@ -196,17 +63,23 @@ impl Chat {
     pub fn request(&mut self, net: &mut Net, conn: ConnId, data: &[u8]) -> usize {
         let mut used = 0;
         while used < data.len() {
+            // Who does not take its answers is not read from until it does: see `on_drain`.
+            if net.queued(conn) >= self.options.high_water() {
+                net.pause_reading(conn);
+                return used;
+            }
             let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
             let mut parsed = httparse::Request::new(&mut headers);
             let length = match parsed.parse(&data[used..]) {
                 Ok(httparse::Status::Complete(length)) if length <= MAX_HEAD => length,
                 Ok(httparse::Status::Partial) if data.len() - used <= MAX_HEAD => return used,
                 Ok(_) | Err(httparse::Error::TooManyHeaders) => {
-                    self.refuse(net, conn, &Answer::refusal("431 Request Header Fields Too Large"), false);
+                    let answer = Answer::refusal("431 Request Header Fields Too Large", "");
+                    self.answer(net, conn, answer, false, false);
                     return data.len();
                 }
                 Err(_) => {
-                    self.refuse(net, conn, &Answer::refusal("400 Bad Request"), false);
+                    self.answer(net, conn, Answer::refusal("400 Bad Request", ""), false, false);
                     return data.len();
                 }
             };
@@ -214,170 +87,135 @@ impl Chat {
             let request = Request {
                 method: parsed.method.unwrap_or_default(),
                 path: path_of(parsed.path.unwrap_or_default()),
-                keep_alive: parsed.version == Some(1),
+                modern: parsed.version == Some(1),
                 headers: parsed.headers,
             };
+            let head = request.method == "HEAD";
             if !request.is_sound() {
-                self.refuse(net, conn, &Answer::refusal("400 Bad Request"), request.method == "HEAD");
+                self.answer(net, conn, Answer::refusal("400 Bad Request", ""), false, head);
                 return data.len();
             }
             if request.path == "/irc" {
-                if self.upgrade(net, conn, &request) {
-                    if let Some(Protocol::WebSocket(socket)) =
-                        self.clients.get_mut(conn).map(|client| &mut client.protocol)
-                    {
-                        socket.take(&data[used..]);
+                return match request.handshake(&self.options) {
+                    Ok(handshake) => {
+                        self.upgrade(net, conn, handshake);
+                        used + self.frames(net, conn, &data[used..])
                     }
-                    self.socket_lines(net, conn);
-                    return data.len();
-                }
-                continue;
+                    Err((status, headers)) => {
+                        if status.starts_with("421") {
+                            log::warn!("{conn}: a WebSocket for a host that is not ours; --host names more");
+                        }
+                        self.answer(net, conn, Answer::refusal(status, headers), false, head);
+                        data.len()
+                    }
+                };
             }
-            let keep = request.keep_alive && !request.has("Connection", "close");
-            self.route(net, conn, &request, keep);
+            let (answer, keep) = (self.route(net, &request), request.keeps_alive());
+            self.answer(net, conn, answer, keep, head);
             if !keep {
-                net.close(conn);
                 return data.len();
             }
         }
         used
     }
 
-    /// The last answer of a connection.
-    fn refuse(&mut self, net: &mut Net, conn: ConnId, answer: &Answer<'_>, head: bool) {
-        self.answer(net, conn, answer, false, head);
-        net.close(conn);
-    }
-
-    fn route(&mut self, net: &mut Net, conn: ConnId, request: &Request<'_>, keep: bool) {
-        let head = request.method == "HEAD";
-        let text;
-        let answer = match request.path {
-            _ if !head && request.method != "GET" => {
-                Answer { headers: "Allow: GET, HEAD\r\n", ..Answer::refusal("405 Method Not Allowed") }
-            }
-            "/" | "/index.html" => Answer::new("200 OK", HTML, PAGE),
-            "/chat.css" => Answer::new("200 OK", "text/css; charset=utf-8", STYLE),
-            "/chat.js" => Answer::new("200 OK", "text/javascript; charset=utf-8", SCRIPT),
+    fn route(&mut self, net: &mut Net, request: &Request<'_>) -> Answer<'static> {
+        if !matches!(request.method, "GET" | "HEAD") {
+            return Answer::refusal("405 Method Not Allowed", "Allow: GET, HEAD\r\n");
+        }
+        match request.path {
             "/metrics" => {
-                text = self.metrics(net);
-                Answer::new("200 OK", "text/plain; version=0.0.4; charset=utf-8", &text)
+                Answer::new("200 OK", "text/plain; version=0.0.4; charset=utf-8", self.metrics(net))
             }
             "/health" => match self.draining {
                 false => Answer::new("200 OK", PLAIN, "ok\n"),
                 true => Answer::new("503 Service Unavailable", PLAIN, "shutting down\n"),
             },
-            _ => Answer::refusal("404 Not Found"),
-        };
-        self.answer(net, conn, &answer, keep, head);
+            path => match page(path) {
+                Some(page) => Answer::page(page, request),
+                None => Answer::refusal("404 Not Found", ""),
+            },
+        }
     }
 
-    fn answer(&mut self, net: &mut Net, conn: ConnId, answer: &Answer<'_>, keep: bool, head: bool) {
+    /// Sends an answer, the last one of the connection unless it is kept.
+    fn answer(&mut self, net: &mut Net, conn: ConnId, answer: Answer<'_>, keep: bool, head: bool) {
         let Answer { status, kind, headers, body } = answer;
         let connection = if keep { "keep-alive" } else { "close" };
-        let mut text = format!(
-            "HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {}\r\nConnection: {connection}\r\n\
-             {SAFETY}{headers}\r\n",
+        let text = format!(
+            "HTTP/1.1 {status}\r\nDate: {}\r\nContent-Type: {kind}\r\nContent-Length: {}\r\n\
+             Connection: {connection}\r\n{SAFETY}{headers}\r\n",
+            httpdate::fmt_http_date((self.clock)()),
             body.len(),
         );
-        if !head {
-            text.push_str(body);
-        }
         let _ = net.send_bytes(conn, text.into());
+        if !head && !body.is_empty() {
+            let _ = net.send_bytes(conn, body);
+        }
         net.set_deadline(conn, self.options.register_timeout);
+        if !keep {
+            net.close(conn);
+        }
     }
 
-    /// Makes a connection a WebSocket. Returns whether it is one now.
-    fn upgrade(&mut self, net: &mut Net, conn: ConnId, request: &Request<'_>) -> bool {
-        let own = request.header("Host").unwrap_or_default();
-        let origin = request.header("Origin");
-        let foreign = origin.is_some_and(|origin| {
-            let authority = origin.split_once("://").map_or("", |(_, authority)| authority);
-            !authority.eq_ignore_ascii_case(own) && !self.options.origins.iter().any(|known| known == origin)
-        });
-        let refusal = if request.method != "GET" {
-            Some(Answer { headers: "Allow: GET\r\n", ..Answer::refusal("405 Method Not Allowed") })
-        } else if !request.has("Upgrade", "websocket") || !request.has("Connection", "upgrade") {
-            Some(Answer { headers: "Upgrade: websocket\r\n", ..Answer::refusal("426 Upgrade Required") })
-        } else if request.header("Sec-WebSocket-Version") != Some("13") {
-            Some(Answer {
-                headers: "Sec-WebSocket-Version: 13\r\n",
-                ..Answer::refusal("426 Upgrade Required")
-            })
-        } else if foreign {
-            Some(Answer::refusal("403 Forbidden"))
-        } else {
-            None
-        };
-        let key = request.header("Sec-WebSocket-Key").filter(|key| key.trim().len() == 24);
-        let (Some(key), None) = (key, &refusal) else {
-            let refusal = refusal.unwrap_or(Answer::refusal("400 Bad Request"));
-            self.refuse(net, conn, &refusal, request.method == "HEAD");
-            return false;
-        };
-        let offers = request.header("Sec-WebSocket-Protocol");
-        let chosen = offers.and_then(|offers| {
-            offers.split(',').map(str::trim).find_map(|offer| match offer {
-                "text.ircv3.net" => Some((Form::Text, "text.ircv3.net")),
-                "binary.ircv3.net" => Some((Form::Binary, "binary.ircv3.net")),
-                _ => None,
-            })
-        });
+    /// Makes a connection a WebSocket.
+    fn upgrade(&mut self, net: &mut Net, conn: ConnId, (key, protocol): Handshake<'_>) {
         let mut text = format!(
             "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
              Sec-WebSocket-Accept: {}\r\n",
-            derive_accept_key(key.trim().as_bytes())
+            derive_accept_key(key.as_bytes())
         );
-        if let Some((_, name)) = chosen {
+        if let Some((_, name)) = protocol {
             let _ = write!(text, "Sec-WebSocket-Protocol: {name}\r\n");
         }
         text.push_str("\r\n");
         let _ = net.send(conn, text.as_bytes());
         net.set_deadline(conn, self.options.register_timeout);
         if let Some(client) = self.clients.get_mut(conn) {
-            let form = chosen.map_or(Form::Text, |(form, _)| form);
+            let form = protocol.map_or(Form::Text, |(form, _)| form);
             client.protocol = Protocol::WebSocket(Box::new(Socket::new(form)));
         }
-        true
     }
 
-    /// Carries out what a WebSocket has said, as far as its rate allows.
-    pub fn socket_lines(&mut self, net: &mut Net, conn: ConnId) {
-        loop {
-            let Some(client) = self.clients.get_mut(conn) else { return };
-            let Protocol::WebSocket(socket) = &mut client.protocol else { return };
-            let output = socket.output();
-            if !output.is_empty() {
-                let _ = net.send_bytes(conn, output);
-            }
-            let (over, idle) = (socket.over, socket.lines.is_empty());
-            if idle {
-                if let Some(why) = over {
-                    self.gone(net, conn, why);
-                }
-                return;
+    /// Frames of a WebSocket, as far as its rate allows. Returns how many bytes of them were used.
+    pub fn frames(&mut self, net: &mut Net, conn: ConnId, data: &[u8]) -> usize {
+        let mut rest = data;
+        while !rest.is_empty() {
+            if self.clients.get(conn).is_none_or(|client| client.leaving) {
+                return data.len();
             }
             if !self.may_speak(net, conn) {
-                if self.withheld(conn).is_some_and(|(bytes, lines)| self.is_flooded(bytes, lines)) {
+                if self.is_flooded(rest.len(), 0) {
                     self.end(net, conn, "Excess flood");
                 }
-                return;
+                break;
             }
-            let Some(client) = self.clients.get_mut(conn) else { return };
-            let Protocol::WebSocket(socket) = &mut client.protocol else { return };
-            let Some(message) = socket.lines.pop_front() else { return };
-            let line = message.strip_suffix(b"\n").unwrap_or(&message);
-            self.line(net, conn, line.strip_suffix(b"\r").unwrap_or(line));
-        }
-    }
-
-    /// Bytes and lines that a WebSocket has said and that were not carried out.
-    fn withheld(&self, conn: ConnId) -> Option<(usize, usize)> {
-        match &self.clients.get(conn)?.protocol {
-            Protocol::WebSocket(socket) => {
-                Some((socket.lines.iter().map(Vec::len).sum(), socket.lines.len()))
+            let Some(client) = self.clients.get_mut(conn) else { break };
+            let Protocol::WebSocket(socket) = &mut client.protocol else { return data.len() };
+            let Some(event) = socket.next_in(&mut rest) else { break };
+            match event {
+                Event::Message(message) => {
+                    let line = message.strip_suffix(b"\n").unwrap_or(&message);
+                    self.line(net, conn, line.strip_suffix(b"\r").unwrap_or(line));
+                }
+                Event::Ping(pong) => {
+                    self.spoke(conn);
+                    let _ = net.send_bytes(conn, pong);
+                }
+                Event::Close(answer) => {
+                    let _ = net.send_bytes(conn, answer);
+                    self.gone(net, conn, "Connection closed");
+                }
+                Event::Broken(why, last_word) => {
+                    let _ = net.send_bytes(conn, last_word);
+                    self.gone(net, conn, why);
+                }
+                Event::Nothing => {}
             }
-            _ => None,
         }
+        if rest.is_empty() {
+            self.caught_up(conn);
+        }
+        data.len() - rest.len()
     }
 }

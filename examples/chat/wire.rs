@@ -21,43 +21,51 @@ pub enum Form {
 
 const FORMS: [Form; 3] = [Form::Irc, Form::Text, Form::Binary];
 
-/// The forms, each without the time and with it.
-pub const VARIANTS: usize = 2 * FORMS.len();
+/// The forms, each with and without the time, and with and without other tags.
+pub const VARIANTS: usize = 4 * FORMS.len();
 
 impl Form {
     /// The number of a variant, below [`VARIANTS`].
-    pub fn variant(self, tagged: bool) -> usize {
-        self as usize * 2 + usize::from(tagged)
+    pub fn variant(self, timed: bool, tagged: bool) -> usize {
+        self as usize * 4 + usize::from(tagged) * 2 + usize::from(timed)
     }
+}
+
+/// Whether a variant is for those who take tags.
+pub fn is_tagged(variant: usize) -> bool {
+    variant % 4 >= 2
 }
 
 /// A line for any number of clients.
 pub struct Line {
     text: String,
+    tags: String,
     time: SystemTime,
     built: [Option<Bytes>; VARIANTS],
 }
 
 impl Line {
     /// Text that would be too long a line is cut.
-    pub fn new(mut text: String, time: SystemTime) -> Self {
+    pub fn new(mut text: String, tags: &str, time: SystemTime) -> Self {
         let length = truncate(&text, MAX_LINE).len();
         text.truncate(length);
-        Self { text, time, built: Default::default() }
+        Self { text, tags: tags.to_owned(), time, built: Default::default() }
     }
 
-    /// The line in one form, with the time or without it.
-    pub fn get(&mut self, form: Form, tagged: bool) -> Bytes {
-        self.variant(form.variant(tagged))
+    pub fn text(&self) -> &str {
+        &self.text
     }
 
-    /// The same by number.
+    /// The line in one form, by number.
     pub fn variant(&mut self, variant: usize) -> Bytes {
-        let (text, time) = (&self.text, self.time);
-        let (form, tagged) = (FORMS[variant / 2], variant % 2 == 1);
-        let bytes = self.built[variant].get_or_insert_with(|| match tagged {
-            true => encode(form, &format!("@time={} {text}", timestamp(time))),
-            false => encode(form, text),
+        let Self { text, tags, time, built } = self;
+        let (form, timed, tagged) =
+            (FORMS[variant / 4], variant % 2 == 1, is_tagged(variant) && !tags.is_empty());
+        let bytes = built[variant].get_or_insert_with(|| match (timed, tagged) {
+            (false, false) => encode(form, text),
+            (true, false) => encode(form, &format!("@time={} {text}", timestamp(*time))),
+            (false, true) => encode(form, &format!("@{tags} {text}")),
+            (true, true) => encode(form, &format!("@time={};{tags} {text}", timestamp(*time))),
         });
         bytes.clone()
     }
@@ -88,17 +96,20 @@ mod tests {
 
     #[test]
     fn every_form_is_built_once_and_shared() {
-        let mut line = Line::new(":a PRIVMSG #b :c".to_owned(), SystemTime::UNIX_EPOCH);
-        assert_eq!(line.get(Form::Irc, false), ":a PRIVMSG #b :c\r\n");
-        assert_eq!(line.get(Form::Irc, true), "@time=1970-01-01T00:00:00.000Z :a PRIVMSG #b :c\r\n");
-        assert_eq!(line.get(Form::Irc, false).as_ptr(), line.get(Form::Irc, false).as_ptr());
-        assert_eq!(line.get(Form::Text, false)[..2], [0x81, 16]);
-        assert_eq!(line.get(Form::Binary, false)[..2], [0x82, 16]);
+        let mut line = Line::new(":a PRIVMSG #b :c".to_owned(), "msgid=7", SystemTime::UNIX_EPOCH);
+        let mut get = |form: Form, timed, tagged| line.variant(form.variant(timed, tagged));
+        assert_eq!(get(Form::Irc, false, false), ":a PRIVMSG #b :c\r\n");
+        assert_eq!(get(Form::Irc, true, false), "@time=1970-01-01T00:00:00.000Z :a PRIVMSG #b :c\r\n");
+        assert_eq!(get(Form::Irc, true, true), "@time=1970-01-01T00:00:00.000Z;msgid=7 :a PRIVMSG #b :c\r\n");
+        assert_eq!(get(Form::Irc, false, true), "@msgid=7 :a PRIVMSG #b :c\r\n");
+        assert_eq!(get(Form::Irc, false, true).as_ptr(), get(Form::Irc, false, true).as_ptr());
+        assert_eq!(get(Form::Text, false, false)[..2], [0x81, 16]);
+        assert_eq!(get(Form::Binary, false, false)[..2], [0x82, 16]);
     }
 
     #[test]
     fn a_line_is_never_longer_than_the_protocol_allows() {
-        let mut line = Line::new("ä".repeat(400), SystemTime::UNIX_EPOCH);
-        assert_eq!(line.get(Form::Irc, false).len(), MAX_LINE + 2);
+        let mut line = Line::new("ä".repeat(400), "", SystemTime::UNIX_EPOCH);
+        assert_eq!(line.variant(Form::Irc.variant(false, false)).len(), MAX_LINE + 2);
     }
 }

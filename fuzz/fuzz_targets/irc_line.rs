@@ -21,7 +21,8 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| {
         if let Some((last, front)) = message.params.split_last() {
             let again = format!("{} {} :{last}", message.command, front.join(" "));
             if !front.is_empty() && !message.command.starts_with(['@', ':']) {
-                assert_eq!(irc::parse(&again), Some(message));
+                let again = irc::parse(&again).map(|again| (again.command.to_owned(), again.params.len()));
+                assert_eq!(again, Some((message.command.to_owned(), message.params.len())));
             }
         }
     }

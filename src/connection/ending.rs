@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use super::{Connection, Context, Halves, State, Terms, UNKNOWN};
 use crate::close::{reason_for, Circumstances, CloseReason, Timeout};
+use crate::lapses::Lapses;
 use crate::read_buffer::ReadBuffer;
 use crate::settings::Settings;
 use crate::timers::Time;
@@ -25,6 +26,9 @@ const SAMPLES: u32 = 8;
 const FIRST_LOOK: Duration = Duration::from_millis(10);
 const LAST_LOOK: Duration = Duration::from_secs(5);
 const SLOWER: u32 = 3;
+
+/// Linux tells in milliseconds when it last heard of a peer.
+pub(super) const HEARD_UNIT: Duration = Duration::from_millis(1);
 
 /// Without progress for no longer than this, nobody pays for the memory that others hold.
 pub(crate) const HEALTHY: Duration = Duration::from_millis(10);
@@ -115,7 +119,7 @@ impl Connection {
             self.begin_close(cx);
         }
         if self.fin_wanted && !self.fin_sent && self.queued() == 0 {
-            self.end_stream(socket);
+            self.end_stream(socket, cx.now);
         }
         if self.state == State::Flushing && self.fin_sent {
             self.state = State::Lingering;
@@ -147,7 +151,7 @@ impl Connection {
         self.state == State::Lingering && self.standing_since != Time::NEVER
     }
 
-    fn end_stream<T: Transport>(&mut self, socket: &mut T) {
+    fn end_stream<T: Transport>(&mut self, socket: &mut T, now: Time) {
         self.fin_sent = true;
         if self.secured {
             let all_taken = self.unacked_now(socket) == Some(0);
@@ -169,7 +173,7 @@ impl Connection {
             }
         }
         if self.secured {
-            self.after_session_step(socket);
+            self.after_session_step(socket, now);
         }
     }
 
@@ -210,29 +214,18 @@ impl Connection {
     /// Looks whether the peer has taken bytes since the last look. What our kernel accepted is no
     /// sign of it: its buffer grows by itself. What is known late did not happen late: the kernel is
     /// asked when the acknowledgement came.
-    pub(crate) fn sample<T: Transport>(&mut self, socket: &T, now: Time) {
+    pub(crate) fn sample<T: Transport>(&mut self, socket: &T, now: Time, lapses: &Lapses) {
         let acknowledged = self.acknowledged_now(socket);
-        if acknowledged > self.acknowledged {
-            self.acknowledged = acknowledged;
+        let took_part = self.secured && self.took_part(socket);
+        if acknowledged > self.acknowledged || took_part {
+            self.acknowledged = self.acknowledged.max(acknowledged);
             let heard = socket.last_heard();
             let at = heard.map_or(now, |heard| now.minus(heard.ack));
             self.progress = self.progress.max(at);
             // Where nobody acknowledges, the write was the activity.
-            if heard.is_some() {
-                self.activity = self.activity.max(at);
+            if heard.is_some() && at > lapses.happened(self.activity) {
+                self.activity = at;
             }
-        }
-    }
-
-    /// Looks whether a holder of memory gets on. Who has not been offered what is queued for it, or has
-    /// taken all that it was offered, does.
-    pub(crate) fn look_at_holder<T: Transport>(&mut self, socket: &T, now: Time) {
-        if self.held_back {
-            return;
-        }
-        self.sample(socket, now);
-        if self.may_flush() || self.unacked_now(socket) == Some(0) {
-            self.progress = now;
         }
     }
 
@@ -275,7 +268,7 @@ impl Connection {
             State::Open | State::HalfClosedRemote | State::HalfClosedLocal => {
                 let mut deadline = Time::NEVER;
                 if let Some(quiet) = self.quiet_limit(settings) {
-                    deadline = self.activity.plus(quiet);
+                    deadline = terms.lapses.happened(self.activity).plus(quiet);
                     if !self.all_acknowledged() {
                         deadline = deadline.min(now.next_on_grid(quiet / SAMPLES));
                     }
@@ -295,7 +288,7 @@ impl Connection {
     /// When a connection is given up that is not established.
     fn connect_ends(&self, terms: Terms<'_>) -> Time {
         let own = self.extra.as_ref().and_then(|extra| extra.connect_timeout);
-        self.since.plus(own.unwrap_or(terms.config.connect_timeout))
+        terms.lapses.happened(self.since).plus(own.unwrap_or(terms.config.connect_timeout))
     }
 
     /// When the last acknowledgement is looked for again: the longer it takes the more rarely.
@@ -343,9 +336,11 @@ impl Connection {
 
     /// Whether the handler's own deadline has passed by `now`; it is told once. Who is closing is told of
     /// nothing any more.
-    pub(crate) fn take_alarm(&mut self, now: Time) -> bool {
+    pub(crate) fn take_alarm(&mut self, now: Time, defaults: &Settings) -> bool {
+        // Behind an error what came before it is read, and then it ends.
+        let ends = self.is_broken() && self.may_read(defaults);
         let is_open = self.is_delivering() || matches!(self.state, State::Connecting | State::Handshaking);
-        let due = now >= self.alarm && is_open;
+        let due = now >= self.alarm && is_open && !ends;
         if due {
             self.alarm = Time::NEVER;
         }
@@ -361,8 +356,9 @@ impl Connection {
     }
 
     /// Ends the connection if a deadline has passed. All that came up to `cx.now` has been read, as
-    /// far as reading is wanted, and the queue has been flushed since.
-    pub(crate) fn expire<T: Transport>(&mut self, socket: &mut T, cx: &mut Context<'_>) {
+    /// far as reading is wanted, and the queue has been flushed since; `clock` is the present, in which the
+    /// kernel tells how long ago something came.
+    pub(crate) fn expire<T: Transport>(&mut self, socket: &mut T, clock: Time, cx: &mut Context<'_>) {
         let now = cx.now;
         match self.state {
             State::Dead => {}
@@ -380,24 +376,27 @@ impl Connection {
                 self.advance(socket, cx);
                 if self.is_dead() {
                 } else if self.is_lingering() {
+                    self.hear(socket, clock, cx.terms.lapses);
                     if now >= self.linger_ends(cx.terms) {
                         self.end_lingering(socket, cx);
                     }
                 } else {
-                    self.sample(socket, now);
+                    self.sample(socket, clock, cx.terms.lapses);
                     if now >= self.stall_ends(cx.terms) {
                         self.die(CloseReason::TimedOut(Timeout::WriteStall), socket, cx);
                     }
                 }
             }
-            State::Open | State::HalfClosedRemote | State::HalfClosedLocal => self.expire_open(socket, cx),
+            State::Open | State::HalfClosedRemote | State::HalfClosedLocal => {
+                self.expire_open(socket, clock, cx)
+            }
         }
     }
 
-    fn expire_open<T: Transport>(&mut self, socket: &mut T, cx: &mut Context<'_>) {
+    fn expire_open<T: Transport>(&mut self, socket: &mut T, clock: Time, cx: &mut Context<'_>) {
         let now = cx.now;
-        if !self.all_acknowledged() {
-            self.sample(socket, now);
+        if !self.all_acknowledged() || (self.secured && self.waiting) {
+            self.sample(socket, clock, cx.terms.lapses);
         }
         if self.waiting && now >= self.stall_ends(cx.terms) {
             return self.die(CloseReason::TimedOut(Timeout::WriteStall), socket, cx);
@@ -406,26 +405,42 @@ impl Connection {
             return self.die(CloseReason::SlowConsumer, socket, cx);
         }
         let Some(quiet) = self.quiet_limit(self.settings(cx.terms.defaults)) else { return };
-        if now >= self.activity.plus(quiet) && !self.is_broken() && !self.saw_fin {
-            self.hear_unread(socket, now, cx.terms.defaults);
+        // Reading was not wanted when it was its turn, and is now: it is heard first. So is the handler
+        // told first of what waited for it.
+        if self.may_read(cx.terms.defaults) || self.is_to_be_told() {
+            return;
         }
-        if now >= self.activity.plus(quiet) {
+        if now >= cx.terms.lapses.happened(self.activity).plus(quiet) && !self.is_broken() && !self.saw_fin {
+            self.hear(socket, clock, cx.terms.lapses);
+            self.hear_unread(socket, clock, cx.terms.defaults);
+        }
+        if now >= cx.terms.lapses.happened(self.activity).plus(quiet) {
             self.die(CloseReason::TimedOut(Timeout::Idle), socket, cx);
         }
     }
 
-    /// A connection that is not read from may well be sent to: the kernel knows. While a handler has
-    /// paused it and input waits, the silence is ours, for the peer may be held up by it.
+    /// The kernel knows when data came. What was read is stamped with the clock as it was last looked at,
+    /// and the process may have been stopped between that and the read.
+    fn hear<T: Transport>(&mut self, socket: &T, clock: Time, lapses: &Lapses) {
+        let Some(heard) = socket.last_heard() else { return };
+        let at = clock.minus(heard.data);
+        // It counts in whole units, so that the same moment seems later the later it is asked.
+        if at > lapses.happened(self.activity).plus(HEARD_UNIT) {
+            self.activity = at;
+        }
+        if self.is_lingering() && at > lapses.happened(self.progress).plus(HEARD_UNIT) {
+            self.progress = at;
+        }
+    }
+
+    /// While a handler has paused a connection and input waits, the silence is ours, for the peer may be
+    /// held up by it.
     fn hear_unread<T: Transport>(&mut self, socket: &T, now: Time, defaults: &Settings) {
         if self.wants_input(defaults) {
             return;
         }
-        let heard = socket.last_heard();
-        if let Some(heard) = heard {
-            self.activity = self.activity.max(now.minus(heard.data));
-        }
         let waits = socket.unread().is_some_and(|bytes| bytes > 0);
-        if waits && (self.paused || heard.is_none()) {
+        if waits && (self.paused || socket.last_heard().is_none()) {
             self.activity = now;
         }
     }
@@ -448,7 +463,15 @@ impl Connection {
         }
         #[cfg(feature = "sim")]
         {
-            self.occasion = Some(reason);
+            let last = super::Last {
+                occasion: reason,
+                state: self.state,
+                queued: self.queued(),
+                unused: self.unused(),
+                is_holder: self.is_holder(cx.terms.defaults),
+                congested: self.congested,
+            };
+            self.extra.get_or_insert_default().last = Some(last);
         }
         let connecting = self.state == State::Connecting;
         self.leave_handshake(cx);

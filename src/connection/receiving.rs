@@ -70,10 +70,19 @@ impl Connection {
         match socket.read(scratch) {
             Ok(0) => return self.received_eof(socket, cx),
             Ok(count) => return self.received_data(count.min(scratch.len()), scratch.len(), socket, cx),
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == ErrorKind::Interrupted => {
+                if self.secured {
+                    // Perhaps a whole read's worth of records without plaintext: it counts as one.
+                    self.after_session_step(socket, cx.now);
+                    return Received::Nothing(scratch.len());
+                }
+            }
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                self.readable = false;
-                self.more_hint = false;
+                // A session that has a part of a record says so as well, without the kernel having been asked:
+                // an end or an error that stands behind that part brings no event of its own.
+                let unasked = self.secured && self.more_hint && socket.short_read_empties();
+                self.readable = unasked;
+                self.more_hint = unasked;
                 cx.stats.read_eagains += 1;
                 self.advance(socket, cx);
             }
@@ -83,7 +92,7 @@ impl Connection {
             }
         }
         if self.secured {
-            self.after_session_step(socket);
+            self.after_session_step(socket, cx.now);
         }
         Received::Nothing(0)
     }
@@ -96,12 +105,12 @@ impl Connection {
         cx: &mut Context<'_>,
     ) -> Received {
         if self.secured {
-            self.after_session_step(socket);
+            self.after_session_step(socket, cx.now);
         }
         self.activity = cx.now;
         cx.stats.reads += 1;
         // What comes behind the end of a session is no plaintext.
-        if !(self.saw_fin || self.secured && self.ends().failed) {
+        if !(self.secured && socket.has_tail()) {
             self.received += count as u64;
             cx.stats.bytes_in += count as u64;
         }
@@ -135,7 +144,7 @@ impl Connection {
         // came. EPIPE is different: it tells of a reset behind the peer's end.
         self.saw_fin = matches!(self.errno, 0 | libc::EPIPE);
         if self.secured {
-            self.after_session_end(socket);
+            self.after_session_end(socket, cx.now);
         }
         if self.error_hint {
             self.ask_for_error(socket);
@@ -230,20 +239,13 @@ impl Connection {
         due.then(|| std::mem::take(&mut self.input))
     }
 
-    /// Whether the handler left input unused, before which new input must not be shown.
-    #[cfg(feature = "sim")]
-    pub(crate) fn has_unused_input(&self) -> bool {
-        !self.input.is_empty()
-    }
-
     /// Whether new input goes to the handler as it came: nothing is unused, and nothing was asked for.
     #[inline]
     pub(crate) fn shows_directly(&self) -> bool {
         self.input.is_empty() && self.want == 0
     }
 
-    /// Puts new input behind what the handler left unused, and takes it all out, to be shown or, while
-    /// it wants more than that, to be kept.
+    /// Puts new input behind what the handler left unused, and takes it all out, to be shown.
     pub(crate) fn take_input_with(&mut self, data: &[u8]) -> ReadBuffer {
         self.show_again = false;
         let mut input = std::mem::take(&mut self.input);
@@ -262,9 +264,17 @@ impl Connection {
         self.input.view()
     }
 
-    /// The handler wants to be shown nothing before so many bytes are there.
+    /// The handler wants to be shown nothing before so many bytes are there. Behind the end of the
+    /// stream nothing will come, and what is there is not held back.
     pub(crate) fn want(&mut self, bytes: u32) {
-        self.want = bytes;
+        self.want = if self.saw_fin { 0 } else { bytes };
+    }
+
+    /// Puts new input behind what is unused, where more is wanted than that. It is owed to the handler,
+    /// which may want less in the end.
+    pub(crate) fn hold_input(&mut self, data: &[u8]) {
+        self.show_again = true;
+        self.input.append(data);
     }
 
     /// Whether so few are there, with `new` ones, that they are kept without being shown.

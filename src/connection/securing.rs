@@ -57,7 +57,7 @@ impl Connection {
         // Whatever came before is the session's, and brought its event already.
         self.readable = true;
         cx.stats.handshaking += 1;
-        self.after_session_step(socket);
+        self.after_session_step(socket, cx.now);
     }
 
     /// Whether a step of the handshake is due.
@@ -77,7 +77,7 @@ impl Connection {
             return Greeting::Idle;
         }
         let step = socket.shake_hands(scratch);
-        self.after_session_step(socket);
+        self.after_session_step(socket, cx.now);
         match step {
             Ok(true) => {
                 cx.stats.handshakes += 1;
@@ -148,6 +148,11 @@ impl Connection {
         cx: &mut Context<'_>,
     ) {
         match error.get_ref().and_then(|source| source.downcast_ref::<SessionError>()) {
+            // We have ended all there was to end: what the peer still says is thrown away unheard.
+            Some(_) if self.fin_sent && self.is_closing() => {
+                self.readable = true;
+                self.more_hint = true;
+            }
             Some(error) => self.fail_session(error, socket, cx),
             None if self.is_settled() => {
                 self.ends_mut().tail = false;
@@ -182,7 +187,16 @@ impl Connection {
         // What the peer goes on to send is read, and thrown away.
         self.readable = true;
         self.more_hint = true;
-        self.after_session_step(socket);
+        self.after_session_step(socket, cx.now);
+    }
+
+    /// A session that seals no more has failed, although it may still open what comes.
+    pub(super) fn note_session_error(&mut self, error: &io::Error) {
+        if let Some(error) = error.get_ref().and_then(|source| source.downcast_ref::<SessionError>()) {
+            let extra = self.extra.get_or_insert_default();
+            extra.tls_error = Some(error.text.clone());
+            extra.ends.failed = true;
+        }
     }
 
     /// Sends what the session has to send of its own.
@@ -206,7 +220,7 @@ impl Connection {
             }
             Err(error) => self.break_write_half(Some(&error), cx),
         }
-        self.after_session_step(socket);
+        self.after_session_step(socket, cx.now);
     }
 
     /// What the end of the session has come to.
@@ -220,20 +234,33 @@ impl Connection {
     }
 
     /// After each call of a socket that a session may have made use of.
-    pub(super) fn after_session_step<T: Transport>(&mut self, socket: &T) {
+    pub(super) fn after_session_step<T: Transport>(&mut self, socket: &T, now: Time) {
+        // A part of a record that came or went is in no account yet, but it is no silence.
+        let moved = socket.moved_below();
+        if moved != std::mem::replace(&mut self.ends_mut().moved, moved) {
+            self.activity = now;
+        }
         self.own = !self.write_failed && socket.has_own();
         self.held_back = self.state == State::Handshaking && !socket.takes_data();
     }
 
+    /// Whether the peer has taken a part of what the session made, since this was last asked: a record
+    /// counts as a whole, and may take a slow peer long.
+    pub(super) fn took_part<T: Transport>(&mut self, socket: &T) -> bool {
+        let taken = socket.taken_below();
+        let before = std::mem::replace(&mut self.ends_mut().taken, taken);
+        taken > before
+    }
+
     /// The peer's stream has come to an end, or its session has.
-    pub(super) fn after_session_end<T: Transport>(&mut self, socket: &T) {
+    pub(super) fn after_session_end<T: Transport>(&mut self, socket: &T, now: Time) {
         // In a close nobody wants to know what else there was.
         let truncated = socket.is_truncated() && !self.is_closing();
         let tail = socket.has_tail();
         let ends = self.ends_mut();
         (ends.truncated, ends.tail) = (truncated, tail);
         self.readable = tail;
-        self.after_session_step(socket);
+        self.after_session_step(socket, now);
     }
 
     /// The peer's direction has ended, and it has all of our bytes. It need not wait for the end of our

@@ -6,6 +6,7 @@
 
 use std::io::{self, ErrorKind, IoSlice};
 
+use super::ending::HEARD_UNIT;
 use super::{Connection, Context, State};
 use crate::send::{Data, SendError, Sent};
 use crate::timers::Time;
@@ -71,7 +72,7 @@ impl Connection {
         {
             self.standing_since = cx.now;
         }
-        self.grew = true;
+        self.grew |= whole > 0;
         // At high water, or where another message like this one would not fit: who stops at
         // `Congested` must not meet the cap.
         if queued >= high_water || queued + whole > cap {
@@ -104,6 +105,9 @@ impl Connection {
             let rest = slice.get(taken..).unwrap_or_default();
             taken += self.write_once(&[IoSlice::new(rest)], rest.len(), socket, cx);
         }
+        if self.secured {
+            self.after_session_step(socket, cx.now);
+        }
         taken
     }
 
@@ -135,13 +139,33 @@ impl Connection {
                 self.out = Some(out);
             }
             if self.secured {
-                self.after_session_step(socket);
+                self.after_session_step(socket, cx.now);
             }
         }
         if self.own {
             self.flush_own(socket, cx);
         }
         self.after_flush(socket, cx);
+    }
+
+    /// Whether the kernel may have room for what is queued without having told yet: acknowledgements have
+    /// come since it was last asked for events, or all of them. Without any, room is made by nothing.
+    pub(crate) fn may_have_room<T: Transport>(&self, socket: &T, now: Time, asked: Time) -> bool {
+        let heard = socket.last_heard();
+        let has_all = || socket.unacknowledged() == Some(0);
+        let since = || heard.is_none_or(|heard| now.minus(heard.ack).plus(HEARD_UNIT) >= asked);
+        !self.held_back && (self.may_flush() || has_all() || since())
+    }
+
+    /// Tries to hand over what is queued, whatever the kernel last said. Returns whether the kernel took
+    /// so much that it must have had room for long: a third of its buffer, from where on it calls a
+    /// socket writable. A little room is left in the buffer of somebody who takes nothing as well.
+    pub(crate) fn offer<T: Transport>(&mut self, socket: &mut T, cx: &mut Context<'_>) -> bool {
+        let before = self.handed;
+        self.writable = true;
+        self.flush(socket, cx);
+        let taken = self.handed - before;
+        taken > 0 && socket.unacknowledged().is_none_or(|unacked| taken * 3 >= unacked)
     }
 
     #[inline]
@@ -156,6 +180,9 @@ impl Connection {
             self.waiting = true;
             self.progress = cx.now;
             self.acknowledged = self.acknowledged_now(socket);
+            if self.secured {
+                self.took_part(socket);
+            }
         }
         let settings = self.settings(cx.terms.defaults);
         let low_water = settings.low_water;
@@ -207,6 +234,7 @@ impl Connection {
     pub(super) fn break_write_half(&mut self, error: Option<&io::Error>, cx: &mut Context<'_>) {
         if let Some(error) = error {
             self.record(error);
+            self.note_session_error(error);
         }
         self.write_failed = true;
         self.activity = cx.now;

@@ -263,7 +263,7 @@ impl World {
 
     fn pass(&mut self, time: Duration) {
         self.now = self.now.plus(time);
-        self.step(|conn, socket, cx| conn.expire(socket, cx));
+        self.step(|conn, socket, cx| conn.expire(socket, cx.now, cx));
     }
 
     fn close(&mut self) {

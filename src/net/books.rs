@@ -69,6 +69,8 @@ impl Net {
             if conn.ranked != Time::NEVER {
                 self.rank(id);
             }
+            #[cfg(feature = "sim")]
+            self.note_death(id);
         }
         let Some(Entry { conn, .. }) = self.conns.get_mut(id) else { return };
         match (was_closing, conn.is_closing()) {
@@ -81,6 +83,10 @@ impl Net {
         }
         if conn.is_lingering() && !std::mem::replace(&mut conn.listed.owing, true) {
             self.owing.push_back(id);
+        }
+        #[cfg(feature = "sim")]
+        if !was_closing && conn.is_closing() {
+            self.note_closing(id);
         }
     }
 
@@ -122,6 +128,13 @@ impl Net {
         None
     }
 
+    /// When the next handshake is taken to get nowhere, as far as is known after
+    /// [`stalled_handshake`](Self::stalled_handshake).
+    pub(crate) fn handshake_stalls_at(&self) -> Time {
+        let first = self.greeters.front().and_then(|id| self.conns.get(*id));
+        first.map_or(Time::NEVER, |entry| self.lapses.end_of(entry.conn.handshake_since(), STALLED))
+    }
+
     /// There is no place for another client: who only holds one goes first.
     pub(crate) fn shed_handshake(&mut self) {
         if let Some(id) = self.stalled_handshake() {
@@ -139,24 +152,34 @@ impl Net {
         None
     }
 
-    /// The first of those still receiving that does not get on; when all of those asked do, the
-    /// last of them.
+    /// One of those still receiving, when no other is known: who has turned out to have all, else the
+    /// first that does not get on, else the last that was asked. Nobody when enough have ended meanwhile.
     fn first_stuck(&mut self) -> Option<ConnId> {
-        let mut asked = 0;
-        while let Some(id) = self.closing.pop_front() {
-            let Some(Entry { conn, stream }) = self.conns.get_mut(id) else { continue };
-            if !conn.is_closing() {
-                continue;
+        let (now, mut stuck, mut asked) = (self.tick(), None, 0);
+        while asked < ASKED.min(self.stats.closing) {
+            let Some(id) = self.closing.pop_front() else { break };
+            let took = self.touch(id, |conn, stream, cx| {
+                let took = conn.offer(stream, cx);
+                conn.advance(stream, cx);
+                took
+            });
+            if self.stats.closing <= self.config.max_lingering {
+                return None;
             }
-            let before = conn.last_progress();
-            conn.look_at_holder(stream, self.now);
-            asked += 1;
-            if conn.last_progress() == before || asked == ASKED {
+            let Some(Entry { conn, stream }) = self.conns.get_mut(id) else { continue };
+            if conn.is_lingering() {
                 return Some(id);
             }
-            self.closing.push_back(id);
+            if conn.is_closing() {
+                asked += 1;
+                let before = conn.last_progress(&self.defaults);
+                conn.sample(stream, now, &self.lapses);
+                let gets_on = took == Some(true) || conn.last_progress(&self.defaults) > before;
+                stuck = stuck.or((!gets_on).then_some(id));
+                self.closing.push_back(id);
+            }
         }
-        None
+        stuck.or_else(|| self.closing.back().copied())
     }
 
     /// Has a connection seen to in the next pass over those that are ready.
@@ -224,7 +247,7 @@ impl Net {
                 self.deadlines.arm_single(deadline, Deadline::Conn(id));
             }
         }
-        if conn.is_holder() != (conn.ranked != Time::NEVER) {
+        if conn.is_holder(&self.defaults) != (conn.ranked != Time::NEVER) {
             self.rank(id);
         }
     }
@@ -232,8 +255,25 @@ impl Net {
     /// Puts a connection that holds memory among the others that do, or takes it out.
     #[cold]
     fn rank(&mut self, id: ConnId) {
+        let Some(Entry { conn, .. }) = self.conns.get(id) else { return };
+        let defaults = &self.defaults;
+        let rank = if conn.is_holder(defaults) { conn.last_progress(defaults) } else { Time::NEVER };
+        self.rank_as_of(id, rank);
+    }
+
+    /// Whether a holder has got on since it was ranked. It is ranked anew.
+    pub(super) fn has_moved_on(&mut self, id: ConnId) -> bool {
+        let Some(Entry { conn, .. }) = self.conns.get(id) else { return true };
+        let moved = conn.last_progress(&self.defaults) > conn.ranked;
+        if moved {
+            self.rank(id);
+        }
+        moved
+    }
+
+    /// Takes a holder of memory to have got on at this moment.
+    pub(super) fn rank_as_of(&mut self, id: ConnId, rank: Time) {
         let Some(Entry { conn, .. }) = self.conns.get_mut(id) else { return };
-        let rank = if conn.is_holder() { conn.last_progress() } else { Time::NEVER };
         let before = std::mem::replace(&mut conn.ranked, rank);
         self.holders.remove(&(before, id));
         if rank != Time::NEVER {
@@ -257,8 +297,8 @@ impl Net {
                 self.holders.remove(&(ranked, id));
                 continue;
             };
-            conn.look_at_holder(stream, now);
-            if conn.is_holder() && conn.last_progress() <= ranked {
+            conn.sample(stream, now, &self.lapses);
+            if conn.is_holder(&self.defaults) && conn.last_progress(&self.defaults) <= ranked {
                 let patience = conn.patience(stream);
                 return (now >= self.lapses.end_of(ranked, patience)).then_some(id);
             }
@@ -273,9 +313,10 @@ impl Net {
     pub(crate) fn judge(&mut self, id: ConnId, basis: Time) {
         let Some(entry) = self.conns.get_mut(id) else { return };
         entry.conn.listed.due = false;
-        let now = std::mem::replace(&mut self.now, basis);
-        self.touch(id, |conn, stream, cx| conn.expire(stream, cx));
-        self.now = now;
+        let clock = self.tick();
+        self.now = basis;
+        self.touch(id, |conn, stream, cx| conn.expire(stream, clock, cx));
+        self.now = clock;
         self.settle(id);
     }
 

@@ -169,6 +169,8 @@ impl Net {
 
     /// A lookup has been answered.
     pub(crate) fn resolved(&mut self, id: ConnId, addrs: io::Result<Vec<SocketAddr>>) {
+        #[cfg(feature = "sim")]
+        self.note_answer();
         let Some(call) = self.calls.get_mut(id).filter(|call| matches!(call.stage, Stage::Asking(_))) else {
             return;
         };

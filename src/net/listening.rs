@@ -106,6 +106,14 @@ impl Net {
     /// Stops listening. Clients that still wait in the backlog are reset by the kernel, unless
     /// another process shares the socket; [`shutdown`](Self::shutdown) takes them in first.
     pub fn close_listener(&mut self, listener: ListenerId) {
+        #[cfg(feature = "sim")]
+        self.note_by_hand(true);
+        self.drop_listener(listener);
+        #[cfg(feature = "sim")]
+        self.note_by_hand(false);
+    }
+
+    pub(crate) fn drop_listener(&mut self, listener: ListenerId) {
         if let Some(mut listener) = self.listeners.remove(listener) {
             listener.acceptor.deregister(&self.system.registry);
         }

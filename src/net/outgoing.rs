@@ -8,8 +8,7 @@ use crate::connection::WRITE_THROUGH;
 use crate::id::ConnId;
 use crate::send::{Broadcast, Data, SendError, Sent};
 use crate::settings::Overflow;
-#[cfg(feature = "sim")]
-use crate::socket::Stream;
+use crate::timers::Time;
 use crate::write_buffer::BY_REFERENCE;
 
 impl Net {
@@ -120,10 +119,19 @@ impl Net {
     /// A cap would be passed: somebody has to go, or the send is refused.
     #[cold]
     fn make_room(&mut self, conn: ConnId, room: usize, len: usize) -> Result<(), SendError> {
-        let Some(Entry { conn: state, .. }) = self.conns.get(conn) else { return Err(SendError::Closed) };
         if len == 0 {
             return Ok(());
         }
+        #[cfg(feature = "sim")]
+        self.note_attempt(conn, len);
+        let result = self.end_who_must(conn, room, len);
+        #[cfg(feature = "sim")]
+        self.note_outcome(result.is_err());
+        result
+    }
+
+    fn end_who_must(&mut self, conn: ConnId, room: usize, len: usize) -> Result<(), SendError> {
+        let Some(Entry { conn: state, .. }) = self.conns.get(conn) else { return Err(SendError::Closed) };
         let settings = state.settings(&self.defaults);
         let closes = settings.overflow == Overflow::Close;
         // What no connection could hold, however fast it reads, is the sender's mistake.
@@ -137,28 +145,53 @@ impl Net {
         }
         while self.held().saturating_add(len) > self.config.total_write_buffer {
             self.stats.overflows += 1;
-            if !(closes && possible && self.end_idlest()) {
+            if !(closes && possible && self.make_way()) {
                 return Err(SendError::Full);
             }
         }
-        // It may have been the one to go.
-        match self.conns.get(conn).is_some_and(|entry| !entry.conn.is_dead()) {
-            true => Ok(()),
-            false => Err(SendError::Full),
+        // It may have been the one to go, or its pipe was found to be broken.
+        match self.conns.get(conn) {
+            Some(Entry { conn, .. }) if !conn.is_dead() => conn.check_sendable(),
+            _ => Err(SendError::Full),
         }
     }
 
-    /// Ends the connection that has held memory for longest without getting on. False when everybody
-    /// who holds some gets on.
-    fn end_idlest(&mut self) -> bool {
+    /// Sees to the connection that has held memory for longest without getting on: offers it what is
+    /// queued for it once more and, if it takes nothing, ends it. False when everybody who holds some
+    /// gets on.
+    fn make_way(&mut self) -> bool {
         let Some(id) = self.idlest_holder() else { return false };
-        self.end_holder(id);
+        if !self.takes_more(id) {
+            self.end_holder(id);
+        }
         true
+    }
+
+    /// Whether a holder takes any of what is queued for it, for that the kernel has room again may not
+    /// have been told yet; or a broken pipe has made room.
+    fn takes_more(&mut self, id: ConnId) -> bool {
+        let before = self.queued(id);
+        let asked = self.asked;
+        let step = self.touch(id, |conn, stream, cx| {
+            let took = conn.may_have_room(stream, cx.now, asked) && conn.offer(stream, cx);
+            (took, conn.is_holder(cx.terms.defaults))
+        });
+        let made_room = self.queued(id) < before;
+        if made_room {
+            self.mark_dirty(id);
+        }
+        match step {
+            Some((true, true)) => self.rank_as_of(id, self.now),
+            Some((_, false)) => self.rank_as_of(id, Time::NEVER),
+            _ => {}
+        }
+        // What was queued only now waits from now on.
+        made_room || self.has_moved_on(id)
     }
 
     fn end_holder(&mut self, id: ConnId) {
         let Some(Entry { conn, .. }) = self.conns.get(id) else { return };
-        let reason = match conn.queued() >= conn.unused() {
+        let reason = match conn.holds_output(&self.defaults) {
             true => CloseReason::SlowConsumer,
             false => CloseReason::InputOverflow,
         };
@@ -174,42 +207,16 @@ impl Net {
         }
         // It is among them from here on.
         self.settle(conn);
+        #[cfg(feature = "sim")]
+        self.note_attempt(conn, 0);
         while self.held() > self.config.total_write_buffer {
             self.stats.overflows += 1;
-            if !self.end_idlest() {
-                return self.kill(conn, CloseReason::InputOverflow);
+            if !self.make_way() {
+                self.kill(conn, CloseReason::InputOverflow);
+                break;
             }
         }
-    }
-}
-
-/// What a simulation holds the engine to.
-#[cfg(feature = "sim")]
-impl Net {
-    /// Returns whether the connection is congested before the send.
-    fn note_sent(&self, id: ConnId, data: &[u8]) -> bool {
-        let Some(Entry { conn, stream }) = self.conns.get(id) else { return false };
-        if let Stream::Sim(stream) = stream {
-            stream.promise(data);
-        }
-        conn.is_congested()
-    }
-
-    /// What was promised, and how it stands, before it was known who would keep the promise.
-    pub(super) fn note_winner(&self, id: ConnId) {
-        let Some(Entry { conn, stream: Stream::Sim(stream) }) = self.conns.get(id) else { return };
-        stream.promise(&conn.queue());
-        if conn.is_congested() {
-            stream.crossed(true);
-        }
-        if conn.is_paused() {
-            stream.pause(true);
-        }
-    }
-
-    fn note_crossing(&self, id: ConnId) {
-        if let Some(Entry { conn, stream: Stream::Sim(stream) }) = self.conns.get(id) {
-            stream.crossed(conn.is_congested());
-        }
+        #[cfg(feature = "sim")]
+        self.note_outcome(false);
     }
 }

@@ -12,7 +12,7 @@ use crate::connect_options::ConnectOptions;
 use crate::connection::State;
 use crate::id::{ConnId, ListenerId};
 use crate::listen_options::ListenOptions;
-use crate::tls::{Session, Tls, TlsInfo};
+use crate::tls::{without_early_data, Session, Tls, TlsInfo};
 
 /// The session of a connection that is not established yet.
 #[derive(Debug)]
@@ -64,7 +64,7 @@ impl Net {
     /// it accepts from now on.
     pub fn set_tls(&mut self, listener: ListenerId, tls: Arc<ServerConfig>) {
         if let Some(listener) = self.listeners.get_mut(listener) {
-            listener.tls = Some(tls);
+            listener.tls = Some(without_early_data(tls));
         }
     }
 

@@ -24,6 +24,8 @@ impl Net {
     /// can only bring the deadline forward.
     pub fn shutdown(&mut self, deadline: Duration) {
         let now = self.tick();
+        #[cfg(feature = "sim")]
+        self.note_shutdown(deadline);
         if self.stopping == Stopping::No {
             self.stopping = Stopping::Asked;
         }

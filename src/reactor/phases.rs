@@ -71,8 +71,8 @@ impl Reactor {
                 9 => self.flush_dirty(handler),
                 10 => self.judge(handler),
                 11 => self.reap(handler),
-                12 => self.end(handler),
-                _ => return,
+                // Again, if it was a command of the last that panicked.
+                _ => return self.end(handler),
             }
         }
     }
@@ -102,9 +102,6 @@ impl Reactor {
                 net.tick_over();
             }
         }
-        if self.net.inbox.is_empty() {
-            return self.give_back(handler);
-        }
         for _ in 0..self.net.config.commands_per_turn {
             let Some(command) = self.net.inbox.pop_front() else { break };
             self.carry_out(command);
@@ -113,7 +110,7 @@ impl Reactor {
             }
         }
         self.net.make_room_for_commands();
-        self.give_back(handler);
+        self.give_back(handler, share::COMMANDS);
     }
 
     fn carry_out(&mut self, command: Command<Errand>) {
@@ -124,9 +121,12 @@ impl Reactor {
         net.carried_out.1 += command.weight();
         match command {
             Command::Send(conn, data) => {
-                if net.send_bytes(conn, data.clone()).is_err() {
+                let queued = net.send_bytes(conn, data.clone()).is_ok();
+                if !queued {
                     net.undelivered.push_back((conn, data));
                 }
+                #[cfg(feature = "sim")]
+                net.note_carried(conn, queued);
                 net.count_carried(conn);
             }
             Command::Close(conn) => net.close(conn),
@@ -153,11 +153,15 @@ impl Reactor {
         }
     }
 
-    /// Sends from other threads that could not be queued.
-    fn give_back<H: Handler + ?Sized>(&mut self, handler: &mut H) {
+    /// Sends from other threads that could not be queued. Returns whether all have been given back.
+    fn give_back<H: Handler + ?Sized>(&mut self, handler: &mut H, share: u32) -> bool {
         while let Some((conn, data)) = self.net.undelivered.pop_front() {
             call(&mut self.net, conn, |net| handler.on_refused(net, conn, data));
+            if self.is_spent(share) {
+                break;
+            }
         }
+        self.net.undelivered.is_empty()
     }
 
     /// Deadlines that have come up. Nobody is judged here: a connection is read from and flushed
@@ -212,12 +216,15 @@ impl Reactor {
     /// for: a reactor that has more to do than it can must keep its timers all the same.
     fn move_horizon(&mut self) {
         let served = self.net.readied - self.net.ready.len() as u64;
-        let slice = self.net.config.turn_slice;
-        while let Some((moment, readied)) = self.horizons.front().copied() {
-            if served < readied && self.net.now < moment.plus(slice) {
+        let (now, lapse_over) = (self.net.now, self.net.lapses.last_end());
+        while let Some(horizon) = self.horizons.front_mut() {
+            if lapse_over > horizon.from && !horizon.is_moved {
+                (horizon.from, horizon.is_moved) = (lapse_over, true);
+            }
+            if served < horizon.readied && now < horizon.from.plus(self.net.config.turn_slice) {
                 return;
             }
-            self.heard = moment;
+            self.heard = horizon.moment;
             self.horizons.pop_front();
         }
     }
@@ -241,11 +248,15 @@ impl Reactor {
         self.flush_served(handler);
     }
 
-    /// Those that were read from, in their order.
+    /// Those that were read from, in their order; unless a callback takes long.
     fn flush_served<H: Handler + ?Sized>(&mut self, handler: &mut H) {
+        let began = self.net.now;
         for _ in 0..self.net.served.len() {
             let Some(id) = self.net.served.pop_front() else { break };
             finish(&mut self.net, handler, id);
+            if self.net.now > began && self.is_spent(share::FLUSHES) {
+                break;
+            }
         }
     }
 
@@ -285,6 +296,7 @@ impl Reactor {
 
     /// Reads until nothing is left or wanted, or the budget of this turn is spent.
     fn read<H: Handler + ?Sized>(&mut self, handler: &mut H, id: ConnId) {
+        let spent = self.spent_at(share::CONNECTIONS);
         let (net, scratch) = (&mut self.net, &mut self.scratch);
         let mut budget = net.config.read_budget;
         let mut more = true;
@@ -299,6 +311,9 @@ impl Reactor {
             let count = match received {
                 Received::Data(count) => {
                     deliver(net, handler, id, scratch.get(..count).unwrap_or_default(), directly);
+                    if net.now >= spent {
+                        break;
+                    }
                     count
                 }
                 Received::Eof => {
@@ -360,7 +375,7 @@ impl Reactor {
             let listeners = ready.iter().filter_map(|id| Some((*id, self.net.listeners.get(*id)?)));
             let empty: Vec<_> = listeners.filter(|(_, l)| l.is_empty()).map(|(id, _)| id).collect();
             if !accepted {
-                return empty.into_iter().for_each(|id| self.net.close_listener(id));
+                return empty.into_iter().for_each(|id| self.net.drop_listener(id));
             }
             // They are asked once more, in this turn or in the next.
             for id in empty {
@@ -380,12 +395,16 @@ impl Reactor {
         let mut full = net.is_full();
         let draining = net.stopping == Stopping::Draining;
         let stalled = net.stalled_handshake();
+        let stalls_at = net.handshake_stalls_at();
         let Some(listener) = net.listeners.get_mut(id) else { return false };
         if !listener.is_ready() {
             return false;
         }
         if full && stalled.is_none() && net.config.at_limit == AtLimit::Wait {
-            listener.hold_at_limit();
+            listener.hold_at_limit(stalls_at);
+            if stalls_at != Time::NEVER {
+                net.deadlines.arm_single(stalls_at, Deadline::Listener(id));
+            }
             return false;
         }
         // Who waits is turned away only when nobody is in who could go instead.
@@ -403,7 +422,7 @@ impl Reactor {
                     net.close(conn);
                 }
                 if last {
-                    net.close_listener(id);
+                    net.drop_listener(id);
                 }
                 true
             }
@@ -416,7 +435,7 @@ impl Reactor {
             }
             Step::Broken(error) => {
                 log::error!("listener {id}: {error}");
-                net.close_listener(id);
+                net.drop_listener(id);
                 handler.on_listener_error(net, id, &error);
                 net.tick_over();
                 false
@@ -465,7 +484,7 @@ impl Reactor {
         }
         net.children.leave_alone();
         for listener in net.listeners.ids().collect::<Vec<_>>() {
-            net.close_listener(listener);
+            net.drop_listener(listener);
         }
     }
 
@@ -474,27 +493,30 @@ impl Reactor {
     fn judge<H: Handler + ?Sized>(&mut self, handler: &mut H) {
         // Before those on single connections: at a tie it is the shutdown that cuts them off.
         self.cut_off_if_due();
+        let began = self.net.now;
         for judged in 1..=self.net.judged.len() {
             let Some((id, basis)) = self.net.judged.pop_front() else { break };
             let net = &mut self.net;
-            if net.conns.get_mut(id).is_some_and(|entry| entry.conn.take_alarm(basis)) {
+            if net.conns.get_mut(id).is_some_and(|entry| entry.conn.take_alarm(basis, &net.defaults)) {
                 call(net, id, |net| handler.on_deadline(net, id));
                 finish(net, handler, id);
             }
             net.judge(id, basis);
             if judged % BATCH == 0 {
                 self.net.tick_over();
-                if self.is_spent(share::ENDS) {
-                    break;
-                }
+            }
+            // The clock moves on with each callback as well.
+            if self.net.now > began && self.is_spent(share::ENDS) {
+                break;
             }
         }
     }
 
     /// Each connection that was written to or meddled with by other callbacks than its own, once.
     fn flush_dirty<H: Handler + ?Sized>(&mut self, handler: &mut H) {
-        // Those whose batch was cut short by a panic.
+        // Those whose batch was cut short.
         self.flush_served(handler);
+        let began = self.net.now;
         for flushed in 1..=self.net.dirty.len() {
             // Those that are added on the way come behind, and in the next turn.
             let Some(id) = self.net.dirty.pop_front() else { break };
@@ -504,12 +526,13 @@ impl Reactor {
             }
             if flushed % BATCH == 0 {
                 self.net.tick_over();
-                if self.is_spent(share::FLUSHES) {
-                    return;
-                }
+            }
+            // The clock moves on with each callback as well.
+            if self.net.now > began && self.is_spent(share::FLUSHES) {
+                return;
             }
         }
-        self.net.flushed_since_stop = true;
+        self.net.flushed_since_stop = self.net.served.is_empty();
     }
 
     /// Reports those that have ended, and frees what they held. A freed descriptor is what a
@@ -519,7 +542,9 @@ impl Reactor {
             return;
         }
         self.net.await_commands();
-        self.give_back(handler);
+        if !self.give_back(handler, share::ENDS) {
+            return;
+        }
         // Those that a callback ends on the way are reported in the next turn: a handler that
         // connects anew in `on_close`, and fails at once, must not keep this one going.
         for _ in 0..self.net.dead.len() {
@@ -529,7 +554,11 @@ impl Reactor {
             }
         }
         for id in self.net.listeners.ids().collect::<Vec<_>>() {
-            let owed = self.net.listeners.get_mut(id).is_some_and(|listener| listener.on_freed());
+            let Some(listener) = self.net.listeners.get_mut(id) else { continue };
+            let (retry, owed) = (listener.retry_at(), listener.on_freed());
+            // Under churn at the limit there is a pause for each connection that ends: none of those
+            // that were cut short is to wake anybody when it would have been over.
+            self.net.deadlines.disarm_single(retry, Deadline::Listener(id));
             // In a shutdown they are all looked into together, in the next turn.
             if owed && self.net.stopping != Stopping::Draining {
                 self.accept_from(handler, id);
@@ -549,7 +578,7 @@ impl Reactor {
         while let Some(command) = self.net.inbox.pop_front() {
             self.carry_out(command);
         }
-        self.give_back(handler);
+        while !self.give_back(handler, share::ENDS) {}
     }
 
     /// Reports the first of the dead. It leaves the list last of all, so that a panic in its
@@ -577,12 +606,12 @@ fn finish_connect<H: Handler + ?Sized>(net: &mut Net, handler: &mut H, id: ConnI
     let Some(entry) = net.conns.get_mut(id) else { return };
     let outcome = entry.stream.finish_connect();
     #[cfg(feature = "tls")]
-    if matches!(outcome, Ok(true)) {
+    // A reset came after the connection was established.
+    if matches!(outcome, Ok(true)) || outcome.as_ref().is_err_and(was_established) {
         net.secure(id);
     }
     let told = net.touch(id, |conn, stream, cx| match outcome {
-        // Only an established connection is reset, a pending one is refused (tcp_reset in Linux).
-        Err(error) if matches!(error.raw_os_error(), Some(libc::ECONNRESET | libc::EPIPE)) => {
+        Err(error) if was_established(&error) => {
             let peer = conn.peer();
             let told = conn.opened(stream, peer, cx);
             conn.broken_at_birth(&error);
@@ -614,6 +643,11 @@ fn finish_connect<H: Handler + ?Sized>(net: &mut Net, handler: &mut H, id: ConnI
     if told.is_some() && via != Via::Connect && net.stopping == Stopping::Draining {
         net.close(id);
     }
+}
+
+/// Only an established connection is reset, a pending one is refused (tcp_reset in Linux).
+fn was_established(error: &std::io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ECONNRESET | libc::EPIPE))
 }
 
 /// Looks what has become of the attempts to reach a host.
@@ -707,15 +741,13 @@ fn redial(net: &mut Net, id: ConnId) {
 fn deliver<H: Handler + ?Sized>(net: &mut Net, handler: &mut H, id: ConnId, data: &[u8], directly: bool) {
     if !directly {
         let Some(entry) = net.conns.get_mut(id) else { return };
-        let enough = !entry.conn.wants_more_than(data.len());
-        if enough {
-            entry.conn.want(0);
+        if entry.conn.wants_more_than(data.len()) {
+            net.touch(id, |conn, _, _| conn.hold_input(data));
+            return net.keep_within_budget(id);
         }
+        entry.conn.want(0);
         let Some(input) = net.touch(id, |conn, _, _| conn.take_input_with(data)) else { return };
-        return match enough {
-            true => show(net, handler, id, input),
-            false => keep(net, id, input),
-        };
+        return show(net, handler, id, input);
     }
     let used = call(net, id, |net| handler.on_data(net, id, data));
     if let Some(rest @ [_, ..]) = data.get(used..) {

@@ -31,6 +31,16 @@ impl Script {
             let every = millis(&mut odd, 200);
             return Self::new().read(Reading::Never).send(first).send_slowly(rest, 10, every);
         }
+        if odd.chance(60) {
+            // Says all it has to say before it listens.
+            let all = text(&mut odd, 400_000);
+            return Self::new().read(Reading::Never).send(all).read(Reading::Eager).half_close();
+        }
+        if odd.chance(60) {
+            // Beats like a heart, and does nothing else.
+            let (beats, every) = (text(&mut odd, 40), millis(&mut odd, 900));
+            return Self::new().send_slowly(beats, 1, every).half_close();
+        }
         let mut rng = Rng::new(seed, u64::from_be_bytes(*b"..script"));
         let rng = &mut rng;
         let mut script = Self::new();

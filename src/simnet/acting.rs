@@ -225,7 +225,7 @@ impl World {
         match knock {
             Knock::Peer(peer) => self.peer_knocks(peer),
             Knock::Engine(id, addr) => {
-                let remote = self.remotes.get(&addr).cloned();
+                let (now, remote) = (self.now, self.remotes.get(&addr).cloned());
                 match remote {
                     Some(Remote::Serves(script)) => self.remote_answers(id, addr, script),
                     Some(Remote::Silent) => {}
@@ -233,7 +233,7 @@ impl World {
                         if let Some(sock) = self.socks.get_mut(&id) {
                             // The SYN stays counted as unacknowledged.
                             sock.shut = true;
-                            sock.fail(libc::ECONNREFUSED);
+                            sock.fail(libc::ECONNREFUSED, now);
                             self.note(|_| format!("{addr}: refuses the connection"));
                             self.wake(id);
                         }

@@ -24,6 +24,9 @@ pub(crate) const NOBODY: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(1
 /// System calls of one turn after which it is taken to go on for ever.
 const MOST_CALLS: usize = 200_000;
 
+/// Of so many system calls one is as likely to be where the process is stopped as a callback is.
+const STOPS_IN_CALLS: usize = 8;
+
 /// There is no other way out of a turn that does not end.
 #[allow(clippy::panic)]
 fn give_up() -> ! {
@@ -42,6 +45,9 @@ impl World {
         }
         self.now += self.dice.between(1, 5) as u64 * MICRO;
         self.settle();
+        if self.witness.in_turn {
+            self.stop_in_turn(STOPS_IN_CALLS);
+        }
     }
 
     /// A fault that the call meets before it does anything.
@@ -59,15 +65,28 @@ impl World {
             // Whoever was told "nothing" wrongly is told otherwise later.
             let at = self.now + self.dice.between(1, 3000) as u64 * MICRO;
             self.schedule_event(Ready::Sock(id), at);
+            self.held_back(id, at);
             self.work.socks.entry(id).or_default().would_block += 1;
             return Some(libc::EAGAIN);
         }
         None
     }
 
+    /// The kernel does not tell before `at` what it should.
+    fn held_back(&mut self, id: SockId, at: u64) {
+        if let Some(sock) = self.socks.get_mut(&id) {
+            sock.times.lie = sock.times.lie.max(at);
+        }
+    }
+
     pub(crate) fn sys_read(&mut self, id: SockId, buf: &mut [u8]) -> io::Result<usize> {
         self.call();
-        if let Some(errno) = self.struck(id) {
+        let struck = self.struck(id);
+        if let Some(sock) = self.socks.get_mut(&id) {
+            sock.look(self.now, struck);
+        }
+        if let Some(errno) = struck {
+            self.note(|world| format!("{}: read is made to fail with errno {errno}", world.name(id)));
             return error(errno);
         }
         let most = match self.dice.chance(self.faults.short_read) {
@@ -80,6 +99,8 @@ impl World {
             self.work.socks.entry(id).or_default().would_block += 1;
         }
         if let Ok(count) = result {
+            sock.times.read = self.now;
+            sock.looks = 0;
             self.work.socks.entry(id).or_default().read += count;
             self.after_read(id);
         }
@@ -89,7 +110,12 @@ impl World {
 
     pub(crate) fn sys_write(&mut self, id: SockId, slices: &[IoSlice<'_>]) -> io::Result<usize> {
         self.call();
-        if let Some(errno) = self.struck(id) {
+        let struck = self.struck(id);
+        if let (Some(sock), false) = (self.socks.get_mut(&id), struck == Some(libc::EINTR)) {
+            sock.times.tried = self.now;
+        }
+        if let Some(errno) = struck {
+            self.note(|world| format!("{}: write is made to fail with errno {errno}", world.name(id)));
             return error(errno);
         }
         let offered: usize = slices.iter().map(|slice| slice.len()).sum();
@@ -102,8 +128,18 @@ impl World {
         let bytes = slices.iter().flat_map(|slice| slice.iter());
         let result = sock.write(bytes, offered, most);
         if let Ok(taken) = result {
-            let right = sock.promised.get(before..before + taken);
+            sock.times.written = self.now;
+            sock.looks = 0;
+            let queued = sock.promised.len().saturating_sub(before + taken);
+            if sock.soft_bytes.is_some_and(|soft| queued < soft) {
+                sock.times.soft = None;
+            }
             let fresh = sock.output.len() - taken;
+            if sock.sealed {
+                // What a session makes of what was promised only the peer can tell.
+                sock.promised.extend(sock.output.range(fresh..));
+            }
+            let right = sock.promised.get(before..before + taken);
             if !right.is_some_and(|right| right.iter().eq(sock.output.range(fresh..))) {
                 let name = self.name(id);
                 self.accuse(|| format!("{name}: the {taken} bytes written at offset {before} are not the ones that were sent"));
@@ -112,11 +148,19 @@ impl World {
             self.pump(id);
             self.start_watch(id);
         }
-        if result == Err(libc::EAGAIN) {
-            self.work.socks.entry(id).or_default().would_block += 1;
+        match result {
+            Err(libc::EAGAIN) => self.work.socks.entry(id).or_default().would_block += 1,
+            Err(_) => self.write_failed(id),
+            Ok(_) => {}
         }
         self.note(|world| format!("{}: write of {offered} {}", world.name(id), show(result)));
         result.or_else(error)
+    }
+
+    fn write_failed(&mut self, id: SockId) {
+        if let Some(sock) = self.socks.get_mut(&id) {
+            sock.read_when_acked = sock.read;
+        }
     }
 
     pub(crate) fn sys_shutdown(&mut self, id: SockId) -> io::Result<()> {
@@ -126,6 +170,8 @@ impl World {
             return error(libc::ENOTCONN);
         }
         sock.shut = true;
+        sock.times.shut = self.now;
+        sock.read_when_acked = sock.read;
         self.note(|world| format!("{}: ends its stream", world.name(id)));
         self.pump(id);
         // As Linux does, for nothing.
@@ -146,7 +192,7 @@ impl World {
         self.note(|world| format!("{}: close", world.name(id)));
         if let Some(sock) = self.socks.get(&id) {
             let lost = sock.promised.len() as u64 > sock.acked;
-            if lost && sock.phase == Phase::Open && !sock.linger_zero {
+            if lost && sock.phase == Phase::Open && !sock.linger_zero && !sock.sealed {
                 let name = self.name(id);
                 self.accuse(|| format!("{name}: a stream that was cut ends without a reset"));
             }
@@ -162,6 +208,7 @@ impl World {
         self.call();
         let Some(sock) = self.socks.get_mut(&id) else { return };
         sock.token = Some(token);
+        sock.times.known = self.now;
         if sock.level().any() {
             self.list(Ready::Sock(id));
         }
@@ -206,6 +253,7 @@ impl World {
             queue: Default::default(),
             token: None,
             listed: false,
+            empty_at: None,
             keepalive,
             user_timeout,
         };
@@ -218,7 +266,11 @@ impl World {
         self.descriptors = self.descriptors.saturating_sub(1);
         let Some(listener) = self.listeners.remove(&id) else { return };
         self.note(|_| format!("listener closed, {} clients in its queue", listener.queue.len()));
-        self.abandoned += listener.queue.len();
+        // Who came since it last found nobody, with nothing else done in between, could not be known of.
+        let unknown = listener.empty_at.is_some_and(|at| at > self.witness.called);
+        if !self.witness.shutdowns.is_empty() && !self.witness.by_hand && !unknown {
+            self.witness.abandoned += listener.queue.len();
+        }
         for waiting in listener.queue {
             self.reset_and_free(waiting);
         }
@@ -230,7 +282,9 @@ impl World {
         if self.dice.chance(faults.interrupt) {
             return error(libc::EINTR);
         }
-        if self.listeners.get(&id).is_none_or(|listener| listener.queue.is_empty()) {
+        let Some(listener) = self.listeners.get_mut(&id) else { return error(libc::EBADF) };
+        if listener.queue.is_empty() {
+            listener.empty_at = Some(self.now);
             return error(libc::EAGAIN);
         }
         if self.dice.chance(faults.accept_error) {
@@ -273,7 +327,9 @@ impl World {
     /// What has become of a connect: whether it is established.
     pub(crate) fn sys_is_connected(&mut self, id: SockId) -> bool {
         self.call();
-        self.socks.get(&id).is_some_and(|sock| sock.phase == Phase::Open)
+        let Some(sock) = self.socks.get_mut(&id) else { return false };
+        sock.times.looked = self.now;
+        sock.phase == Phase::Open
     }
 
     /// Takes events off the list, `most` at most.
@@ -295,6 +351,9 @@ impl World {
                 if late {
                     let at = self.now + self.dice.between(1, 5000) as u64 * MICRO;
                     self.schedule_event(ready, at);
+                    if let Ready::Sock(id) = ready {
+                        self.held_back(id, at);
+                    }
                 } else {
                     events.push(event);
                 }
@@ -334,8 +393,10 @@ impl World {
         let alive: Vec<SockId> =
             self.socks.iter().filter(|(_, sock)| sock.token.is_some()).map(|(id, _)| *id).collect();
         let chosen = alive.get(self.dice.below(alive.len())).and_then(|id| self.socks.get_mut(id));
-        if let Some((token, bits)) = chosen.and_then(|sock| Some((sock.token?, sock.level()))) {
-            events.push((token, bits));
+        if let Some((token, sock)) = chosen.and_then(|sock| Some((sock.token?, sock))) {
+            // Whoever is told of an event looks: that is not of the engine's own accord.
+            sock.looks = sock.looks.saturating_sub(1);
+            events.push((token, sock.level()));
         }
     }
 }

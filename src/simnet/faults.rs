@@ -35,9 +35,11 @@ pub struct Faults {
     pub event_spurious: u16,
     /// File descriptors run out for up to half a second (EMFILE), without a later edge.
     pub exhaustion: u16,
-    /// The process is not scheduled for a while before a poll.
+    /// The process is stopped for a while where it waits for events, or between two turns.
     pub pause: u16,
-    /// How long at most.
+    /// The process is stopped for a while in the middle of a turn, before or after a callback.
+    pub stop: u16,
+    /// How long at most, in either case.
     pub longest_pause: Duration,
 }
 
@@ -57,6 +59,7 @@ impl Faults {
             event_spurious: 0,
             exhaustion: 0,
             pause: 0,
+            stop: 0,
             longest_pause: Duration::from_secs(2),
         }
     }
@@ -74,7 +77,7 @@ impl Faults {
     }
 
     /// Every kind with its name and the most that makes sense of it.
-    pub(crate) fn kinds(&mut self) -> [(&'static str, &mut u16, u16); 12] {
+    pub(crate) fn kinds(&mut self) -> [(&'static str, &mut u16, u16); 13] {
         [
             ("short_write", &mut self.short_write, 500),
             ("short_read", &mut self.short_read, 500),
@@ -88,6 +91,7 @@ impl Faults {
             ("event_spurious", &mut self.event_spurious, 200),
             ("exhaustion", &mut self.exhaustion, 10),
             ("pause", &mut self.pause, 10),
+            ("stop", &mut self.stop, 5),
         ]
     }
 }

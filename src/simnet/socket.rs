@@ -7,6 +7,8 @@
 
 use std::collections::VecDeque;
 
+use super::witness::Times;
+
 /// Names a socket; never used twice.
 pub(crate) type SockId = usize;
 
@@ -94,9 +96,6 @@ pub(crate) struct Sock {
     pub(crate) last_arrival: u64,
     /// When anything was last heard of the other end.
     pub(crate) heard: u64,
-    /// When data last arrived, and when an acknowledgement did: at first the beginning.
-    pub(crate) data_at: u64,
-    pub(crate) ack_at: u64,
     /// When the other end last acknowledged anything, or the first byte after that was sent.
     pub(crate) progress: u64,
     /// A check for a dead peer is under way.
@@ -110,12 +109,35 @@ pub(crate) struct Sock {
     pub(crate) read: u64,
     /// What the program behind this end asked its engine to send: the oracle for `written`.
     pub(crate) promised: Vec<u8>,
+    /// A session stands above it.
+    pub(crate) sealed: bool,
     /// How often that passed high water.
     pub(crate) crossings: u64,
     /// That program asked for no input.
     pub(crate) paused: bool,
     /// It asked for input again, and has not been shown any since.
     pub(crate) resumed: bool,
+    /// Its queue passed high water or was drained, and no read was tried since.
+    pub(crate) granted: bool,
+    /// Bytes promised when a read was last tried, and whether that one was allowed to a congested
+    /// connection.
+    pub(crate) promised_at_look: usize,
+    /// The program wants to be shown nothing before so many bytes are there.
+    pub(crate) want: usize,
+    /// Input may have been kept back because of that.
+    pub(crate) held: bool,
+    /// Where the soft limit of its queue is.
+    pub(crate) soft_bytes: Option<usize>,
+    pub(crate) read_was_granted: bool,
+    /// The end of the peer's stream was read.
+    pub(crate) end_read: bool,
+    /// When what is unread arrived, and up to where in the stream.
+    pub(crate) arrivals: VecDeque<(u64, u64)>,
+    /// Bytes read when everything written had just been acknowledged, or a write failed.
+    pub(crate) read_when_acked: u64,
+    /// How often the engine has looked for acknowledgements since anything came or went.
+    pub(crate) looks: u64,
+    pub(crate) times: Times,
 }
 
 impl Sock {
@@ -143,8 +165,6 @@ impl Sock {
             listed: false,
             last_arrival: 0,
             heard: now,
-            data_at: now,
-            ack_at: now,
             progress: now,
             watched: false,
             keepalive: None,
@@ -153,10 +173,72 @@ impl Sock {
             acked: 0,
             read: 0,
             promised: Vec::new(),
+            sealed: false,
             crossings: 0,
             paused: false,
             resumed: false,
+            granted: false,
+            promised_at_look: 0,
+            want: 0,
+            held: false,
+            soft_bytes: None,
+            read_was_granted: false,
+            end_read: false,
+            arrivals: VecDeque::new(),
+            read_when_acked: 0,
+            looks: 0,
+            times: Times::new(now),
         }
+    }
+
+    /// Data arrives.
+    pub(crate) fn receive(&mut self, data: &[u8], now: u64) {
+        self.input.extend(data);
+        self.times.data = now;
+        self.looks = 0;
+        let end = self.read + self.input.len() as u64;
+        match self.arrivals.back_mut() {
+            Some((at, last)) if *at == now => *last = end,
+            _ => self.arrivals.push_back((now, end)),
+        }
+    }
+
+    /// The other end has so many more bytes.
+    pub(crate) fn acknowledge(&mut self, count: usize, now: u64) {
+        self.flight -= count;
+        self.acked += count as u64;
+        (self.times.ack, self.progress) = (now, now);
+        self.read_when_acked = self.read;
+        self.looks = 0;
+    }
+
+    /// The program asks its engine to send this.
+    pub(crate) fn promise(&mut self, data: &[u8], now: u64) {
+        if self.promised.len() as u64 == self.written {
+            self.times.queue = now;
+        }
+        self.promised.extend_from_slice(data);
+        if self.soft_bytes.is_some_and(|soft| self.promised.len() as u64 - self.written >= soft as u64) {
+            self.times.soft.get_or_insert(now);
+        }
+    }
+
+    /// The program's engine tries to read. Interrupted it learns nothing, nor if it is not told the truth.
+    pub(crate) fn look(&mut self, now: u64, struck: Option<i32>) {
+        self.read_was_granted = self.granted || self.promised.len() == self.promised_at_look;
+        self.promised_at_look = self.promised.len();
+        self.granted = false;
+        if struck != Some(libc::EINTR) {
+            self.times.looked = now;
+        }
+        if struck.is_none() {
+            self.times.data_at_look = self.times.data;
+        }
+    }
+
+    /// Whether something waits to be read: bytes, the end of the stream, or an error.
+    pub(crate) fn has_unread(&self) -> bool {
+        !self.input.is_empty() || ((self.fin_in || self.phase == Phase::Closed) && !self.end_read)
     }
 
     /// Room for further writes.
@@ -201,14 +283,21 @@ impl Sock {
                 *to = from;
             }
             self.read += count as u64;
+            while self.arrivals.front().is_some_and(|(_, end)| *end <= self.read) {
+                self.arrivals.pop_front();
+            }
             return Ok(count);
         }
         if self.fin_in {
+            self.end_read = true;
             return Ok(0);
         }
         match self.error.take() {
             Some(errno) => Err(errno),
-            None if self.phase == Phase::Closed => Ok(0),
+            None if self.phase == Phase::Closed => {
+                self.end_read = true;
+                Ok(0)
+            }
             None => Err(libc::EAGAIN),
         }
     }
@@ -245,8 +334,9 @@ impl Sock {
     }
 
     /// A reset arrived, or the kernel gave up.
-    pub(crate) fn fail(&mut self, errno: i32) {
+    pub(crate) fn fail(&mut self, errno: i32, now: u64) {
         self.phase = Phase::Closed;
+        self.times.failed = now;
         self.error = Some(errno);
         self.output.clear();
     }

@@ -44,8 +44,7 @@ impl World {
                     });
                     return self.reset_and_free(id);
                 }
-                sock.input.extend(&data);
-                sock.data_at = now;
+                sock.receive(&data, now);
                 self.transmit(id, Packet::Ack(data.len()));
                 self.wake(id);
             }
@@ -54,6 +53,7 @@ impl World {
                     return;
                 }
                 sock.fin_in = true;
+                sock.times.fin = now;
                 self.transmit(id, Packet::FinAck);
                 self.wake(id);
                 self.free_if_done(id);
@@ -62,11 +62,10 @@ impl World {
                 if sock.phase == Phase::Closed {
                     return;
                 }
-                sock.flight -= count;
-                sock.acked += count as u64;
-                (sock.ack_at, sock.progress) = (now, now);
+                sock.acknowledge(count, now);
                 if sock.no_space && sock.is_writable() {
                     sock.no_space = false;
+                    sock.times.room = now;
                     self.wake(id);
                 }
             }
@@ -83,14 +82,14 @@ impl World {
                 if sock.phase == Phase::Closed {
                     return;
                 }
-                sock.fail(sock.reset_errno());
+                sock.fail(sock.reset_errno(), now);
                 self.note(|world| format!("{}: a reset arrives", world.name(id)));
                 self.wake(id);
                 self.free_if_done(id);
             }
             Packet::Established => {
                 sock.phase = Phase::Open;
-                (sock.data_at, sock.ack_at) = (now, now);
+                (sock.times.opened, sock.times.data, sock.times.ack) = (now, now, now);
                 self.wake(id);
                 self.pump(id);
             }
@@ -133,13 +132,14 @@ impl World {
 
     /// Somebody on the way, or an administrator, resets both ends.
     pub(crate) fn cut(&mut self, id: SockId) {
+        let now = self.now;
         let Some(sock) = self.socks.get(&id) else { return };
         if sock.phase == Phase::Open {
             let errno = sock.reset_errno();
             self.note(|world| format!("{}: the connection is cut on the way", world.name(id)));
             self.transmit(id, Packet::Reset);
             if let Some(sock) = self.socks.get_mut(&id) {
-                sock.fail(errno);
+                sock.fail(errno, now);
             }
             self.wake(id);
         }
@@ -178,7 +178,7 @@ impl World {
             false => None,
         };
         if limit.is_some_and(|at| now >= at) {
-            sock.fail(libc::ETIMEDOUT);
+            sock.fail(libc::ETIMEDOUT, now);
             self.note(|world| format!("{}: the kernel gives the peer up", world.name(id)));
             self.wake(id);
             self.free_if_done(id);

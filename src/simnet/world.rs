@@ -9,6 +9,7 @@ use super::names::{Lookup, Name};
 use super::peer::{PeerState, Remote};
 use super::rng::Rng;
 use super::socket::{Phase, Side, Sock, SockId};
+use super::witness::Witness;
 
 /// What a packet carries.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,6 +76,8 @@ pub(crate) struct ListenerState {
     pub(crate) queue: VecDeque<SockId>,
     pub(crate) token: Option<usize>,
     pub(crate) listed: bool,
+    /// When an accept last found nobody.
+    pub(crate) empty_at: Option<u64>,
     /// What accepted sockets inherit.
     pub(crate) keepalive: Option<u64>,
     pub(crate) user_timeout: Option<u64>,
@@ -148,10 +151,7 @@ pub(crate) struct World {
     pub(crate) gone: Vec<usize>,
 
     pub(crate) work: Work,
-    /// When the reactor last came back from where it served nobody.
-    pub(crate) back: u64,
-    /// Clients that a closing listener left in its queue.
-    pub(crate) abandoned: usize,
+    pub(crate) witness: Witness,
     pub(crate) trace: Option<Vec<String>>,
     pub(crate) violation: Option<String>,
 }
@@ -183,8 +183,7 @@ impl World {
             descriptor_limit: None,
             gone: Vec::new(),
             work: Work::default(),
-            back: 0,
-            abandoned: 0,
+            witness: Witness::default(),
             trace: None,
             violation: None,
         }

@@ -70,6 +70,11 @@ pub(crate) struct Secured<S> {
     /// The last read below emptied it.
     is_dry: bool,
     end_sealed: bool,
+    /// The stream below has been ended: the session has nothing more to say.
+    is_shut: bool,
+    /// Bytes handed over below and read from there, whatever is in them.
+    sent: u64,
+    came: u64,
     /// The peer may end its stream without ending its session.
     allow_truncation: bool,
     /// The stream below ended, and the session had not.
@@ -96,6 +101,9 @@ impl<S: Transport> Secured<S> {
             write_error: None,
             is_dry: false,
             end_sealed: false,
+            is_shut: false,
+            sent: 0,
+            came: 0,
             allow_truncation,
             truncated: false,
             info: OnceCell::new(),
@@ -169,6 +177,7 @@ impl<S: Transport> Secured<S> {
             self.reading = Reading::Over;
             return Ok(None);
         }
+        self.came += count as u64;
         self.is_dry = count < raw.len() && self.below.short_read_empties();
         let mut rest = raw.get(..count).unwrap_or_default();
         let mut opened = 0;
@@ -199,6 +208,7 @@ impl<S: Transport> Secured<S> {
             return Ok(0);
         }
         let count = self.below.read(buf)?;
+        self.came += count as u64;
         match count {
             0 => self.reading = Reading::Over,
             _ => self.is_dry = count < buf.len() && self.below.short_read_empties(),
@@ -220,6 +230,7 @@ impl<S: Transport> Secured<S> {
     }
 
     fn count_sent(&mut self, mut sent: usize) {
+        self.sent += sent as u64;
         while let Some(record) = self.records.front_mut() {
             if sent < record.left {
                 record.left -= sent;
@@ -256,7 +267,7 @@ impl<S: Transport> Transport for Secured<S> {
             return self.discard(buf);
         }
         self.is_dry = false;
-        let mut filled = 0;
+        let (mut filled, mut fruitless) = (0, false);
         loop {
             filled += self.session.open(buf.get_mut(filled..).unwrap_or_default());
             if filled == buf.len() {
@@ -278,6 +289,10 @@ impl<S: Transport> Transport for Secured<S> {
             }
             if self.is_dry {
                 return Err(ErrorKind::WouldBlock.into());
+            }
+            // A peer may send records without plaintext for ever: others have their turn in between.
+            if std::mem::replace(&mut fruitless, true) {
+                return Err(ErrorKind::Interrupted.into());
             }
             // The raw bytes stand behind the place of their plaintext, which is shorter.
             let half = if buf.len() >= 2 * LEAST_READ { buf.len() / 2 } else { 0 };
@@ -301,18 +316,21 @@ impl<S: Transport> Transport for Secured<S> {
             return Err(error);
         }
         let mut sent = self.transmit();
+        let mut is_spent = false;
         // More is sealed as long as all that was went out.
-        while sent.is_ok() && self.sealed < offered && !self.has_failed {
+        while sent.is_ok() && self.sealed < offered && !self.has_failed && !is_spent {
             let before = self.sealed;
             self.seal(slices, offered);
             sent = self.transmit();
-            if self.sealed == before {
-                break;
-            }
+            is_spent = self.sealed == before;
         }
         let taken = self.done.min(offered);
         if taken == 0 {
             sent?;
+            if is_spent {
+                let text = "the keys of the session are used up".into();
+                return Err(io::Error::new(ErrorKind::InvalidData, SessionError { alert: None, text }));
+            }
             return Err(ErrorKind::WouldBlock.into());
         }
         self.write_error = sent.err().filter(|error| error.kind() != ErrorKind::WouldBlock);
@@ -323,9 +341,15 @@ impl<S: Transport> Transport for Secured<S> {
 
     fn shutdown_write(&mut self) -> io::Result<()> {
         if !std::mem::replace(&mut self.end_sealed, true) && !self.has_failed {
+            // Without its end of the handshake, nothing that comes is of any use.
+            if self.session.is_handshaking() && self.reading == Reading::Open {
+                self.reading = Reading::Discarding;
+                self.forget_backlog();
+            }
             self.session.end();
         }
         self.transmit()?;
+        self.is_shut = true;
         self.below.shutdown_write()
     }
 
@@ -362,27 +386,29 @@ impl<S: Transport> Transport for Secured<S> {
     }
 
     fn has_own(&self) -> bool {
-        self.clear == 0 && self.session.sealed() > self.recorded
+        self.clear == 0 && !self.is_shut && self.session.sealed() > self.recorded
     }
 
     fn send_own(&mut self) -> io::Result<()> {
-        match self.clear {
-            0 => self.transmit(),
-            _ => Ok(()),
+        match self.clear == 0 && !self.is_shut {
+            true => self.transmit(),
+            false => Ok(()),
         }
     }
 
     fn shake_hands(&mut self, buf: &mut [u8]) -> io::Result<bool> {
         if self.session.is_handshaking() && !self.backlog.is_empty() {
             self.absorb_backlog();
-            self.take_failure()?;
         }
-        if self.session.is_handshaking() && self.read_below(buf, &mut [])?.is_none() {
+        if self.session.is_handshaking() && !self.has_failed && self.read_below(buf, &mut [])?.is_none() {
             self.end_below();
             return Err(ErrorKind::UnexpectedEof.into());
         }
-        self.take_failure()?;
-        Ok(!self.session.is_handshaking())
+        // What failed behind the handshake is told behind the data that came before it.
+        match self.session.is_handshaking() {
+            true => self.take_failure().map(|()| false),
+            false => Ok(true),
+        }
     }
 
     fn takes_data(&self) -> bool {
@@ -391,6 +417,14 @@ impl<S: Transport> Transport for Secured<S> {
 
     fn committed(&self) -> usize {
         self.clear + self.sealed
+    }
+
+    fn taken_below(&self) -> u64 {
+        self.sent - self.below.unacknowledged().unwrap_or(0).min(self.sent)
+    }
+
+    fn moved_below(&self) -> u64 {
+        self.sent + self.came
     }
 
     fn is_truncated(&self) -> bool {
@@ -416,6 +450,7 @@ impl<S: Transport> Secured<S> {
         }
         let taken = self.below.write(&clear)?;
         self.clear -= taken.min(self.clear);
+        self.sent += taken as u64;
         Ok(taken)
     }
 }

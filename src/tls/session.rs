@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io::{self, ErrorKind, IoSlice, Read, Write};
+use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::Arc;
 
 use rustls::pki_types::{CertificateDer, ServerName};
@@ -69,12 +70,23 @@ impl fmt::Debug for Tls {
 impl Tls {
     pub(crate) fn session(self) -> io::Result<Box<dyn Session>> {
         let connection = match self {
-            Self::Server(config) => ServerConnection::new(config).map(Connection::Server),
+            Self::Server(config) => ServerConnection::new(without_early_data(config)).map(Connection::Server),
             Self::Client(config, name) => ClientConnection::new(config, name).map(Connection::Client),
         };
         let connection = connection.map_err(|error| io::Error::new(ErrorKind::InvalidInput, error))?;
         Ok(Box::new(Rustls::new(connection)))
     }
+}
+
+/// What a client sends ahead of the handshake would come apart from all else, and whoever heard it before
+/// may send it again: it is refused, whereupon the client sends it in its place.
+pub(crate) fn without_early_data(config: Arc<ServerConfig>) -> Arc<ServerConfig> {
+    if config.max_early_data_size == 0 {
+        return config;
+    }
+    let mut config = ServerConfig::clone(&config);
+    config.max_early_data_size = 0;
+    Arc::new(config)
 }
 
 /// What the two ends of a TLS session agreed on.
@@ -107,6 +119,8 @@ struct Rustls {
     peer_ended: bool,
     /// It told an error, and how much plaintext is before that it did not tell.
     failed: bool,
+    /// Our direction has been ended.
+    ended: bool,
 }
 
 impl fmt::Debug for Rustls {
@@ -120,7 +134,8 @@ impl fmt::Debug for Rustls {
 
 impl Rustls {
     fn new(connection: Connection) -> Self {
-        let mut session = Self { connection, sealed: 0, opened: 0, peer_ended: false, failed: false };
+        let mut session =
+            Self { connection, sealed: 0, opened: 0, peer_ended: false, failed: false, ended: false };
         // How much is sealed ahead is bounded where it is sealed.
         session.connection.set_buffer_limit(None);
         // A client has its first flight ready.
@@ -129,7 +144,16 @@ impl Rustls {
     }
 
     fn process(&mut self) -> Result<(), SessionError> {
-        match self.connection.process_new_packets() {
+        // Behind our end it has no alert to send any more, and with debug assertions panics about it.
+        let processed = match self.ended {
+            false => Some(self.connection.process_new_packets()),
+            true => catch_unwind(AssertUnwindSafe(|| self.connection.process_new_packets())).ok(),
+        };
+        let Some(processed) = processed else {
+            self.failed = true;
+            return Err(SessionError { alert: None, text: "what came behind our end is no message".into() });
+        };
+        match processed {
             Ok(state) => {
                 self.sealed = state.tls_bytes_to_write();
                 self.opened = state.plaintext_bytes_to_read();
@@ -142,14 +166,18 @@ impl Rustls {
 
     /// It has an alert ready, if it was the one to object. How long that is shows when it is sent.
     fn failed(&mut self, error: Error) -> SessionError {
-        if self.connection.wants_write() {
+        let objects = self.connection.wants_write() && !self.ended;
+        if objects {
             self.sealed += 1;
         }
         self.failed = true;
         self.opened = self.opened.max(1);
         let alert = match &error {
             Error::AlertReceived(alert) => Some(Alert { by: Side::Peer, code: u8::from(*alert) }),
-            error => alert_for(error).map(|alert| Alert { by: Side::Local, code: u8::from(alert) }),
+            error => {
+                let alert = alert_for(error).filter(|_| objects);
+                alert.map(|alert| Alert { by: Side::Local, code: u8::from(alert) })
+            }
         };
         SessionError { alert, text: error.to_string().into() }
     }
@@ -245,13 +273,19 @@ impl Session for Rustls {
                 break;
             }
         }
+        let before = self.sealed;
         let sealed = self.connection.writer().write_vectored(&parts).unwrap_or(0);
         // It tells how long the record is.
         let _ = self.process();
-        sealed
+        // When its keys are used up it says that it took what it dropped.
+        match self.sealed < before + sealed {
+            true => 0,
+            false => sealed,
+        }
     }
 
     fn end(&mut self) {
+        self.ended = true;
         self.connection.send_close_notify();
         let _ = self.process();
     }

@@ -19,6 +19,8 @@ use crate::util::{self, eventually, patient, read_all, SOON};
 pub struct Chat {
     child: Child,
     pub irc: SocketAddr,
+    /// With TLS, where that is on.
+    pub ircs: Option<SocketAddr>,
     pub web: SocketAddr,
 }
 
@@ -39,14 +41,20 @@ impl Chat {
         }
         let mut child = command.stdout(Stdio::piped()).spawn().expect("the chat starts");
         let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
-        let mut address = |name: &str, scheme: &str| {
+        let (mut irc, mut ircs) = (None, None);
+        let web = loop {
             let line = lines.next().expect("a line").expect("UTF-8");
-            let url = line.strip_prefix(name).unwrap_or_else(|| panic!("no {name} in {line:?}")).trim();
-            let address = url.strip_prefix(scheme).unwrap_or_else(|| panic!("no {scheme} in {line:?}"));
-            address.trim_end_matches('/').parse().expect("an address")
+            let (_, url) = line.split_once(char::is_whitespace).unwrap_or_else(|| panic!("{line:?}"));
+            let (scheme, address) = url.trim().split_once("://").unwrap_or_else(|| panic!("{line:?}"));
+            let address = address.trim_end_matches('/').parse().expect("an address");
+            match scheme {
+                "irc" => irc = Some(address),
+                "ircs" => ircs = Some(address),
+                "http" | "https" => break address,
+                _ => panic!("{line:?}"),
+            }
         };
-        let (irc, web) = (address("IRC", "irc://"), address("Web", "http://"));
-        Self { child, irc, web }
+        Self { child, irc: irc.expect("an address for IRC"), ircs, web }
     }
 
     /// A registered client.

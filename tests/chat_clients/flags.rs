@@ -42,7 +42,7 @@ fn wrong_flags_exit_with_2_and_one_line() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let taken = taken.local_addr().unwrap().to_string();
     let free = ["--irc", "127.0.0.1:0", "--web", "127.0.0.1:0"];
-    let wrong: [(&[&str], &str); 18] = [
+    let wrong: [(&[&str], &str); 28] = [
         (&["--irc", "nonsense"], "--irc"),
         (&["--web", "127.0.0.1"], "--web"),
         (&["--rate", "0"], "--rate"),
@@ -57,6 +57,16 @@ fn wrong_flags_exit_with_2_and_one_line() {
         (&["--nick-length", "1000"], "--nick-length"),
         (&["--name", "two words"], "--name"),
         (&["--redis", "no port"], "no port"),
+        (&["--origin", "nonsense"], "--origin"),
+        (&["--origin", "https://a.example/chat"], "--origin"),
+        (&["--host", "http://a.example"], "--host"),
+        (&["--host", ""], "--host"),
+        (&["--max-channels-per-address", "0"], "--max-channels-per-address"),
+        (&["--motd", "two\rlines"], "--motd"),
+        (&["--history", "1000000"], "--history"),
+        (&["--accounts", "/no/such/file"], "/no/such/file"),
+        (&["--operators", "/no/such/file"], "/no/such/file"),
+        (&["--accounts", "Cargo.toml"], "Cargo.toml: line 1"),
         (&["--no-such-flag"], "--no-such-flag"),
         (&["surplus"], "surplus"),
         (&["--irc", &taken], &taken),
@@ -119,10 +129,12 @@ fn the_help_names_every_flag_with_its_default() {
         ("motd", "Welcome. Nobody here dies of a broken pipe."),
         ("redis", ""),
         ("origin", ""),
+        ("host", ""),
         ("max-clients", "10000"),
         ("max-clients-per-address", "1000"),
         ("max-channels", "1000"),
         ("max-channels-per-client", "50"),
+        ("max-channels-per-address", "100"),
         ("max-line", "512"),
         ("rate", "5"),
         ("burst", "30"),
@@ -133,6 +145,9 @@ fn the_help_names_every_flag_with_its_default() {
         ("ping-timeout", "30"),
         ("drain", "10"),
         ("announce", "5"),
+        ("history", "0"),
+        ("accounts", ""),
+        ("operators", ""),
     ];
     let words = help.split_whitespace().collect::<Vec<_>>().join(" ");
     for (flag, default) in flags {
@@ -147,5 +162,33 @@ fn the_help_names_every_flag_with_its_default() {
     let named = help.lines().filter_map(|line| line.trim_start().strip_prefix("--"));
     for flag in named.map(|line| line.split([' ', '=']).next().unwrap()) {
         assert!(flags.iter().any(|(known, _)| *known == flag), "--{flag} is new");
+    }
+}
+
+#[test]
+fn variables_that_make_no_sense_exit_with_2_and_one_line() {
+    for (variables, named) in [
+        ("LISTEN_FDS=abc", "LISTEN_FDS"),
+        ("LISTEN_FDS=-1", "LISTEN_FDS"),
+        ("LISTEN_FDS=1 LISTEN_PID=abc", "LISTEN_PID"),
+        ("LISTEN_FDS=2 LISTEN_FDNAMES=irc", "LISTEN_FDNAMES"),
+        ("LISTEN_FDS=1 LISTEN_FDNAMES=irc:web", "LISTEN_FDNAMES"),
+    ] {
+        let (status, output, errors) = outcome_by(&format!(r#"{variables} exec "$0" "$@""#), Stdio::null());
+        assert_eq!((status, output.as_str()), (Some(2), ""), "{variables}: {errors}");
+        let one_line = errors.lines().count() == 1 && errors.starts_with("chat: ");
+        assert!(one_line && errors.contains(named), "{variables}: {errors:?}");
+    }
+}
+
+#[test]
+fn a_promised_socket_is_never_dropped_for_another_of_its_name() {
+    for names in ["irc:irc", "web:web", "other:irc"] {
+        let sockets: Vec<TcpListener> = (0..2).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+        let start = format!(r#"LISTEN_FDS=2 LISTEN_FDNAMES={names} exec "$0" "$@" 3<&0 4<&0"#);
+        let stdin = Stdio::from(OwnedFd::from(sockets[0].try_clone().unwrap()));
+        let (status, output, errors) = outcome_by(&start, stdin);
+        assert_eq!((status, output.as_str()), (Some(2), ""), "{names}: {errors}");
+        assert!(errors.lines().count() == 1 && errors.contains("LISTEN_FDNAMES"), "{names}: {errors:?}");
     }
 }

@@ -9,6 +9,7 @@ mod crowd;
 mod flags;
 mod peers;
 mod programs;
+mod secured;
 mod service;
 #[path = "../util/mod.rs"]
 mod util;

@@ -119,8 +119,8 @@ fn a_departure_shows_its_cause() {
 
     let mut polite = leave("e");
     polite.say("QUIT :off to the sea: bye :)");
-    assert_eq!(witness.departure_of_joined("e"), "off to the sea: bye :)");
-    polite.is_told("off to the sea: bye :)");
+    assert_eq!(witness.departure_of_joined("e"), "Quit: off to the sea: bye :)");
+    polite.is_told("Quit: off to the sea: bye :)");
 
     // Words that are on their way count, whatever comes right behind them.
     let mut hasty = leave("f");
@@ -128,7 +128,12 @@ fn a_departure_shows_its_cause() {
     hasty.stream().shutdown(Shutdown::Both).unwrap();
     drop(hasty);
     witness.hear(":f!~f@127.0.0.1 PRIVMSG #c :one word more");
-    assert_eq!(witness.departure_of("f"), "in a hurry");
+    assert_eq!(witness.departure_of("f"), "Quit: in a hurry");
+
+    // Nobody can pass their words off as the server's.
+    let mut liar = leave("l");
+    liar.say("QUIT :Ping timeout: 120 seconds");
+    assert_eq!(witness.departure_of_joined("l"), "Quit: Ping timeout: 120 seconds");
 
     // One who is not in any of the witness's channels is nobody's departure.
     drop(chat.client("g"));
@@ -208,4 +213,38 @@ fn a_refusal_repeats_no_word_that_could_be_taken_for_several() {
             client.hear(" 318 ");
         }
     }
+}
+
+#[test]
+fn whois_tells_how_long_somebody_has_been_silent() {
+    let chat = Chat::start(&[]);
+    let mut anna = chat.client("anna");
+    let mut bert = chat.client("bert");
+    let mut idle = |speaks: bool| {
+        if speaks {
+            anna.say("PRIVMSG bert :still here");
+            bert.hear("still here");
+        }
+        bert.say("WHOIS anna");
+        let line = bert.hear(" 317 bert anna ");
+        line.split(' ').nth(4).expect("seconds").parse::<u64>().expect("a number")
+    };
+    util::eventually("a second of silence", || idle(false) >= 1);
+    assert_eq!(idle(true), 0);
+}
+
+#[test]
+fn one_address_cannot_use_up_all_channels() {
+    let chat = Chat::start(&["--max-channels-per-address", "3"]);
+    let mut first = chat.client("first");
+    first.say("JOIN #a,#b");
+    first.hear(" 366 first #b ");
+    let mut second = chat.client("second");
+    second.say("JOIN #c,#d,#a");
+    second.hear(" 366 second #c ");
+    assert!(second.line().starts_with(":chat.local 405 second #d "), "the fourth of one address");
+    // What is there already is open to everybody, and what ends makes room.
+    second.hear(" 366 second #a ");
+    first.say("PART #b");
+    second.join("#d");
 }

@@ -46,7 +46,7 @@ fn ii_joins_talks_hears_and_quits() {
     friend.say("PRIVMSG #fifo :good morning from a socket");
     eventually_in(&channel.join("out"), "<friend> good morning from a socket");
     write_fifo(&server.join("in"), "/q so long");
-    assert_eq!(friend.departure_of("fred"), "so long");
+    assert_eq!(friend.departure_of("fred"), "Quit: so long");
     assert!(ii.ended().0.success());
 }
 
@@ -68,18 +68,22 @@ fn sic_joins_talks_hears_and_quits() {
     friend.say("PRIVMSG #simple :it is");
     sic.hear("<friend> it is");
     sic.say(":QUIT :simply gone\n");
-    assert_eq!(friend.departure_of("sid"), "simply gone");
+    assert_eq!(friend.departure_of("sid"), "Quit: simply gone");
     sic.hear("ERROR");
 }
 
 /// A terminal with a program in it. Dropping it ends both.
-struct Terminal(Scratch);
+pub struct Terminal(Scratch);
 
 impl Terminal {
-    fn start(name: &str, program: &[&str]) -> Self {
+    pub fn start(name: &str, program: &[&str]) -> Self {
         let terminal = Self(Scratch::new(name));
         let mut start = terminal.tmux();
         let home = terminal.0.path().join("home");
+        // It would wait two seconds between commands.
+        std::fs::create_dir(&home).expect("a directory");
+        let settings = r#"settings = { "irc/core" = { cmd_queue_speed = "10msec"; }; };"#;
+        std::fs::write(home.join("config"), settings).expect("write");
         start.args(["-f", "/dev/null", "new-session", "-d", "-x", "120", "-y", "40"]);
         start.args(program).arg(format!("--home={}", home.display()));
         assert!(start.status().expect("tmux").success());
@@ -92,12 +96,12 @@ impl Terminal {
         command
     }
 
-    fn keys(&self, line: &str) {
+    pub fn keys(&self, line: &str) {
         assert!(self.tmux().args(["send-keys", "-l", line]).status().expect("tmux").success());
         assert!(self.tmux().args(["send-keys", "Enter"]).status().expect("tmux").success());
     }
 
-    fn until_it_shows(&self, what: &str) {
+    pub fn until_it_shows(&self, what: &str) {
         eventually(&format!("{what:?} on the screen"), || {
             std::thread::sleep(Duration::from_millis(50));
             let screen = self.tmux().args(["capture-pane", "-p"]).output().expect("tmux");
@@ -131,8 +135,85 @@ fn irssi_joins_talks_hears_and_quits() {
     irssi.until_it_shows("good evening from a socket");
     irssi.keys("/me waves");
     friend.hear("PRIVMSG #terminal :\u{1}ACTION waves\u{1}");
+    // What operators type: the key, the ban, the invitation.
+    irssi.keys("/join #kettle");
+    irssi.until_it_shows("[#kettle");
+    irssi.keys("/mode +k earlgrey");
+    irssi.until_it_shows("mode/#kettle [+k earlgrey]");
+    friend.say("JOIN #kettle");
+    friend.hear(" 475 friend #kettle ");
+    irssi.keys("/invite friend");
+    friend.hear(":irma!~");
+    friend.join("#kettle");
+    irssi.keys("/ban friend");
+    irssi.until_it_shows("mode/#kettle [+b ");
+    friend.hear(" MODE #kettle +b ");
+    friend.say("PRIVMSG #kettle :one lump or two?");
+    friend.hear(" 404 friend #kettle ");
+    irssi.keys("/kick friend no sugar here");
+    friend.hear(" KICK #kettle friend :no sugar here");
     irssi.keys("/quit the kettle boils");
-    assert_eq!(friend.departure_of("irma"), "the kettle boils");
+    assert_eq!(friend.departure_of("irma"), "Quit: the kettle boils");
+}
+
+#[test]
+fn weechat_invites_bans_and_locks_a_channel() {
+    if !util::have("weechat-headless") {
+        return;
+    }
+    let chat = Chat::start(&[]);
+    let mut friend = chat.member("friend", "#garden");
+    let dir = Scratch::new("weechat");
+    let port = chat.irc.port();
+    let mut weechat = Command::new("weechat-headless");
+    weechat.arg("--dir").arg(dir.path()).env("HOME", dir.path());
+    for command in [
+        format!("/server add test 127.0.0.1/{port} -notls"),
+        "/set irc.server.test.nicks winnie".to_owned(),
+        "/set irc.server.test.autojoin #tea".to_owned(),
+        // It would wait two seconds between commands; the name of this depends on its version.
+        "/set irc.server.test.anti_flood_prio_high 0".to_owned(),
+        "/set irc.server.test.anti_flood 0".to_owned(),
+        "/connect test".to_owned(),
+    ] {
+        weechat.args(["--run-command", &command]);
+    }
+    let _weechat = Program::start(&mut weechat);
+    let mut fifo = dir.path().to_owned();
+    eventually("weechat's FIFO", || {
+        let files = std::fs::read_dir(dir.path()).expect("a directory").flatten();
+        let found =
+            files.map(|file| file.path()).find(|path| path.to_string_lossy().contains("weechat_fifo"));
+        found.is_some_and(|path| {
+            fifo = path;
+            true
+        })
+    });
+    let in_channel = |text: &str| write_fifo(&fifo, &format!("irc.test.#tea *{text}"));
+    // It comes to its channel when it likes, and opens a buffer for it.
+    eventually("a key for the channel", || {
+        in_channel("/mode +k earlgrey");
+        std::thread::sleep(Duration::from_millis(200));
+        friend.say("MODE #tea\r\nPING asked");
+        let answer = friend.hear("#tea");
+        friend.hear(" PONG ");
+        answer.ends_with(" 324 friend #tea +ntk *")
+    });
+    friend.say("JOIN #tea");
+    friend.hear(" 475 friend #tea ");
+    in_channel("/invite friend");
+    friend.hear(":winnie!~");
+    friend.join("#tea");
+    in_channel("/ban friend!*@*");
+    friend.hear(" MODE #tea +b friend!*@*");
+    in_channel("/kick friend no sugar here");
+    friend.hear(" KICK #tea friend :no sugar here");
+    in_channel("/away -all out for a walk");
+    eventually("winnie to be away", || {
+        friend.say("USERHOST winnie");
+        friend.hear(" 302 ").contains(":winnie=-~")
+    });
+    in_channel("/quit bye");
 }
 
 /// A whole client, on the standard library of another language.
@@ -179,11 +260,11 @@ fn nc_and_python_talk_to_each_other() {
     nc.say("PRIVMSG #mixed :is anybody there?\n");
     nc.hear(":monty!~monty@127.0.0.1 PRIVMSG #mixed :me, with a ünïcödé snake");
     nc.say("PRIVMSG monty :only for you\n");
-    nc.hear(":monty!~monty@127.0.0.1 QUIT :and now for something else");
+    nc.hear(":monty!~monty@127.0.0.1 QUIT :Quit: and now for something else");
     let (status, heard) = python.ended();
     assert!(status.success(), "{status}: {heard:#?}");
     nc.say("QUIT :purr\n");
-    nc.hear("ERROR :Closing link: 127.0.0.1 (purr)");
+    nc.hear("ERROR :Closing link: 127.0.0.1 (Quit: purr)");
     nc.finish_input();
     assert!(nc.ended().0.success());
 }

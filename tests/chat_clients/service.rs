@@ -158,7 +158,7 @@ fn visit(addr: SocketAddr, nick: &str) -> Result<(), String> {
     stream.write_all(hello.as_bytes()).map_err(|error| format!("write: {error}"))?;
     let (heard, error) = util::read_all(&mut stream);
     let heard = String::from_utf8_lossy(&heard);
-    match (heard.contains(" 001 ") && heard.contains("(seen)"), error) {
+    match (heard.contains(" 001 ") && heard.contains("(Quit: seen)"), error) {
         (true, None) => Ok(()),
         (_, error) => Err(format!("{error:?} after {heard:?}")),
     }
@@ -202,7 +202,7 @@ fn a_restart_refuses_nobody() {
         std::thread::sleep(Duration::from_millis(300));
         over.store(true, Ordering::Relaxed);
         resident.say("QUIT :done");
-        resident.is_told("done");
+        resident.is_told("Quit: done");
         let mut all = (0, 0, Vec::new());
         for visitor in visitors {
             let (visits, told, failures) = visitor.join().unwrap();

@@ -1,19 +1,30 @@
 //! A handler that does whatever the interface allows, whenever it is called.
 
-use std::time::Duration;
+mod deeds;
 
-use unbroken::{Bytes, CloseReport, ConnId, Handler, Net, SendError, TimerId, Via};
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::Arc;
+
+use unbroken::sim::Clock;
+use unbroken::{
+    Bytes, CloseReport, ConnId, Handle, Handler, ListenerId, Net, SendError, State, TimerId, Via,
+};
 
 use crate::dice::Dice;
 
 /// What it may do. Each can be switched off, to find the fewest that still show a failure.
-pub const HABITS: [&str; 14] = [
+pub const HABITS: [&str; 28] = [
     "echo",
     "send",
     "send_large",
+    "oversize",
+    "reserve",
     "broadcast",
     "leave_input",
+    "hoard",
     "pause",
+    "resume_at_once",
     "close",
     "close_write",
     "abort",
@@ -22,6 +33,16 @@ pub const HABITS: [&str; 14] = [
     "timers",
     "stale",
     "panic",
+    "several_at_once",
+    "dawdle",
+    "handle",
+    "tasks",
+    "listeners",
+    "shutdown",
+    "keep_after_eof",
+    "deadlines",
+    "want",
+    "names",
 ];
 
 /// The message of its own panics.
@@ -31,6 +52,10 @@ pub struct Chaos {
     dice: Dice,
     /// How often each habit shows in a callback, in a thousand.
     chances: [usize; HABITS.len()],
+    /// For taking its time.
+    pub clock: Option<Clock>,
+    /// For going a roundabout way.
+    pub handle: Option<Handle>,
     /// Every identifier it was ever given.
     known: Vec<ConnId>,
     closed: Vec<ConnId>,
@@ -40,8 +65,18 @@ pub struct Chaos {
     cancelled: Vec<TimerId>,
     /// Timers that end a pause.
     resumes: Vec<(TimerId, ConnId)>,
-    /// How many timers it still sets.
+    /// How many timers it still sets, and how often it still takes its time.
     ticks: usize,
+    naps: usize,
+    /// Listeners that it opened itself.
+    listeners: Vec<ListenerId>,
+    /// Who leaves how much unused before it uses any.
+    hoards: BTreeMap<ConnId, usize>,
+    /// What the handle took and has not given back.
+    posted: BTreeMap<ConnId, Vec<Bytes>>,
+    /// Tasks that the handle took, and those that ran.
+    tasks: usize,
+    ran: Arc<AtomicUsize>,
 }
 
 impl Chaos {
@@ -52,8 +87,11 @@ impl Chaos {
             let most = match HABITS[habit] {
                 "echo" => 1000,
                 "send" | "leave_input" | "pause" | "timers" | "stale" => 300,
-                "send_large" | "broadcast" | "connect" => 100,
-                "close" | "close_write" => 60,
+                "resume_at_once" | "hoard" | "several_at_once" | "deadlines" => 300,
+                "send_large" | "broadcast" | "connect" | "reserve" | "handle" | "want" => 100,
+                "close" | "close_write" | "oversize" | "tasks" | "keep_after_eof" | "names" => 60,
+                "dawdle" => 40,
+                "shutdown" => 4,
                 _ => 15,
             };
             let drawn = if dice.chance(600) { dice.between(1, most) } else { 0 };
@@ -63,6 +101,8 @@ impl Chaos {
         Self {
             dice,
             chances,
+            clock: None,
+            handle: None,
             known: Vec::new(),
             closed: Vec::new(),
             connects: 12,
@@ -70,6 +110,12 @@ impl Chaos {
             cancelled: Vec::new(),
             resumes: Vec::new(),
             ticks: 60,
+            naps: 30,
+            listeners: Vec::new(),
+            hoards: BTreeMap::new(),
+            posted: BTreeMap::new(),
+            tasks: 0,
+            ran: Arc::default(),
         }
     }
 
@@ -78,95 +124,27 @@ impl Chaos {
         self.chances[place] > 0 && self.dice.chance(self.chances[place])
     }
 
-    fn bytes(&mut self, most: usize) -> Vec<u8> {
-        let (len, first) = (self.dice.between(1, most), self.dice.below(251));
-        (0..len).map(|place| ((first + place) % 251) as u8).collect()
+    /// After the end: what was taken from it has been done.
+    pub fn settle_accounts(&self) {
+        assert_eq!(self.ran.load(Ordering::Relaxed), self.tasks, "tasks that were taken and did not run");
     }
 
-    fn any(&mut self, conn: ConnId) -> ConnId {
-        match self.known.len() {
-            0 => conn,
-            count if self.dice.chance(300) => self.known[self.dice.below(count)],
-            _ => conn,
-        }
-    }
-
-    fn meddle(&mut self, net: &mut Net, conn: ConnId) {
-        if self.feels_like("send") {
-            let (to, data) = (self.any(conn), self.bytes(2000));
-            let _ = net.send(to, &data);
-        }
-        if self.feels_like("send_large") {
-            let (to, data) = (self.any(conn), self.bytes(100_000));
-            if self.dice.chance(500) {
-                let _ = net.send_bytes(to, data.into());
-            } else {
-                let _ = net.send(to, &data);
+    /// How much of its input it uses.
+    fn use_up(&mut self, conn: ConnId, len: usize) -> usize {
+        if let Some(most) = self.hoards.get(&conn).copied() {
+            if len < most {
+                return 0;
             }
+            self.hoards.remove(&conn);
+            return len;
         }
-        if self.feels_like("broadcast") {
-            let data = Bytes::from(self.bytes(1500));
-            let everybody: Vec<_> = net.connections().collect();
-            net.broadcast(everybody, data);
+        if self.feels_like("hoard") {
+            self.hoards.insert(conn, self.dice.between(1, 20_000));
+            return 0;
         }
-        if self.feels_like("pause") {
-            let whom = self.any(conn);
-            match self.dice.chance(600) {
-                true => {
-                    net.pause_reading(whom);
-                    let after = Duration::from_millis(self.dice.below(500) as u64);
-                    self.resumes.push((net.set_timer(after), whom));
-                }
-                false => net.resume_reading(whom),
-            }
-        }
-        if self.feels_like("timers") && self.ticks > 0 {
-            self.ticks -= 1;
-            let after = Duration::from_micros(self.dice.below(3_000_000) as u64);
-            self.timers.push(net.set_timer(after));
-            if self.dice.chance(200) {
-                let timer = self.timers[self.dice.below(self.timers.len())];
-                net.cancel_timer(timer);
-                self.cancelled.push(timer);
-            }
-        }
-        if self.feels_like("connect") && self.connects > 0 {
-            self.connects -= 1;
-            let addr = ["10.0.1.1:1", "10.0.1.1:2", "10.0.1.1:3", "10.0.1.1:4"][self.dice.below(4)];
-            if let Ok(conn) = net.connect(addr) {
-                self.known.push(conn);
-                if self.dice.chance(500) {
-                    let data = self.bytes(3000);
-                    let _ = net.send(conn, &data);
-                }
-            }
-        }
-        if self.feels_like("stale") && !self.closed.is_empty() {
-            let gone = self.closed[self.dice.below(self.closed.len())];
-            assert_eq!(net.send(gone, b"for somebody who is gone"), Err(SendError::Closed));
-            net.close(gone);
-            net.abort(gone);
-            net.resume_reading(gone);
-        }
-        if self.feels_like("close_write") {
-            let whom = self.any(conn);
-            net.close_write(whom);
-        }
-        if self.feels_like("close") {
-            let whom = self.any(conn);
-            net.close(whom);
-        }
-        if self.feels_like("abort") {
-            let whom = self.any(conn);
-            net.abort(whom);
-        }
-        if self.feels_like("close_everybody") {
-            for conn in net.connections().collect::<Vec<_>>() {
-                net.close(conn);
-            }
-        }
-        if self.feels_like("panic") {
-            std::panic::panic_any(PANIC);
+        match self.feels_like("leave_input") {
+            true => self.dice.between(0, len),
+            false => len,
         }
     }
 }
@@ -178,10 +156,7 @@ impl Handler for Chaos {
     }
 
     fn on_data(&mut self, net: &mut Net, conn: ConnId, data: &[u8]) -> usize {
-        let used = match self.feels_like("leave_input") {
-            true => self.dice.between(0, data.len()),
-            false => data.len(),
-        };
+        let used = self.use_up(conn, data.len());
         if self.feels_like("echo") {
             let _ = net.send(conn, &data[..used]);
         }
@@ -191,12 +166,15 @@ impl Handler for Chaos {
 
     fn on_eof(&mut self, net: &mut Net, conn: ConnId) {
         self.meddle(net, conn);
-        if self.dice.chance(900) {
+        if !self.feels_like("keep_after_eof") {
             net.close(conn);
         }
     }
 
     fn on_drain(&mut self, net: &mut Net, conn: ConnId) {
+        if self.feels_like("pause") {
+            net.resume_reading(conn);
+        }
         self.meddle(net, conn);
     }
 
@@ -204,18 +182,49 @@ impl Handler for Chaos {
         assert!(!self.cancelled.contains(&timer), "{timer} was cancelled");
         if let Some(place) = self.resumes.iter().position(|(resume, _)| *resume == timer) {
             let (_, conn) = self.resumes.swap_remove(place);
+            self.hoards.remove(&conn);
             return net.resume_reading(conn);
         }
         if let Some(&conn) = self.known.last() {
             let whom = self.any(conn);
-            net.resume_reading(whom);
+            if self.dice.chance(500) {
+                net.resume_reading(whom);
+            }
             self.meddle(net, whom);
         }
     }
 
+    fn on_deadline(&mut self, net: &mut Net, conn: ConnId) {
+        match self.dice.chance(300) {
+            true => net.close(conn),
+            false => self.meddle(net, conn),
+        }
+    }
+
+    fn on_shutdown(&mut self, net: &mut Net) {
+        if let Some(&conn) = self.known.last() {
+            self.meddle(net, conn);
+        }
+    }
+
+    fn on_wake(&mut self, net: &mut Net) {
+        if let Some(&conn) = self.known.last() {
+            self.meddle(net, conn);
+        }
+    }
+
+    fn on_refused(&mut self, net: &mut Net, conn: ConnId, data: Bytes) {
+        let posted = self.posted.entry(conn).or_default();
+        let place = posted.iter().position(|posted| *posted == data).expect("it was posted");
+        posted.swap_remove(place);
+        self.meddle(net, conn);
+    }
+
     fn on_close(&mut self, net: &mut Net, conn: ConnId, _: &CloseReport) {
         self.closed.push(conn);
+        self.hoards.remove(&conn);
         assert_eq!(net.send(conn, b"too late"), Err(SendError::Closed));
+        assert_eq!(net.state(conn), Some(State::Dead));
         self.meddle(net, conn);
     }
 }

@@ -1,5 +1,6 @@
 //! A scenario: everything that follows from a seed, and how to make one smaller.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use unbroken::sim::{Faults, Remote, Script, Sim, Violation};
@@ -9,6 +10,9 @@ use crate::chaos::{Chaos, HABITS};
 use crate::dice::Dice;
 
 pub const MOST_PEERS: usize = 12;
+
+/// Where clients come in.
+const DOORS: [&str; 3] = ["10.0.0.1:7", "10.0.0.1:17", "10.0.0.1:27"];
 
 #[derive(Clone)]
 pub struct Scenario {
@@ -21,11 +25,12 @@ pub struct Scenario {
 }
 
 /// What a scenario that went well came to.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Outcome {
     pub connections: usize,
-    pub clean: usize,
     pub lost: usize,
+    /// Connections ended for each reason.
+    pub ends: BTreeMap<&'static str, usize>,
 }
 
 impl Scenario {
@@ -41,32 +46,43 @@ impl Scenario {
 
     fn config(&self) -> Config {
         let mut dice = Dice::new(self.seed ^ 0xC0FF);
+        let dice = &mut dice;
         let mut config = Config::default();
         let some_time = |dice: &mut Dice, most: usize| Duration::from_millis(dice.between(1, most) as u64);
         config.high_water = dice.between(100, 20_000);
         config.low_water = dice.below(config.high_water);
         config.max_write_buffer = config.high_water + dice.between(1, 200_000);
-        config.total_write_buffer = config.high_water + dice.between(1, 400_000);
-        config.overflow = if dice.chance(500) { Overflow::Close } else { Overflow::Refuse };
+        // Small enough to be met in every other world.
+        let spare = [2_000, 30_000, 400_000][dice.below(3)];
+        config.total_write_buffer = config.high_water + dice.between(1, spare);
+        config.overflow = if dice.chance(600) { Overflow::Close } else { Overflow::Refuse };
         config.read_while_congested = dice.chance(200);
-        config.max_read_buffer = dice.between(1, 5000);
+        let unused = [5_000, 60_000][dice.below(2)];
+        config.max_read_buffer = dice.between(1, unused);
         config.read_size = dice.between(16, 8000);
         config.read_budget = dice.between(16, 16_000);
         config.write_budget = dice.between(16, 16_000);
         config.accepts_per_turn = dice.between(1, 8);
         config.events_per_turn = dice.between(1, 16);
+        if dice.chance(500) {
+            config.turn_slice = Duration::from_micros(dice.between(100, 10_000) as u64);
+        }
+        config.commands_per_turn = dice.between(1, 20);
+        config.max_commands = dice.between(1, 20);
+        config.max_command_bytes = dice.between(1, 10_000);
         config.backlog = dice.between(1, 8) as u32;
         config.max_lingering = dice.between(1, 8);
         config.linger_bytes = dice.between(100, 100_000) as u64;
-        config.linger_idle = some_time(&mut dice, 2000);
-        config.linger_total = some_time(&mut dice, 6000);
-        config.connect_timeout = some_time(&mut dice, 3000);
-        config.idle_timeout = dice.chance(300).then(|| some_time(&mut dice, 5000));
-        config.half_close_timeout = dice.chance(800).then(|| some_time(&mut dice, 8000));
-        config.write_stall = dice.chance(800).then(|| some_time(&mut dice, 4000));
-        if dice.chance(200) {
-            let bytes = dice.between(1, config.max_write_buffer);
-            config.soft_limit = Some(SoftLimit { bytes, duration: some_time(&mut dice, 2000) });
+        config.linger_idle = some_time(dice, 2000);
+        config.linger_total = some_time(dice, 6000);
+        config.connect_timeout = some_time(dice, 3000);
+        config.idle_timeout = dice.chance(400).then(|| some_time(dice, 5000));
+        config.half_close_timeout = dice.chance(800).then(|| some_time(dice, 8000));
+        config.write_stall = dice.chance(800).then(|| some_time(dice, 4000));
+        if dice.chance(300) {
+            let most = [2_000, config.max_write_buffer][dice.below(2)].min(config.max_write_buffer);
+            let (bytes, duration) = (dice.between(1, most), some_time(dice, 2000));
+            config.soft_limit = Some(SoftLimit { bytes, duration });
         }
         if dice.chance(200) {
             config.max_connections = Some(dice.between(1, 6));
@@ -74,11 +90,8 @@ impl Scenario {
         }
         config.shed_when_exhausted = dice.chance(300);
         let seconds = |dice: &mut Dice| Duration::from_secs(dice.between(1, 3) as u64);
-        let keepalive = Keepalive {
-            idle: seconds(&mut dice),
-            interval: seconds(&mut dice),
-            count: dice.between(3, 5) as u32,
-        };
+        let keepalive =
+            Keepalive { idle: seconds(dice), interval: seconds(dice), count: dice.between(3, 5) as u32 };
         config.keepalive = dice.chance(700).then_some(keepalive);
         config.catch_panics = true;
         config
@@ -93,20 +106,32 @@ impl Scenario {
         if record {
             sim.record();
         }
+        sim.handler().clock = Some(sim.clock());
+        if dice.chance(700) {
+            sim.handler().handle = Some(sim.net().handle());
+        }
         let most = [300, 4_000, 60_000][dice.below(3)];
         sim.buffers(dice.between(50, most), most);
         sim.remote("10.0.1.1:1", Remote::Serves(Script::random(self.seed ^ 0x1111)));
         sim.remote("10.0.1.1:2", Remote::Refuses);
         sim.remote("10.0.1.1:3", Remote::Silent);
         sim.remote("10.0.1.1:4", Remote::Serves(Script::random(self.seed ^ 0x4444)));
+        let soon = Duration::from_millis(5);
+        sim.name("one", ["10.0.1.1"], soon);
+        sim.name("many", ["10.0.1.9", "10.0.1.8", "10.0.1.1"], soon);
+        sim.silent_name("silent");
         // A descriptor may be lacking right at the beginning.
-        while sim.net().listen("10.0.0.1:7").is_err() {
-            sim.run_for(Duration::from_millis(100))?;
+        let doors = dice.between(1, DOORS.len());
+        for door in &DOORS[..doors] {
+            while sim.net().listen(*door).is_err() {
+                sim.run_for(Duration::from_millis(100))?;
+            }
         }
         for (place, comes) in self.peers.iter().enumerate() {
             let wait = Duration::from_micros([0, 100, 30_000][dice.below(3)] * dice.below(20) as u64);
             if *comes {
-                sim.client("10.0.0.1:7", Script::random(self.seed.wrapping_mul(31) + place as u64));
+                let door = DOORS[dice.below(doors)];
+                sim.client(door, Script::random(self.seed.wrapping_mul(31) + place as u64));
             }
             sim.run_for(wait)?;
         }
@@ -116,39 +141,49 @@ impl Scenario {
             _ => sim.run_for(Duration::from_millis(50))?,
         }
         if dice.chance(300) {
-            // They wait in the accept queue when the shutdown comes.
+            // They wait in the accept queues when the shutdown comes, or come in the course of it.
             for place in 0..dice.between(1, 8) as u64 {
-                sim.client("10.0.0.1:7", Script::random(self.seed ^ (place << 40)));
+                let wait = Duration::from_micros(dice.below(4_000) as u64);
+                let door = DOORS[dice.below(doors)];
+                sim.client_after(wait, door, Script::random(self.seed ^ (place << 40)));
             }
-            sim.freeze(Duration::from_millis(3));
+            sim.freeze(Duration::from_millis(dice.below(3) as u64));
         }
-        let (_, reports) = sim.finish()?;
-        Ok(Outcome {
-            connections: reports.len(),
-            clean: reports.iter().filter(|(_, report)| report.reason.is_clean()).count(),
-            lost: reports.iter().filter(|(_, report)| report.lost_bytes()).count(),
-        })
+        if dice.chance(300) {
+            let deadline = [0, 100, 3_000][dice.below(3)];
+            sim.net().shutdown(Duration::from_millis(dice.between(0, deadline) as u64));
+        }
+        let (chaos, reports) = sim.finish()?;
+        chaos.settle_accounts();
+        let mut ends = BTreeMap::new();
+        for (_, report) in &reports {
+            *ends.entry(report.reason.name()).or_default() += 1;
+        }
+        let lost = reports.iter().filter(|(_, report)| report.lost_bytes()).count();
+        Ok(Outcome { connections: reports.len(), lost, ends })
     }
 
     /// The same failure with fewer peers, faults and habits.
-    pub fn shrink(mut self) -> Self {
-        let fails =
-            |scenario: &Self| std::panic::catch_unwind(|| scenario.play(false).is_err()).unwrap_or(true);
+    pub fn shrink(mut self, failure: impl Fn(&Self) -> Option<String>) -> Self {
+        // Of the same kind, whatever the numbers.
+        let failure = |scenario: &Self| failure(scenario).map(|what| kind(&what));
+        let wanted = failure(&self);
+        let fails = |scenario: &Self| failure(scenario) == wanted;
         for _ in 0..2 {
             for place in 0..MOST_PEERS {
-                self.keep_if(|smaller| smaller.peers[place] = false, fails);
+                self.keep_if(|smaller| smaller.peers[place] = false, &fails);
             }
             for place in 0..HABITS.len() {
-                self.keep_if(|smaller| smaller.off[place] = true, fails);
+                self.keep_if(|smaller| smaller.off[place] = true, &fails);
             }
             for fault in FAULTS {
-                self.keep_if(|smaller| *fault(&mut smaller.faults) = 0, fails);
+                self.keep_if(|smaller| *fault(&mut smaller.faults) = 0, &fails);
             }
         }
         self
     }
 
-    fn keep_if(&mut self, change: impl Fn(&mut Self), fails: impl Fn(&Self) -> bool) {
+    fn keep_if(&mut self, change: impl Fn(&mut Self), fails: &impl Fn(&Self) -> bool) {
         let mut smaller = self.clone();
         change(&mut smaller);
         if fails(&smaller) {
@@ -165,9 +200,15 @@ impl Scenario {
     }
 }
 
+/// What is wrong, without the report and the numbers.
+fn kind(what: &str) -> String {
+    let what = what.split("; the report").next().unwrap_or(what);
+    what.chars().filter(|c| !c.is_numeric()).collect()
+}
+
 type Fault = fn(&mut Faults) -> &mut u16;
 
-const FAULTS: [Fault; 12] = [
+const FAULTS: [Fault; 13] = [
     |faults| &mut faults.short_write,
     |faults| &mut faults.short_read,
     |faults| &mut faults.would_block,
@@ -180,4 +221,5 @@ const FAULTS: [Fault; 12] = [
     |faults| &mut faults.event_spurious,
     |faults| &mut faults.exhaustion,
     |faults| &mut faults.pause,
+    |faults| &mut faults.stop,
 ];

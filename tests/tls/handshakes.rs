@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use rustls::ServerConnection;
 use unbroken::{AtLimit, CloseReason, Config, Side, Timeout, Tls};
 
-use crate::certificates;
+use crate::example_tls as certificates;
 use crate::peer::{client_config, configured, file, name, serve_tls, server_config, Client};
 use crate::util::{eventually, read_all, serve, Custom, Echo, Event};
 
@@ -206,6 +206,7 @@ fn plaintext_behind_starttls_fails_as_a_record_and_is_shown_to_nobody() {
     let (answer, _) = read_all(&mut client);
     assert!(answer.starts_with(b"GO\n"), "{answer:?}");
     assert_eq!(answer.get(3), Some(&21), "an alert");
+    drop(client);
     let (_, report) = server.closed();
     assert_eq!(report.reason, CloseReason::Tls, "{report}");
     assert_eq!((report.handed, report.unsent), (3, 0), "the answer went out as it was");

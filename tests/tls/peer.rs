@@ -12,7 +12,7 @@ use rustls::version::{TLS12, TLS13};
 use rustls::{ClientConfig, ClientConnection, ServerConfig};
 use unbroken::{Config, Handler, Net};
 
-use crate::certificates;
+use crate::example_tls as certificates;
 use crate::util::{serve_with, Server};
 
 /// A file that the tests have.
@@ -88,6 +88,8 @@ impl Client {
     }
 
     pub fn on(socket: TcpStream, config: Arc<ClientConfig>) -> Self {
+        // A test that speaks by turns is not to wait for delayed acknowledgements.
+        let _ = socket.set_nodelay(true);
         let mut session = ClientConnection::new(config, name()).expect("a session");
         session.set_buffer_limit(None);
         Self { session, socket }
@@ -155,15 +157,24 @@ impl Client {
 
     /// All there is up to the end, and whether the session was ended before the stream.
     pub fn receive_all(&mut self) -> (Vec<u8>, bool) {
+        let (plain, ended) = self.receive_until_end();
+        (plain, ended.expect("a read"))
+    }
+
+    /// The same, or the error that the stream ended in.
+    pub fn receive_until_end(&mut self) -> (Vec<u8>, Result<bool, ErrorKind>) {
         let mut plain = Vec::new();
         loop {
-            let read = self.session.read_tls(&mut self.socket).expect("a read");
+            let read = match self.session.read_tls(&mut self.socket) {
+                Ok(read) => read,
+                Err(error) => return (plain, Err(error.kind())),
+            };
             let state = self.session.process_new_packets().expect("records");
             let mut part = vec![0; state.plaintext_bytes_to_read()];
             self.session.reader().read_exact(&mut part).expect("plaintext");
             plain.append(&mut part);
             if read == 0 || state.peer_has_closed() {
-                return (plain, state.peer_has_closed());
+                return (plain, Ok(state.peer_has_closed()));
             }
         }
     }

@@ -6,6 +6,7 @@ const LINES = 1000, BUFFERS = 200, SENT = 100; // kept per conversation; convers
 const ROOM = 510; // bytes of a line without its CR LF
 const ASK = 20, DEAD = 30; // seconds of silence before we ask the server, and before we give it up
 const BURST = 8; // messages sent at once; then one per second, for the server cuts off who floods it
+const TRAFFIC = 5; // names, and kinds of coming and going, that are told in one line
 const SERVER = 'Server';
 const CAPS = ['server-time', 'echo-message', 'multi-prefix'];
 
@@ -30,7 +31,7 @@ let current; // the conversation that is shown
 let nick = '', wish = ''; // what the server calls us, and what the user wants to be called
 let socket = null, state = 'offline', registered = false;
 let reason = ''; // the server's last ERROR
-let caps = new Set(), casemap = 'rfc1459', refusals = 0;
+let caps = new Set(), casemap = 'rfc1459', refusals = 0, impossible = false;
 let wait = 0, attempt = 0; // seconds to the next try, and how many have failed
 let silence = 0, uptime = 0, tokens = BURST; // in seconds, in seconds, in messages
 let queue = [], unechoed = []; // messages not sent yet, and those that the server has not sent back yet
@@ -61,7 +62,7 @@ function open(name) {
   const close = el('button', { type: 'button', className: 'close', textContent: '×', onclick: () => drop(buffer) });
   const item = el('li', {}, go, ...(name === SERVER ? [] : [close]));
   const buffer = { name, log, label, badge, go, close, item, users: new Map(), joined: !isChannel(name), stay: true,
-    topic: '', draft: '', unread: 0, hit: false, pinned: true, top: 0, day: '', run: '', marker: null };
+    topic: '', draft: '', unread: 0, hit: false, pinned: true, top: 0, day: '', run: '', marker: null, traffic: null };
   log.onscroll = () => {
     const below = log.scrollHeight - log.scrollTop - log.clientHeight;
     buffer.pinned = below < 40 || (buffer.pinned && log.scrollTop >= buffer.top);
@@ -80,7 +81,9 @@ function show(buffer) {
   recall = sent.length;
   $('logs').replaceChildren(buffer.log);
   if (!buffer.pinned) buffer.log.scrollTop = buffer.top;
-  if (isChannel(buffer.name)) history.replaceState(null, '', buffer.name);
+  // Written so that it reads back the same: a percent sign is a letter of a channel's name as well.
+  if (isChannel(buffer.name)) history.replaceState(null, '', `#${encodeURIComponent(buffer.name.slice(1))}`);
+  buffer.item.scrollIntoView({ block: 'nearest' });
   drawer(null);
   seen();
   draw();
@@ -143,6 +146,7 @@ function add(buffer, kind, text, who = '') {
     }
     buffer.hit ||= named || (buffer !== server() && !isChannel(buffer.name));
   }
+  buffer.traffic = null;
   const run = kind === 'said' ? `${fold(who)} ${Math.floor(when / 300000)}` : ''; // five minutes of one person
   const classes = `line ${kind}${run && run === buffer.run ? ' same' : ''}${named ? ' mention' : ''}`;
   buffer.run = run;
@@ -151,6 +155,27 @@ function add(buffer, kind, text, who = '') {
     el('time', { dateTime: when.toISOString(), title: when.toLocaleString(), textContent: clock.format(when) })));
   // Whoever reads further up does not lose the line under their eyes at once.
   while (log.childElementCount > (buffer.pinned ? LINES : 2 * LINES)) log.firstElementChild.remove();
+  render();
+}
+
+/** Adds to the line of those who come and go, a new one behind whatever else happened. */
+function traffic(buffer, who, how, why = '') {
+  if (!buffer.traffic || buffer.day !== when.toDateString() || buffer.traffic.count >= 200) {
+    add(buffer, 'event', '');
+    buffer.traffic = { line: buffer.log.lastElementChild, groups: [], count: 0 };
+  }
+  buffer.traffic.count++;
+  const { line, groups } = buffer.traffic, last = groups.at(-1);
+  if (last?.how === how && !last.why && !why) last.names.push(who);
+  else groups.push({ names: [who], how, why });
+  const tell = ({ names, how, why }, most) => {
+    const shown = names.length > most ? `${names.slice(0, most).join(', ')} and ${names.length - most} more` : names.join(', ');
+    return `${shown} ${how}${why && `: ${why}`}`;
+  };
+  const more = groups.length - TRAFFIC;
+  const text = line.querySelector('.text');
+  text.textContent = groups.slice(0, TRAFFIC).map((group) => tell(group, TRAFFIC)).join(' · ') + (more > 0 ? ` · and ${more} more` : '');
+  text.title = groups.map((group) => tell(group, LINES)).join('\n');
   render();
 }
 const info = (text) => add(current, 'info', text);
@@ -238,6 +263,7 @@ const compose = () => { if (matchMedia('(pointer: fine)').matches) input.focus()
 
 function connect() {
   wait = silence = uptime = refusals = 0;
+  impossible = false;
   reason = '';
   state = 'connecting';
   caps.clear();
@@ -370,6 +396,7 @@ function other({ command, params, text }) {
 function refused(message) {
   if (registered) wish = nick; // a /nick that failed: we stay who we are
   if (registered) return other(message);
+  impossible ||= message.command === '432';
   if (++refusals > 8) return lost('no nick is free', false);
   const base = message.command === '432' ? 'guest' : wish.slice(0, 12);
   nick = refusals === 1 && base !== 'guest' ? `${base}_` : base + Math.floor(Math.random() * 10000);
@@ -394,7 +421,7 @@ function gone(buffer, who, how, why) {
   listed = null;
   buffer.users.delete(fold(who));
   if (isMe(who)) { buffer.joined = false; buffer.users.clear(); }
-  add(buffer, 'event', `${who} ${how}${why ? `: ${why}` : ''}`);
+  traffic(buffer, who, how, why);
 }
 
 const handlers = new Map(Object.entries({
@@ -415,7 +442,8 @@ const handlers = new Map(Object.entries({
     registered = true;
     state = 'online';
     add(server(), 'info', text);
-    if (!isMe(wish)) everywhere('info', `The nick ${wish} is in use: you are ${nick} for now.`);
+    const why = impossible ? 'cannot be had: letters, digits and []\\`_^{|}- are possible' : 'is in use';
+    if (!isMe(wish)) everywhere('info', `The nick ${wish} ${why}; you are ${nick} for now.`);
     const again = channels().filter((buffer) => buffer.stay).map((buffer) => buffer.name).join(', ');
     for (const names of split(again, ROOM - 10)) send(`JOIN ${names.replaceAll(' ', '').replace(/,$/, '')}`);
   },
@@ -432,7 +460,7 @@ const handlers = new Map(Object.entries({
     }
     buffer.users.set(fold(who), { nick: who, rank: '' });
     listed = null;
-    add(buffer, 'event', `${who} joined`);
+    traffic(buffer, who, 'joined');
   },
   PART: ({ params: [channel, why], who }) => gone(find(channel), who, 'left', why),
   KICK: ({ params: [channel, target, why], who }) => {
@@ -440,7 +468,7 @@ const handlers = new Map(Object.entries({
     gone(find(channel), target, `was kicked by ${who}`, why);
   },
   QUIT: ({ text, who }) => {
-    for (const buffer of buffers.values()) if (buffer.users.has(fold(who))) gone(buffer, who, 'quit', text);
+    for (const buffer of buffers.values()) if (buffer.users.has(fold(who))) gone(buffer, who, 'quit', text.replace(/^Quit: /, ''));
     if (same(who, wish) && !isMe(who)) send(`NICK ${wish}`); // most likely our own former connection
   },
   NICK: ({ params: [name], who }) => {
@@ -489,6 +517,11 @@ const handlers = new Map(Object.entries({
       if (user && (mode === 'o' || mode === 'v')) user.rank = on ? { o: '@', v: '+' }[mode] : '';
     }
   },
+  INVITE: ({ params: [, channel = ''], who }) => add(current, 'list', `${channel} is where ${who} invites you to`),
+  341: ({ params: [, who, channel] }) => add(find(channel) ?? current, 'info', `${who} is invited to ${channel}`),
+  301: ({ params: [, who], text }) => add(find(who) ?? current, 'info', `${who} is away: ${text}`),
+  324: ({ params: [, channel, ...modes] }) => add(find(channel) ?? current, 'info', `Modes: ${modes.join(' ')}`),
+  367: ({ params: [, channel, mask, by] }) => add(find(channel) ?? current, 'info', `${mask} is banned, by ${by.split('!')[0]}`),
   PRIVMSG: said, NOTICE: said,
   321: () => show(server()),
   322: ({ params: [, channel, count], text }) =>
@@ -498,15 +531,29 @@ const handlers = new Map(Object.entries({
   317: ({ params: p }) => info(`${p[1]} has been idle for ${p[2]} s`),
   319: ({ params: p }) => info(`${p[1]} is in ${p.at(-1)}`),
 }));
-for (const quiet of ['PONG', '004', '315', '318', '323', '333', '375', '376']) handlers.set(quiet, () => {});
+for (const quiet of ['PONG', '004', '315', '318', '323', '329', '333', '368', '375', '376']) handlers.set(quiet, () => {});
 
 // ---- What the user says --------------------------------------------------------------------------
 
-const HELP = `/join #channel [key]   /part [reason]   /topic [text]   /names   /kick nick [reason]
-/msg nick text   /me does something   /whois nick   /nick name   /list   /quit [reason]   /raw line
+const HELP = `/join #channel [key]   /part [reason]   /topic [text]   /names   /invite nick   /list
+/msg nick text   /me does something   /whois nick   /nick name   /away [reason]   /quit [reason]   /raw line
+For operators: /op nick   /deop nick   /voice nick   /devoice nick   /kick nick [reason]   /ban nick   /unban mask   /mode +i
 Enter sends, Shift+Enter starts a new line, Tab completes a nick, Alt+Up and Alt+Down switch conversations.
 Up and Down bring back what you sent. A message that starts with two slashes is sent with one.`;
 const here = () => (isChannel(current.name) ? current.name : '');
+/** A channel that stands first, or the one that is shown; and the rest. */
+const channelFirst = (rest) => {
+  const [, name = here(), text] = /^([#&]\S+)? *(.*)$/s.exec(rest);
+  return [name, text];
+};
+/** The same change for several, as many at once as the server takes. */
+const rank = (mode, rest) => {
+  const [name, text] = channelFirst(rest), names = text.split(/[ ,]+/).filter(Boolean);
+  for (let n = 0; n < names.length; n += 4) {
+    const some = names.slice(n, n + 4);
+    send(`MODE ${name} ${mode[0]}${mode[1].repeat(some.length)} ${some.join(' ')}`);
+  }
+};
 const commands = {
   join: (rest) => join(...rest.split(/ +/)),
   part: (rest) => {
@@ -524,8 +571,14 @@ const commands = {
     if (text) say(target, text);
   },
   me: (rest) => (current === server() ? fail('Nobody hears you here.') : say(current.name, rest, true)),
-  topic: (rest) => send(`TOPIC ${here()}${rest && ` :${rest}`}`),
-  kick: (rest) => send(`KICK ${here()} ${rest.replace(/^(\S+) +/, '$1 :')}`),
+  topic: (rest) => { const [name, text] = channelFirst(rest); send(`TOPIC ${name}${text && ` :${text}`}`); },
+  kick: (rest) => { const [name, text] = channelFirst(rest); send(`KICK ${name} ${text.replace(/^(\S+) +/, '$1 :')}`); },
+  invite: (rest) => { const [who, name = here()] = rest.split(/ +/); send(`INVITE ${who} ${name}`); },
+  away: (rest) => send(`AWAY${rest && ` :${rest}`}`),
+  mode: (rest) => send(`MODE ${/^[^+-]/.test(rest) ? rest : `${here() || nick} ${rest}`}`.trim()),
+  op: (rest) => rank('+o', rest), deop: (rest) => rank('-o', rest),
+  voice: (rest) => rank('+v', rest), devoice: (rest) => rank('-v', rest),
+  ban: (rest) => rank('+b', rest), unban: (rest) => rank('-b', rest),
   names: (rest) => { asked.add(fold(rest || here())); send(`NAMES ${rest || here()}`); },
   list: (rest) => send(`LIST ${rest}`.trim()),
   whois: (rest) => send(`WHOIS ${rest || nick}`),
@@ -537,7 +590,7 @@ const commands = {
   raw: (rest) => send(rest),
   help: () => { for (const line of HELP.split('\n')) info(line); },
 };
-const NEED = ['nick', 'msg', 'me', 'kick', 'raw', 'join']; // something after the command
+const NEED = ['nick', 'msg', 'me', 'kick', 'raw', 'join', 'invite', 'op', 'deop', 'voice', 'devoice', 'ban', 'unban']; // something after the command
 
 /** Obeys one line of input. False when it could not be: it stays in the box then. */
 function obey(line) {
@@ -618,7 +671,7 @@ onSubmit('enter', () => {
   enter(store.get('channels'));
 });
 $('topic').onkeydown = (event) => {
-  if (event.key === 'Enter') send(`TOPIC ${current.name} :${event.target.value}`);
+  if (event.key === 'Enter') { send(`TOPIC ${current.name} :${event.target.value}`); event.preventDefault(); }
   if (event.key === 'Enter' || event.key === 'Escape') input.focus();
 };
 $('topic').onblur = render;
@@ -643,15 +696,15 @@ const inHash = () => {
   return hash.split(',').filter((name) => /^#[^\s\x07]+$/.test(name));
 };
 
-/** From the first page into the chat, to these channels. */
-function enter(list) {
+/** From the first page into the chat, to these channels, one of which is shown. */
+function enter(list, first = list[0]) {
   wish = store.get('nick');
   $('welcome').hidden = true;
   $('app').hidden = false;
   show(open(SERVER));
-  const names = list.map((name) => (isChannel(name) ? name : `#${name}`));
+  const whole = (name) => (isChannel(name) ? name : `#${name}`), names = list.map(whole);
   for (const name of names.slice(0, BUFFERS / 2)) open(name);
-  if (names.length) show(find(names[0]));
+  if (names.length) show(find(whole(first)) ?? find(names[0]));
   connect();
   input.focus();
 }
@@ -662,4 +715,5 @@ $('channel').value = inHash().join(',') || '#lobby';
 let reloaded = false;
 try { reloaded = Boolean(sessionStorage.nick); } catch { /* private */ }
 $('welcome').hidden = false;
-reloaded ? enter([...inHash(), ...store.get('channels') ?? []]) : $('nick').select();
+// A reload keeps the order, and what was shown.
+reloaded ? enter([...store.get('channels') ?? [], ...inHash()], inHash()[0]) : $('nick').select();

@@ -259,14 +259,14 @@ fn an_error_without_an_errno_is_told_as_what_it_befell() {
 #[test]
 fn what_nobody_could_use_does_not_count_for_the_peers_time() {
     let lapse = |world: &mut World| {
-        let begin = world.now;
+        let begin = world.now.plus(Duration::from_millis(1));
         world.now = begin.plus(2 * SECOND);
         world.lapses.note(begin, world.now);
     };
     let outlives = |mut world: World, time: Duration, reason| {
         lapse(&mut world);
         // But for its first moments: the reactor came by before it.
-        world.pass(time - crate::lapses::LAPSE - Duration::from_millis(1));
+        world.pass(time - crate::lapses::LAPSE - Duration::from_millis(2));
         assert!(!world.conn.is_dead());
         world.pass(Duration::from_millis(1));
         assert_eq!(world.reason(), reason);
@@ -361,8 +361,8 @@ fn stalled_connections_share_their_wake_ups() {
 #[test]
 fn what_the_peer_acknowledges_is_no_silence_at_the_moment_when_it_did() {
     let heard = |millis| {
-        let ago = Duration::from_millis(millis);
-        Some(LastHeard { data: ago, ack: ago, round_trip: Duration::ZERO })
+        let (data, ack) = (Duration::MAX, Duration::from_millis(millis));
+        Some(LastHeard { data, ack, round_trip: Duration::ZERO })
     };
     let mut world = world();
     world.config.idle_timeout = Some(4 * SECOND);

@@ -169,8 +169,10 @@ impl Lab {
     }
 
     pub(super) fn promise(&self, data: &[u8]) {
-        if let Stream::Sim(stream) = &self.ours {
-            stream.promise(data);
+        let (Stream::Sim(stream), Some(kernel)) = (&self.ours, &self.kernel) else { return };
+        let world = &mut *kernel.world();
+        if let Some(sock) = world.socks.get_mut(&stream.sock) {
+            sock.promise(data, world.now);
         }
     }
 

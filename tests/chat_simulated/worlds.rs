@@ -1,38 +1,5 @@
-//! The whole chat server in the simulated network: its unit tests, and worlds in which clients
-//! join, talk, part, take other names, stop reading and break off, while the network does its worst.
-//!
-//! `UNBROKEN_SEEDS=20000 cargo test --test chat_simulated` plays more worlds, `UNBROKEN_SEED=7` one.
-
-#[path = "../examples/chat/audience.rs"]
-mod audience;
-#[path = "../examples/chat/channels.rs"]
-mod channels;
-#[path = "../examples/chat/clients.rs"]
-mod clients;
-#[path = "../examples/chat/commands.rs"]
-mod commands;
-#[path = "../examples/chat/irc.rs"]
-mod irc;
-#[path = "../examples/chat/metrics.rs"]
-mod metrics;
-#[path = "../examples/chat/options.rs"]
-mod options;
-#[allow(dead_code)]
-#[path = "../examples/chat/relay.rs"]
-mod relay;
-#[path = "../examples/chat/remote.rs"]
-mod remote;
-#[allow(dead_code)]
-#[path = "../examples/chat/server.rs"]
-mod server;
-#[path = "../examples/chat/state.rs"]
-mod state;
-#[path = "../examples/chat/web.rs"]
-mod web;
-#[path = "../examples/chat/welcome.rs"]
-mod welcome;
-#[path = "../examples/chat/wire.rs"]
-mod wire;
+//! Worlds in which clients join, talk, part, take other names, stop reading and break off, while the
+//! network does its worst.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, SystemTime};
@@ -41,26 +8,12 @@ use clap::Parser;
 use unbroken::sim::{Faults, PeerId, Reading, Script, Sim};
 use unbroken::{CloseReport, ConnId, Handler, Net, TimerId, Via};
 
-use options::Options;
-use relay::Relay;
-use server::Chat;
+use crate::options::Options;
+use crate::relay::Relay;
+use crate::server::{self, Chat};
+use crate::{seeds, Dice, IRC, WEB};
 
-const IRC: &str = "10.0.0.1:6667";
-const WEB: &str = "10.0.0.1:8080";
 const CHANNELS: [&str; 3] = ["#a", "#b", "#c"];
-
-/// A small generator of numbers (SplitMix64).
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, sides: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((mixed ^ (mixed >> 31)) % sides as u64) as usize
-    }
-}
 
 /// The server, whose state is looked at after every callback.
 struct Watched(Chat);
@@ -131,7 +84,7 @@ fn script(dice: &mut Dice, nick: &str, steady: bool) -> Script {
     script = say(script, dice, format!("USER {nick} 0 * :{nick}"));
     for n in 0..3 + dice.roll(12) {
         let channel = CHANNELS[dice.roll(CHANNELS.len())];
-        let line = match dice.roll(10) {
+        let line = match dice.roll(14) {
             0..=3 => format!("JOIN {channel}"),
             4 => format!("PART {channel} :enough"),
             5 => format!("NICK {nick}{n}"),
@@ -139,6 +92,11 @@ fn script(dice: &mut Dice, nick: &str, steady: bool) -> Script {
             6 => format!("NICK n{}", dice.roll(8)),
             7 => format!("MODE {channel} {}o n{}", ["+", "-"][dice.roll(2)], dice.roll(8)),
             8 => format!("KICK {channel} n{} :out", dice.roll(8)),
+            9 => format!("MODE {channel} {}v n{}", ["+", "-"][dice.roll(2)], dice.roll(8)),
+            10 => {
+                format!("MODE {channel} {}", ["+ik x", "-ik x", "+l 2", "-l", "+b n3", "-b n3"][dice.roll(6)])
+            }
+            11 => format!("INVITE n{} {channel}\r\nAWAY :{n}\r\nWHO {channel}", dice.roll(8)),
             _ => format!("PRIVMSG {channel} :{nick} says {n}"),
         };
         script = say(script, dice, line).wait(pause(dice));
@@ -215,7 +173,7 @@ impl View {
             }
             "353" => {
                 let list = rest.split_once(" :").map_or("", |(_, list)| list);
-                let names = list.split(' ').map(|name| name.trim_start_matches('@').to_owned());
+                let names = list.split(' ').map(|name| name.trim_start_matches(['@', '+']).to_owned());
                 self.names.entry(word(3)).or_default().extend(names);
             }
             "366" => self.compare(&word(2), line)?,
@@ -268,7 +226,7 @@ fn play(seed: u64) -> Result<(usize, usize), String> {
     let mut sim = Sim::with_faults(seed, faults, config, chat).map_err(|error| error.to_string())?;
     let irc = sim.net().listen(IRC).map_err(|error| error.to_string())?;
     let web = sim.net().listen(WEB).map_err(|error| error.to_string())?;
-    sim.handler().0.serve(irc, web, false);
+    sim.handler().0.serve(&[irc], web, false);
     sim.net().set_timer(server::TICK);
 
     let steady: Vec<(PeerId, String)> = (0..3)
@@ -326,11 +284,7 @@ fn mild(dice: &mut Dice) -> Faults {
 
 #[test]
 fn membership_agrees_with_names_and_nobody_hears_a_channel_they_are_not_in() {
-    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
-    let seeds = match number("UNBROKEN_SEED") {
-        Some(seed) => seed..seed + 1,
-        None => 0..number("UNBROKEN_SEEDS").unwrap_or(500),
-    };
+    let seeds = seeds(500);
     let count = seeds.end - seeds.start;
     let (mut messages, mut compared) = (0, 0);
     for seed in seeds {
