@@ -46,10 +46,6 @@ impl Connection {
         self.waiting = false;
         self.congested = false;
         self.drain_due = false;
-        #[cfg(feature = "sim")]
-        {
-            self.occasion = Some(CloseReason::Detached);
-        }
         self.state = State::Dead;
         self.reason = Some(CloseReason::Detached);
         let (received, handed) = (self.received, self.handed);
