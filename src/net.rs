@@ -45,12 +45,12 @@ use crate::write_buffer::BufferPool;
 
 pub(crate) use adopting::Arrival;
 pub use adopting::{Detached, NotAdopted};
+use children::Children;
 pub(crate) use dialing::{why_all_failed, Called};
 use dialing::{Call, Try};
 pub(crate) use stopping::Stopping;
-use children::Children;
-pub use watching::{Interest, Ready};
 use watching::Watches;
+pub use watching::{Interest, Ready};
 
 /// A closure from another thread.
 pub(crate) type Task = Box<dyn FnOnce(&mut Net) + Send>;
