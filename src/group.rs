@@ -84,12 +84,38 @@ impl Group {
             let message = format!("a group has 1 to {MOST} reactors, and not {reactors}");
             return Err(io::Error::new(ErrorKind::InvalidInput, message));
         }
+        Self::of(config, reactors, |_, each| Reactor::new(each))
+    }
+
+    /// A group in one simulated world.
+    #[cfg(feature = "sim")]
+    pub(crate) fn simulated(
+        config: Config,
+        reactors: usize,
+        kernel: &crate::simnet::Kernel,
+    ) -> io::Result<Self> {
+        Self::of(config, reactors, |index, each| Reactor::simulated(each, kernel.of_engine(index)))
+    }
+
+    /// The reactors, and what they are given to run in turns instead of threads.
+    #[cfg(feature = "sim")]
+    pub(crate) fn parts(&mut self) -> (&mut [Reactor], Vec<Peers>) {
+        let handle = self.handle();
+        let peers = (0..self.reactors.len()).map(|index| Peers::new(index, handle.clone())).collect();
+        (&mut self.reactors, peers)
+    }
+
+    fn of(
+        config: Config,
+        reactors: usize,
+        make: impl Fn(usize, Config) -> io::Result<Reactor>,
+    ) -> io::Result<Self> {
         let loads = Arc::new(Loads::new(reactors, config.max_connections));
         let mut each = config;
         each.max_connections = None;
         each.total_write_buffer /= reactors;
         let mut reactors: Vec<_> =
-            (0..reactors).map(|_| Reactor::new(each.clone())).collect::<io::Result<_>>()?;
+            (0..reactors).map(|index| make(index, each.clone())).collect::<io::Result<_>>()?;
         let mailboxes: Arc<[_]> = reactors.iter_mut().map(|reactor| reactor.net().mailbox.clone()).collect();
         for (index, reactor) in reactors.iter_mut().enumerate() {
             reactor.net().seat = Some(Seat::new(index, loads.clone(), mailboxes.clone()));

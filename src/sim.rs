@@ -44,6 +44,7 @@ mod audit;
 mod clock;
 #[cfg(all(test, target_os = "linux"))]
 mod conformance;
+mod group;
 mod hearing;
 mod rest;
 mod script;
@@ -70,6 +71,8 @@ use turns::Turns;
 use watch::Watch;
 
 pub use clock::Clock;
+
+pub use group::GroupSim;
 
 pub use crate::simnet::{End, Faults, Reading, Remote, Script};
 

@@ -40,7 +40,11 @@ const OUR_HOST: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
 
 /// A simulated kernel, shared by everything that lives in it.
 #[derive(Clone)]
-pub(crate) struct Kernel(Arc<Mutex<World>>);
+pub(crate) struct Kernel {
+    world: Arc<Mutex<World>>,
+    /// Which of the reactors in this world it is that polls and makes calls.
+    engine: usize,
+}
 
 impl fmt::Debug for Kernel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -50,12 +54,17 @@ impl fmt::Debug for Kernel {
 
 impl Kernel {
     pub(crate) fn new(seed: u64, faults: Faults) -> Self {
-        Self(Arc::new(Mutex::new(World::new(seed, faults))))
+        Self { world: Arc::new(Mutex::new(World::new(seed, faults))), engine: 0 }
+    }
+
+    /// The same kernel, as another reactor has it.
+    pub(crate) fn of_engine(&self, engine: usize) -> Self {
+        Self { world: self.world.clone(), engine }
     }
 
     /// A handler that panics does so outside: a poisoned lock is as good as any.
     pub(crate) fn world(&self) -> MutexGuard<'_, World> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.world.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn now(&self) -> Time {
@@ -64,7 +73,7 @@ impl Kernel {
 
     /// What the waker does.
     pub(crate) fn wake(&self) {
-        self.world().woken = true;
+        self.world().woken.insert(self.engine);
     }
 
     /// Waits for events, `timeout` at most, while virtual time passes. With nothing to wait for it
@@ -97,10 +106,10 @@ impl Kernel {
                 guard = self.world();
                 world = &mut *guard;
             }
-            if std::mem::take(&mut world.woken) {
+            if world.woken.remove(&self.engine) {
                 events.push((WAKER_TOKEN, Bits { input: true, ..Bits::default() }));
             }
-            world.sys_take_events(most, events);
+            world.sys_take_events(self.engine, most, events);
             // At the end of its time it looks once more.
             let over = until.is_some_and(|until| world.now >= until);
             if over || !events.is_empty() {
@@ -158,7 +167,7 @@ pub(crate) struct SimStream {
 
 impl SimStream {
     pub(crate) fn register(&self, token: usize) {
-        self.kernel.world().sys_register(self.sock, token);
+        self.kernel.world().sys_register(self.sock, self.kernel.engine, token);
     }
 
     /// Whether the connection is established.
@@ -168,6 +177,11 @@ impl SimStream {
 
     pub(crate) fn local_addr(&self) -> SocketAddr {
         self.local
+    }
+
+    /// Another reactor has it from here on.
+    pub(crate) fn move_to(&mut self, kernel: &Kernel) {
+        self.kernel = kernel.clone();
     }
 
     /// Notes that a session stands above it from here on.

@@ -10,6 +10,7 @@ use crate::id::ListenerId;
 use crate::loads::Loads;
 use crate::mailbox::{Command, Mailbox, Refusal};
 use crate::socket::Stream;
+use crate::system::System;
 use crate::transport::Transport;
 
 /// A client that another reactor accepted.
@@ -21,6 +22,20 @@ pub(crate) struct Client {
 }
 
 impl Client {
+    /// It has come to the reactor that serves it. (In a simulation the kernel knows whose calls are whose.)
+    pub(crate) fn arrive_at(self, _system: &System) -> Self {
+        #[cfg(feature = "sim")]
+        {
+            let mut client = self;
+            if let (Stream::Sim(stream), Some(kernel)) = (&mut client.stream, &_system.sim) {
+                stream.move_to(kernel);
+            }
+            client
+        }
+        #[cfg(not(feature = "sim"))]
+        self
+    }
+
     /// Nobody will serve it.
     pub(crate) fn reset(&mut self) {
         self.stream.reset_on_close();

@@ -36,7 +36,8 @@ impl Reactor {
                 net.take_in(*arrival);
             }
             Errand::Client(client) => {
-                let Client { listener, stream, peer } = *client;
+                let client = client.arrive_at(&net.system);
+                let Client { listener, stream, peer } = client;
                 net.expect_counted();
                 let conn = admit(net, handler, listener, stream, peer, false);
                 // As one from the backlog: taken in, and closed in good order.

@@ -4,7 +4,7 @@
 use std::io::{self, IoSlice};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use super::socket::{Bits, Phase, Side, SockId};
+use super::socket::{Bits, Phase, Side, Sock, SockId};
 use super::world::{Knock, ListenerState, Ready, World, MICRO, MILLI};
 use crate::config::Config;
 
@@ -204,10 +204,10 @@ impl World {
     }
 
     /// Adds a socket to the poll: what is ready already is an event at once.
-    pub(crate) fn sys_register(&mut self, id: SockId, token: usize) {
+    pub(crate) fn sys_register(&mut self, id: SockId, engine: usize, token: usize) {
         self.call();
         let Some(sock) = self.socks.get_mut(&id) else { return };
-        sock.token = Some(token);
+        (sock.engine, sock.token) = (engine, Some(token));
         sock.times.known = self.now;
         if sock.level().any() {
             self.list(Ready::Sock(id));
@@ -332,8 +332,8 @@ impl World {
         sock.phase == Phase::Open
     }
 
-    /// Takes events off the list, `most` at most.
-    pub(crate) fn sys_take_events(&mut self, most: usize, events: &mut Vec<(usize, Bits)>) {
+    /// Takes a reactor's events off the list, `most` at most.
+    pub(crate) fn sys_take_events(&mut self, engine: usize, most: usize, events: &mut Vec<(usize, Bits)>) {
         let faults = self.faults.clone();
         if self.dice.chance(faults.event_shuffle) && self.ready.len() > 1 {
             for place in (1..self.ready.len()).rev() {
@@ -346,6 +346,10 @@ impl World {
                 break;
             }
             let Some(ready) = self.ready.pop_front() else { break };
+            if self.engine_of(ready) != engine {
+                self.ready.push_back(ready);
+                continue;
+            }
             let late = self.dice.chance(faults.event_delay);
             if let Some(event) = self.event(ready) {
                 if late {
@@ -360,7 +364,15 @@ impl World {
             }
         }
         if self.dice.chance(faults.event_spurious) {
-            self.spurious_event(events);
+            self.spurious_event(engine, events);
+        }
+    }
+
+    /// Whose poll tells of it. The first reactor accepts.
+    fn engine_of(&self, ready: Ready) -> usize {
+        match ready {
+            Ready::Sock(id) => self.socks.get(&id).map_or(0, |sock| sock.engine),
+            Ready::Listener(_) => 0,
         }
     }
 
@@ -383,15 +395,16 @@ impl World {
     }
 
     /// An event that nothing called for: of somebody alive, or of somebody gone.
-    fn spurious_event(&mut self, events: &mut Vec<(usize, Bits)>) {
+    fn spurious_event(&mut self, engine: usize, events: &mut Vec<(usize, Bits)>) {
         let all = Bits { input: true, output: true, ..Bits::default() };
         if self.dice.chance(500) {
             let place = self.dice.below(self.gone.len());
             events.extend(self.gone.get(place).map(|token| (*token, all)));
             return;
         }
+        let ours = |sock: &Sock| sock.token.is_some() && sock.engine == engine;
         let alive: Vec<SockId> =
-            self.socks.iter().filter(|(_, sock)| sock.token.is_some()).map(|(id, _)| *id).collect();
+            self.socks.iter().filter(|(_, sock)| ours(sock)).map(|(id, _)| *id).collect();
         let chosen = alive.get(self.dice.below(alive.len())).and_then(|id| self.socks.get_mut(id));
         if let Some((token, sock)) = chosen.and_then(|sock| Some((sock.token?, sock))) {
             // Whoever is told of an event looks: that is not of the engine's own accord.

@@ -89,6 +89,8 @@ pub(crate) struct Sock {
 
     /// Registered, under this token.
     pub(crate) token: Option<usize>,
+    /// With this reactor.
+    pub(crate) engine: usize,
     /// On the poll's list of what is ready.
     pub(crate) listed: bool,
 
@@ -162,6 +164,7 @@ impl Sock {
             linger_zero: false,
             orphan: false,
             token: None,
+            engine: 0,
             listed: false,
             last_arrival: 0,
             heard: now,

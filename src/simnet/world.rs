@@ -1,7 +1,7 @@
 //! The simulated network: packets, their arrival in order, and time.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
 use std::net::SocketAddr;
 
 use super::faults::Faults;
@@ -136,7 +136,8 @@ pub(crate) struct World {
     /// Packets of peers that are off the network.
     pub(super) held: Vec<(SockId, SockId, Packet)>,
     pub(crate) ready: VecDeque<Ready>,
-    pub(crate) woken: bool,
+    /// Which reactors were woken.
+    pub(crate) woken: BTreeSet<usize>,
 
     pub(crate) faults: Faults,
     /// Dice of the network, of the kernel's faults.
@@ -174,7 +175,7 @@ impl World {
             hanging: Vec::new(),
             held: Vec::new(),
             ready: VecDeque::new(),
-            woken: false,
+            woken: BTreeSet::new(),
             faults,
             weather: Rng::new(seed, u64::from_be_bytes(*b".weather")),
             dice: Rng::new(seed, u64::from_be_bytes(*b"...fault")),
@@ -254,7 +255,7 @@ impl World {
 
     /// Whether nothing is under way: no packet, no event, nobody who is about to do anything.
     pub(crate) fn is_resting(&self) -> bool {
-        self.wire.is_empty() && self.ready.is_empty() && self.answers.is_empty() && !self.woken
+        self.wire.is_empty() && self.ready.is_empty() && self.answers.is_empty() && self.woken.is_empty()
     }
 
     /// Lets happen what is due.
