@@ -69,7 +69,14 @@ fn certificates_are_read_anew_at_sighup_and_who_is_in_stays() {
         std::fs::copy(file(&format!("{kind}.key.pem")), &key).expect("a copy");
     };
     take("ed25519");
-    let flags = ["--ircs", "127.0.0.1:0", "--cert", cert.to_str().expect("UTF-8"), "--key", key.to_str().expect("UTF-8")];
+    let flags = [
+        "--ircs",
+        "127.0.0.1:0",
+        "--cert",
+        cert.to_str().expect("UTF-8"),
+        "--key",
+        key.to_str().expect("UTF-8"),
+    ];
     let chat = Chat::start(&flags);
     let addr = chat.ircs.expect("a port for TLS");
     let mut early = secured(addr, &file("ed25519.cert.pem"));
