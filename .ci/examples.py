@@ -1,4 +1,6 @@
-"""Starts every example once and uses it as a stranger would. Usage: examples.py FOLDER"""
+"""Starts every example once and uses it as a stranger would. Usage: examples.py FOLDER
+
+Not soak, which uses itself and has a step of its own in .ci/run."""
 
 import json
 import os
@@ -6,7 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
-import time
+import tempfile
 
 folder = sys.argv[1]
 running = []
@@ -65,6 +67,18 @@ try:
     check("rpc answers, and answers overtake each other", call.communicate(timeout=10)[0] == b"QUICK\nSLOW\n")
     rpc.send_signal(signal.SIGTERM)
     check("rpc ends with status 0", rpc.wait(10) == 0)
+
+    with tempfile.TemporaryDirectory() as directory:
+        with open(os.path.join(directory, "index.html"), "wb") as file:
+            file.write(b"a page")
+        http = start("http", "127.0.0.1:0", directory)
+        surfer = connect(address(http.stdout.readline().decode()))
+        surfer.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        surfer.sendall(b"POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\nConnection: close\r\n\r\nbody")
+        page, _, echoed = read_all(surfer).rpartition(b"\r\n\r\n")
+        check("http serves a file and sends a body back", b"\r\n\r\na page" in page and echoed == b"body")
+        http.send_signal(signal.SIGTERM)
+        check("http ends with status 0", http.wait(15) == 0)
 
     embed = start("embed", "127.0.0.1:0", stdin=subprocess.PIPE)
     member = connect(address(embed.stdout.readline().decode()))

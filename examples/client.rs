@@ -4,7 +4,10 @@
 //! A TCP client done right: it sends what it reads from standard input and prints what it receives.
 //! When the connection ends it says why and exactly what was not delivered, and connects again with
 //! exponential back-off and jitter, so that a thousand clients do not come back at one moment. It
-//! sends nothing twice by itself: only the program knows whether that would be right.
+//! sends nothing twice by itself: only the program knows whether that would be right. With `--tls` it
+//! speaks TLS, and believes whom this machine believes, or the certificates in `--ca FILE`.
+
+mod tls;
 
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
@@ -13,6 +16,7 @@ use std::process::ExitCode;
 use std::sync::mpsc::{sync_channel, Receiver, SyncSender, TryRecvError};
 use std::time::Duration;
 
+use self::tls::Line;
 use unbroken::{Addr, Bytes, CloseReport, Config, ConnId, Handle, Handler, Net, Reactor, Sent, TimerId, Via};
 
 const FIRST_BACKOFF: Duration = Duration::from_millis(100);
@@ -22,6 +26,7 @@ const GOOD: Duration = Duration::from_secs(5);
 
 struct Client {
     addr: Addr,
+    line: Line,
     /// Established, and not ended since.
     conn: Option<ConnId>,
     congested: bool,
@@ -35,9 +40,10 @@ struct Client {
 }
 
 impl Client {
-    fn new(addr: Addr, input: Receiver<Bytes>) -> Self {
+    fn new(addr: Addr, line: Line, input: Receiver<Bytes>) -> Self {
         Self {
             addr,
+            line,
             conn: None,
             congested: false,
             input,
@@ -74,7 +80,7 @@ impl Client {
 
     fn connect(&mut self, net: &mut Net) {
         // An address that parsed is never refused; failures come to `on_close`.
-        if let Err(error) = net.connect(&self.addr) {
+        if let Err(error) = self.line.connect(net, &self.addr) {
             eprintln!("client: {}: {error}", self.addr);
         }
     }
@@ -167,32 +173,33 @@ fn read_input(chunks: SyncSender<Bytes>, handle: Handle) {
     let _ = handle.wake();
 }
 
-fn run(addr: Addr) -> io::Result<bool> {
+fn run(addr: Addr, line: Line) -> io::Result<bool> {
     let mut reactor = Reactor::new(Config::default())?;
     let (chunks, input) = sync_channel(4);
     let handle = reactor.net().handle();
     std::thread::Builder::new().name("stdin".to_owned()).spawn(move || read_input(chunks, handle))?;
-    let mut client = Client::new(addr, input);
+    let mut client = Client::new(addr, line, input);
     client.connect(reactor.net());
     reactor.run(&mut client)?;
     Ok(!client.failed)
 }
 
 fn main() -> ExitCode {
-    let mut args = std::env::args().skip(1);
-    let addr = args.next().unwrap_or("127.0.0.1:7007".to_owned());
-    let addr = match (addr.parse(), args.next()) {
-        (Ok(addr), None) => addr,
-        (Err(error), _) => {
+    let mut args = std::env::args().skip(1).collect();
+    let line = Line::take(&mut args).map_err(|error| error.to_string());
+    let addr: Result<Addr, String> = match args.as_slice() {
+        [] => Ok(Addr::Tcp(([127, 0, 0, 1], 7007).into())),
+        [addr] => addr.parse().map_err(|error| format!("{error}")),
+        _ => Err("usage: client [ADDR] [--tls [--ca FILE]]".to_owned()),
+    };
+    let (addr, line) = match (addr, line) {
+        (Ok(addr), Ok(line)) => (addr, line),
+        (Err(error), _) | (_, Err(error)) => {
             eprintln!("client: {error}");
             return ExitCode::from(2);
         }
-        (_, Some(_)) => {
-            eprintln!("usage: client [ADDR]");
-            return ExitCode::from(2);
-        }
     };
-    match run(addr) {
+    match run(addr, line) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {

@@ -2,11 +2,15 @@
 //! nc 127.0.0.1 7007
 //!
 //! Sends back whatever a client sends, and says on standard error how each connection ended
-//! (`RUST_LOG=debug` for the rest). A client that does not read is not read from.
+//! (`RUST_LOG=debug` for the rest). A client that does not read is not read from. With `--tls CERT KEY` it
+//! speaks TLS, and its handler is the same.
 
-use std::io::{self, Write};
+mod tls;
+
+use std::io;
 use std::process::ExitCode;
 
+use self::tls::Front;
 use unbroken::{CloseReport, Config, ConnId, Handler, Net, Reactor};
 
 struct Echo;
@@ -24,24 +28,28 @@ impl Handler for Echo {
     }
 }
 
-fn serve(addr: &str) -> io::Result<()> {
+fn serve(addr: &str, front: &Front) -> io::Result<()> {
     let mut reactor = Reactor::new(Config::default())?;
-    let listener = reactor.net().listen(addr)?;
-    if let Some(addr) = reactor.net().local_addr(listener) {
-        // Nobody may be reading: that is no reason not to serve.
-        let _ = writeln!(io::stdout(), "listening on {addr}");
-    }
+    front.open(reactor.net(), addr)?;
     reactor.run(&mut Echo)
 }
 
 fn main() -> ExitCode {
     env_logger::init_from_env(env_logger::Env::default().default_filter_or("info"));
-    let addr = std::env::args().nth(1).unwrap_or("127.0.0.1:7007".to_owned());
-    match serve(&addr) {
+    let mut args = std::env::args().skip(1).collect();
+    let front = Front::take(&mut args, &[]);
+    let addr = match args.as_slice() {
+        [] => "127.0.0.1:7007",
+        [addr] => addr,
+        _ => return refuse("usage: echo [ADDR] [--tls CERT KEY]"),
+    };
+    match front.and_then(|front| serve(addr, &front)) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("echo: {addr}: {error}");
-            ExitCode::from(2)
-        }
+        Err(error) => refuse(&format!("{addr}: {error}")),
     }
+}
+
+fn refuse(error: &str) -> ExitCode {
+    eprintln!("echo: {error}");
+    ExitCode::from(2)
 }

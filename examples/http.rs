@@ -5,13 +5,12 @@
 //! body back while it comes. What a client sends, asks for or leaves unread costs a few pieces of memory;
 //! what takes too long is ended. The loop reads files itself, and everybody waits for each piece.
 
-use std::fs::File;
-use std::io::{self, ErrorKind, Read, Write};
-use std::process::ExitCode;
+mod tls;
+use std::io::{self, Read, Write};
 use std::time::{Duration, SystemTime};
+use std::{fs::File, process::ExitCode};
 
 use httparse::{Error, Status};
-use httpdate::HttpDate;
 use rustix::fs::{fstat, openat, FileType, Mode, OFlags};
 use rustix::io::Errno;
 use signal_hook::{consts::SIGINT, consts::SIGTERM, iterator::Signals};
@@ -114,10 +113,13 @@ impl Client {
     fn body(&mut self, net: &mut Net, conn: ConnId, chunked: bool, rest: &mut &[u8]) -> Result<(), Stop> {
         if chunked && self.left == 0 {
             // The lines between chunks are taken together or, when they are not all there, not yet.
-            let mut next = *rest;
-            let mut line = || match Lines::new().max(1 << 10).keep_end().next_in(&mut next).ok_or(None)? {
-                Frame::Whole(l) => l.strip_suffix(b"\r\n").filter(|l| !l.contains(&b'\r')).ok_or(BAD),
-                Frame::TooLong { .. } => Err(BAD),
+            let (mut next, mut most) = (*rest, 0..64);
+            let mut line = || {
+                most.next().ok_or(BAD)?;
+                match Lines::new().max(1 << 10).keep_end().next_in(&mut next).ok_or(None)? {
+                    Frame::Whole(l) => l.strip_suffix(b"\r\n").filter(|l| !l.contains(&b'\r')).ok_or(BAD),
+                    Frame::TooLong { .. } => Err(BAD),
+                }
             };
             let end = if self.came > 0 { line()? } else { b"" };
             let size = line()?.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii_end();
@@ -129,9 +131,7 @@ impl Client {
             return Err(Some("413 Content Too Large"));
         }
         let (data, behind) = rest.split_at(rest.len().min(self.left as usize));
-        if data.is_empty() && self.left > 0 {
-            return Err(None);
-        }
+        let data = Some(data).filter(|data| !data.is_empty() || self.left == 0).ok_or(None)?;
         let (kind, length) = ("application/octet-stream", (!chunked).then_some(self.left));
         let mut out = if self.came == 0 { self.answer_head("200 OK", kind, length) } else { Vec::new() };
         let size = format!("{:x}\r\n", data.len());
@@ -162,7 +162,7 @@ impl Client {
     }
 
     fn answer_head(&self, status: &str, kind: &str, length: Option<u64>) -> Vec<u8> {
-        let date = HttpDate::from(SystemTime::now());
+        let date = httpdate::HttpDate::from(SystemTime::now());
         let then = if self.last { "close" } else { "keep-alive" };
         let mut out = Vec::with_capacity(1 << 10);
         let _ = write!(out, "HTTP/1.1 {status}\r\nDate: {date}\r\nConnection: {then}\r\n");
@@ -206,7 +206,7 @@ fn number(digits: &[u8], radix: u32) -> Option<u64> {
     u64::from_str_radix(digits, radix).ok()
 }
 
-/// A file below `root` and its length. The way is gone step by step: no `..` leads out of it, and no link.
+/// A file below `root` and its length. The way is gone step by step: over no link and no hidden name, as `..`.
 fn open(root: &File, path: &str) -> Result<(File, u64), Errno> {
     // A FIFO would have us wait for a writer.
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
@@ -214,7 +214,7 @@ fn open(root: &File, path: &str) -> Result<(File, u64), Errno> {
     let names = path.strip_prefix('/').ok_or(Errno::NOENT)?.split('/');
     for name in names.map(|name| if name.is_empty() { "index.html" } else { name }) {
         let name = std::borrow::Cow::from(percent_encoding::percent_decode_str(name));
-        let name = Some(&*name).filter(|name| name != b".." && !name.contains(&b'/')).ok_or(Errno::NOENT)?;
+        let name = Some(&*name).filter(|n| !n.starts_with(b".") && !n.contains(&b'/')).ok_or(Errno::NOENT)?;
         at = Some(File::from(openat(at.as_ref().unwrap_or(root), name, flags, Mode::empty())?));
     }
     let file = at.ok_or(Errno::NOENT)?;
@@ -277,24 +277,24 @@ impl Handler for Http {
     }
 }
 
-fn serve(addr: &str, dir: &str) -> io::Result<()> {
+fn serve(addr: &str, dir: &str, front: &tls::Front) -> io::Result<()> {
     let mut config = Config::default();
     config.high_water = PIECE;
     let mut reactor = Reactor::new(config)?;
-    let listener = reactor.net().listen(addr)?;
     let mut http = Http { root: File::open(dir)?, clients: PerConn::new() };
     let (handle, mut signals) = (reactor.net().handle(), Signals::new([SIGINT, SIGTERM])?);
     std::thread::spawn(move || signals.forever().for_each(|_| drop(handle.shutdown(DRAIN_TIME))));
-    let addr = reactor.net().local_addr(listener).ok_or(ErrorKind::NotConnected)?;
-    let _ = writeln!(io::stdout(), "listening on {addr}"); // Nobody may be reading.
+    front.open(reactor.net(), addr)?;
     reactor.run(&mut http)
 }
 
 fn main() -> ExitCode {
     env_logger::init();
-    let mut args = std::env::args().skip(1);
-    let (addr, dir) = (args.next().unwrap_or("127.0.0.1:8081".into()), args.next().unwrap_or(".".into()));
-    let Err(error) = serve(&addr, &dir) else { return ExitCode::SUCCESS };
+    let mut args = std::env::args().skip(1).collect();
+    let front = tls::Front::take(&mut args, &["http/1.1"]);
+    let arg = |at: usize, default| args.get(at).map_or(default, String::as_str);
+    let serve = |front| serve(arg(0, "127.0.0.1:8081"), arg(1, "."), &front);
+    let Err(error) = front.and_then(serve) else { return ExitCode::SUCCESS };
     eprintln!("http: {error}");
     ExitCode::from(2)
 }

@@ -7,9 +7,12 @@
 //! and the opposite direction goes on. A connection that breaks breaks its partner, with a reset:
 //! neither side can take a cut stream for a whole one.
 
-use std::io::{self, Write};
+mod tls;
+
+use std::io;
 use std::process::ExitCode;
 
+use self::tls::Front;
 use unbroken::{Addr, CloseReport, Config, ConnId, Handler, Net, PerConn, Reactor, Sent, Via};
 
 struct Proxy {
@@ -74,31 +77,30 @@ impl Handler for Proxy {
     }
 }
 
-fn serve(listen: &str, upstream: &str) -> io::Result<()> {
+fn serve(listen: &str, upstream: &str, front: &Front) -> io::Result<()> {
     let upstream = upstream.parse()?;
     let mut reactor = Reactor::new(Config::default())?;
-    let listener = reactor.net().listen(listen)?;
-    if let Some(addr) = reactor.net().local_addr(listener) {
-        // Nobody may be reading: that is no reason not to serve.
-        let _ = writeln!(io::stdout(), "listening on {addr}");
-    }
+    front.open(reactor.net(), listen)?;
     reactor.run(&mut Proxy { upstream, partners: PerConn::new() })
 }
 
 fn main() -> ExitCode {
     env_logger::init_from_env(env_logger::Env::default().default_filter_or("info"));
-    let mut args = std::env::args().skip(1);
-    let listen = args.next().unwrap_or("127.0.0.1:7009".to_owned());
-    let upstream = args.next().unwrap_or("127.0.0.1:7007".to_owned());
-    if args.next().is_some() {
-        eprintln!("usage: proxy [LISTEN_ADDR [UPSTREAM_ADDR]]");
-        return ExitCode::from(2);
-    }
-    match serve(&listen, &upstream) {
+    let mut args = std::env::args().skip(1).collect();
+    let front = Front::take(&mut args, &[]);
+    let (listen, upstream) = match args.as_slice() {
+        [] => ("127.0.0.1:7009", "127.0.0.1:7007"),
+        [listen] => (listen.as_str(), "127.0.0.1:7007"),
+        [listen, upstream] => (listen.as_str(), upstream.as_str()),
+        _ => return refuse("usage: proxy [LISTEN_ADDR [UPSTREAM_ADDR]] [--tls CERT KEY]"),
+    };
+    match front.and_then(|front| serve(listen, upstream, &front)) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("proxy: {error}");
-            ExitCode::from(2)
-        }
+        Err(error) => refuse(&error.to_string()),
     }
+}
+
+fn refuse(error: &str) -> ExitCode {
+    eprintln!("proxy: {error}");
+    ExitCode::from(2)
 }

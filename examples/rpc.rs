@@ -3,24 +3,23 @@
 //!
 //! Requests and answers with ids, in frames with their length in front: many may be open, and answers
 //! overtake each other. The server gives a text back in capitals, `sleep MS TEXT` after so long. Besides:
-//! * Heartbeats: who hears nothing asks for a sign of life, and gives up who gives none. That finds a
-//!   program that hangs, too, which the kernel's keepalive takes for alive.
+//! * Heartbeats: who hears nothing asks for a sign of life. That finds a program that hangs, too.
 //! * Connecting anew, until the time for a request is over. What was not answered is asked again, although
 //!   it may have been carried out: here that does no harm. Where it does, say that nobody knows.
 //! * An end in good order: after SIGTERM what was asked is answered, and what is asked then is refused.
 
-use std::collections::hash_map::RandomState;
-use std::collections::BTreeMap;
+mod tls;
+
+use std::collections::{hash_map::RandomState, BTreeMap};
 use std::hash::{BuildHasher, Hasher};
 use std::io::{self, Write};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use signal_hook::consts::{SIGINT, SIGTERM};
-use signal_hook::iterator::Signals;
+use signal_hook::{consts::SIGINT, consts::SIGTERM, iterator::Signals};
 use unbroken::frame::{EncodeError, LengthPrefix};
-use unbroken::{Bytes, CloseReason, CloseReport, Config, ConnId, Handler, Net, PerConn, PerTimer, Reactor};
-use unbroken::{State, Timeout, TimerId, Via};
+use unbroken::{Addr, Bytes, CloseReason, CloseReport, Config, ConnId, Handler, Net, PerConn, PerTimer};
+use unbroken::{Reactor, State, Timeout, TimerId, Via};
 
 /// A frame: its length, its kind (a byte), the id of the request (four bytes), a text.
 const FRAME: LengthPrefix = LengthPrefix::be::<u32>().max(32 << 10);
@@ -35,7 +34,6 @@ const QUIET: Duration = Duration::from_secs(1);
 /// How long a client waits for its answers, and a server that is to end for the last of them.
 const PATIENCE: Duration = Duration::from_secs(5);
 const FIRST_BACKOFF: Duration = Duration::from_millis(50);
-const LAST_BACKOFF: Duration = Duration::from_secs(1);
 /// Requests of one connection that are open at most.
 const MOST_OPEN: usize = 1000;
 
@@ -44,10 +42,8 @@ fn frame(kind: u8, id: u32, text: &[u8]) -> Result<Bytes, EncodeError> {
 }
 
 fn parse(frame: &[u8]) -> (u8, u32, &[u8]) {
-    match frame {
-        [kind, a, b, c, d, text @ ..] => (*kind, u32::from_be_bytes([*a, *b, *c, *d]), text),
-        _ => (0, 0, frame),
-    }
+    let Some(([kind, id @ ..], text)) = frame.split_first_chunk::<5>() else { return (0, 0, frame) };
+    (*kind, u32::from_be_bytes(*id), text)
 }
 
 fn send(net: &mut Net, conn: ConnId, kind: u8, id: u32, text: &[u8]) {
@@ -78,7 +74,7 @@ struct Peer {
     /// It ends once all is answered, and when this timer fires: a client, or a server after a signal.
     give_up: Option<TimerId>,
     /// Whom a client asks, and what it asked that is not answered, by id.
-    server: Option<String>,
+    server: Option<(Addr, tls::Line)>,
     calls: BTreeMap<u32, Bytes>,
     backoff: Duration,
     failed: bool,
@@ -185,9 +181,9 @@ impl Handler for Peer {
             let what = if self.links.is_empty() { "connection" } else { "answer" };
             self.fail(net, &format!("no {what} within {PATIENCE:?}"));
             net.shutdown(QUIET);
-        } else if let Some(server) = &self.server {
-            // It parsed before. During a shutdown it is refused, rightly.
-            let _ = net.connect(server);
+        } else if let Some((server, line)) = &self.server {
+            // During a shutdown it is refused, rightly.
+            let _ = line.connect(net, server);
         }
     }
 
@@ -209,41 +205,45 @@ impl Handler for Peer {
         // A random part of the back-off, so that many clients do not come back at one moment.
         let random = RandomState::new().build_hasher().finish() as f64 / u64::MAX as f64;
         net.set_timer(self.backoff.mul_f64(random));
-        self.backoff = (self.backoff * 2).min(LAST_BACKOFF);
+        self.backoff = (self.backoff * 2).min(20 * FIRST_BACKOFF);
     }
 }
 
-fn serve(addr: &str) -> io::Result<ExitCode> {
+fn serve(addr: &str, front: &tls::Front) -> io::Result<ExitCode> {
     let mut reactor = Reactor::new(Config::default())?;
-    let listener = reactor.net().listen(addr)?;
+    front.open(reactor.net(), addr)?;
     let (handle, mut signals) = (reactor.net().handle(), Signals::new([SIGTERM, SIGINT])?);
     std::thread::spawn(move || signals.forever().all(|_| handle.wake().is_ok()));
-    if let Some(addr) = reactor.net().local_addr(listener) {
-        let _ = writeln!(io::stdout(), "listening on {addr}");
-    }
     reactor.run(&mut Peer::default()).map(|()| ExitCode::SUCCESS)
 }
 
-fn call(addr: &str, texts: &[&str]) -> io::Result<ExitCode> {
-    let mut reactor = Reactor::new(Config::default())?;
-    let mut client = Peer { server: Some(addr.to_owned()), backoff: FIRST_BACKOFF, ..Peer::default() };
+fn call(addr: &str, line: tls::Line, texts: &[&str]) -> io::Result<ExitCode> {
+    let (mut reactor, addr) = (Reactor::new(Config::default())?, addr.parse()?);
+    line.connect(reactor.net(), &addr)?;
+    let mut client = Peer { server: Some((addr, line)), backoff: FIRST_BACKOFF, ..Peer::default() };
     for (id, text) in (1..).zip(texts) {
         client.calls.insert(id, frame(REQUEST, id, text.as_bytes()).map_err(io::Error::other)?);
     }
-    reactor.net().connect(addr)?;
     client.give_up = Some(reactor.net().set_timer(PATIENCE));
     reactor.run(&mut client).map(|()| ExitCode::from(u8::from(client.failed)))
 }
 
+const USAGE: &str = "usage: rpc serve ADDR [--tls CERT KEY] | rpc call ADDR [--tls [--ca FILE]] TEXT...";
+
+fn run(mut args: Vec<String>) -> io::Result<ExitCode> {
+    let serves = args.first().is_some_and(|arg| arg == "serve");
+    let front = if serves { tls::Front::take(&mut args, &[])? } else { tls::Front::default() };
+    let line = tls::Line::take(&mut args)?;
+    match args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["serve", addr] => serve(addr, &front),
+        ["call", addr, ref texts @ ..] if !texts.is_empty() => call(addr, line, texts),
+        _ => Err(io::Error::other(USAGE)),
+    }
+}
+
 fn main() -> ExitCode {
     env_logger::init();
-    let args: Vec<String> = std::env::args().skip(1).collect();
-    let outcome = match args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        ["serve", addr] => serve(addr),
-        ["call", addr, ref texts @ ..] if !texts.is_empty() => call(addr, texts),
-        _ => Err(io::Error::other("usage: rpc serve ADDR | rpc call ADDR TEXT...")),
-    };
-    outcome.unwrap_or_else(|error| {
+    run(std::env::args().skip(1).collect()).unwrap_or_else(|error| {
         eprintln!("rpc: {error}");
         ExitCode::from(2)
     })

@@ -18,6 +18,8 @@ pub enum Timeout {
     Linger,
     /// The kernel gave the peer up (ETIMEDOUT): keepalive probes or `TCP_USER_TIMEOUT`.
     Kernel,
+    /// The TLS handshake was not done within `handshake_timeout`.
+    Handshake,
 }
 
 /// Why a connection ended.
@@ -54,6 +56,12 @@ pub enum CloseReason {
     Shutdown,
     /// The handler panicked in a callback for this connection.
     HandlerPanic,
+    /// The peer ended its stream without ending its TLS session: what came may be less than it sent,
+    /// cut off by anybody on the way. All of our bytes reached its kernel.
+    Truncated,
+    /// TLS failed: a certificate was not accepted, a record was forged, nothing was agreed on. The
+    /// report's `alert` says who objected, its `tls_error` to what.
+    Tls,
     /// Any other error; the report's `errno` says which.
     Io,
 }
@@ -79,10 +87,13 @@ impl CloseReason {
         Self::Refused,
         Self::Shutdown,
         Self::HandlerPanic,
+        Self::TimedOut(Timeout::Handshake),
+        Self::Truncated,
+        Self::Tls,
         Self::Io,
     ];
 
-    pub(crate) const COUNT: usize = 19;
+    pub(crate) const COUNT: usize = 22;
 
     /// The place of this reason in [`ALL`](Self::ALL).
     pub(crate) fn index(self) -> usize {
@@ -110,6 +121,9 @@ impl CloseReason {
             Self::Refused => "refused",
             Self::Shutdown => "shutdown",
             Self::HandlerPanic => "handler_panic",
+            Self::TimedOut(Timeout::Handshake) => "handshake_timeout",
+            Self::Truncated => "truncated",
+            Self::Tls => "tls",
             Self::Io => "io",
         }
     }
@@ -152,6 +166,9 @@ impl fmt::Display for CloseReason {
             Self::Refused => "refused: too many connections",
             Self::Shutdown => "cut off by the shutdown",
             Self::HandlerPanic => "the handler panicked",
+            Self::TimedOut(Timeout::Handshake) => "the handshake took too long",
+            Self::Truncated => "cut short: the tls session was not ended",
+            Self::Tls => "tls failed",
             Self::Io => "input/output error",
         })
     }
@@ -189,12 +206,32 @@ pub(crate) fn reason_for(errno: i32, seen: Circumstances) -> CloseReason {
 
 /// A try to reach one address that did not succeed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Attempt {
     /// Where to.
     pub addr: SocketAddr,
     /// What became of it: the system's error (an errno), ETIMEDOUT when the time for connecting was
     /// up, EINPROGRESS when the program gave up first.
     pub errno: i32,
+}
+
+/// Who sent a TLS alert.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Side {
+    /// We did.
+    Local,
+    /// The peer did.
+    Peer,
+}
+
+/// A TLS alert that ended a session (RFC 8446, section 6).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub struct Alert {
+    /// Who objected.
+    pub by: Side,
+    /// Its number, such as 42 for a bad certificate.
+    pub code: u8,
 }
 
 /// The account of one connection, handed to [`Handler::on_close`](crate::Handler::on_close).
@@ -229,6 +266,10 @@ pub struct CloseReport {
     pub attempts: Box<[Attempt]>,
     /// What the resolver said when it gave no address for the host's name.
     pub lookup_error: Option<Box<str>>,
+    /// The TLS alert that ended the connection, if one did.
+    pub alert: Option<Alert>,
+    /// What was wrong when TLS failed.
+    pub tls_error: Option<Box<str>>,
 }
 
 impl CloseReport {
@@ -249,6 +290,12 @@ impl fmt::Display for CloseReport {
             write!(f, ", unacked {unacked}")?;
         }
         write!(f, "; after {:?}", self.duration)?;
+        if let Some(error) = &self.tls_error {
+            write!(f, "; tls: {error}")?;
+        }
+        if let Some(Alert { by, code }) = self.alert {
+            write!(f, " (alert {code}, sent by {})", if by == Side::Local { "us" } else { "the peer" })?;
+        }
         if let Some(error) = &self.lookup_error {
             write!(f, "; the lookup: {error}")?;
         }

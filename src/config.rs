@@ -5,7 +5,8 @@ use std::time::Duration;
 use crate::dial::Family;
 use crate::settings::{check, ConfigError, Overflow, Settings, SoftLimit, SHORTEST};
 
-/// TCP keepalive: when to probe an idle peer, and when to give it up.
+/// TCP keepalive (tcp(7): `SO_KEEPALIVE`, `TCP_KEEPIDLE`, `TCP_KEEPINTVL`, `TCP_KEEPCNT`): when to probe
+/// an idle peer, and when to give it up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Keepalive {
     /// Silence before the first probe; whole seconds, 1 to 32,767.
@@ -25,8 +26,8 @@ pub enum UserTimeout {
     Auto,
     /// The kernel's own limit: about 15 minutes of retransmissions.
     Off,
-    /// This long. It also ends live peers that read nothing for that long, so it must not be short:
-    /// with keepalive on, less than `idle + 3 × interval` is refused.
+    /// This long: 1 ms to 2,147,483,647 ms. It also ends live peers that read nothing for that long, so
+    /// it must not be short: with keepalive on, less than `idle + 3 × interval` is refused.
     After(Duration),
 }
 
@@ -48,21 +49,28 @@ pub enum AtLimit {
 /// assert!(config.validate().is_ok());
 /// ```
 ///
-/// Sizes are in bytes. [`Reactor::new`](crate::Reactor::new) refuses impossible combinations.
+/// Sizes are in bytes, and like all counts at least 1, where nothing else is said; spans are at least 1 ms.
+/// The number at the end of a description is the default. [`Reactor::new`](crate::Reactor::new) refuses
+/// what cannot work, and names the first setting that does not.
+///
+/// Those that are fields of [`Settings`] as well can differ from one connection to the next.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Config {
     /// A connection is congested from this many queued bytes on: [`Sent::Congested`](crate::Sent::Congested). 64 KiB:
-    /// enough to keep a fast peer busy for a turn.
+    /// enough to keep a fast peer busy for a turn. It is congested earlier where the message just taken
+    /// would not fit a second time below `max_write_buffer`. Below both caps.
     pub high_water: usize,
     /// A congested connection that falls to this is drained: [`on_drain`](crate::Handler::on_drain). 16 KiB:
-    /// a quarter of the high mark, so that producers do not stop and go at every segment.
+    /// a quarter of the high mark, so that producers do not stop and go at every segment. Below it; 0 is
+    /// an empty queue.
     pub low_water: usize,
     /// Bytes queued in one connection at most. A single message above it is refused, and nobody is
     /// ended. 16 MiB.
     pub max_write_buffer: usize,
     /// Bytes held for all connections together at most: queued, or received and left unused by the
-    /// handler. Shared buffers count once for each connection that waits for them. 256 MiB.
+    /// handler. Shared buffers count once for each connection that waits for them. What the
+    /// kernel buffers is not counted. 256 MiB.
     pub total_write_buffer: usize,
     /// What happens at either of these two caps. Default: [`Overflow::Close`].
     pub overflow: Overflow,
@@ -76,15 +84,25 @@ pub struct Config {
     /// a chat, may want to hear them all the same.
     pub read_while_congested: bool,
     /// Input that a handler may leave unused before the connection ends as
-    /// [`InputOverflow`](crate::CloseReason::InputOverflow): the longest line or frame. 64 KiB.
+    /// [`InputOverflow`](crate::CloseReason::InputOverflow): the longest line or frame. At most 2 GiB. 64 KiB.
     pub max_read_buffer: usize,
 
     /// Time for an outbound connection to be established, the lookup of a host's name and all attempts
-    /// to reach its addresses included. 10 s.
+    /// to reach its addresses included; [`ConnectOptions`](crate::ConnectOptions) may say otherwise. 10 s:
+    /// a SYN that is lost, sent again after a second (RFC 6298, 2.1), may be lost a second time.
     pub connect_timeout: Duration,
     /// How long an attempt to reach one of a host's addresses is given before the next address is
     /// tried as well; the attempt goes on. 10 ms to 2 s. 250 ms (RFC 8305, section 8).
     pub attempt_delay: Duration,
+    /// Time for a TLS handshake, from the connection on. 10 s.
+    pub handshake_timeout: Duration,
+    /// Steps of TLS handshakes in a turn at most: a signature costs as much as a hundred short echoes, and
+    /// who is in is served first. 8.
+    pub handshakes_per_turn: usize,
+    /// A peer may end its stream without having ended its TLS session (close_notify), as many HTTP clients
+    /// do, and the close counts as clean. Then anybody on the way can cut a stream short unnoticed: for
+    /// protocols only that tell by themselves where a message ends. Default: no.
+    pub allow_missing_close_notify: bool,
     /// Which of a host's addresses are tried. Default: those of both families, by turns.
     pub family: Family,
     /// An open connection with no byte in either direction for this long is ended, at the latest an
@@ -93,7 +111,8 @@ pub struct Config {
     /// paused it and input waits, the silence is ours; while it is congested, data that arrives counts
     /// (on Linux; elsewhere, and for Unix-domain sockets, input that waits does). Default: off.
     pub idle_timeout: Option<Duration>,
-    /// The same, from when either direction has ended: nobody may hold half a connection for ever. 5 min.
+    /// The same, from when either direction has ended or a write has failed: nobody may hold half a
+    /// connection for ever. The shorter of the two counts. 5 min.
     pub half_close_timeout: Option<Duration>,
     /// Bytes are queued and the peer's kernel acknowledged none of ours for this long: the peer is
     /// taken to have stopped reading. Where the system cannot tell (Unix-domain sockets, and all
@@ -107,7 +126,8 @@ pub struct Config {
     /// It is cut after this long, silent or not. 30 s, as nginx's `lingering_time`. A shutdown, whose
     /// deadline is the only clock, heeds neither.
     pub linger_total: Duration,
-    /// Input discarded at most in that time. 64 MiB.
+    /// Input discarded at most in that time; likewise what is still read from a connection whose write
+    /// half is broken. 0 is none. 64 MiB.
     pub linger_bytes: u64,
     /// Connections closing at one time. One more cuts the oldest of those that only owe their end or,
     /// when there are none, one of those that still receive. A shutdown, which closes all at once and
@@ -121,17 +141,20 @@ pub struct Config {
     pub user_timeout: UserTimeout,
     /// `TCP_NODELAY`. Default: on; the engine coalesces small pieces itself.
     pub nodelay: bool,
-    /// `SO_SNDBUF`, the kernel's send buffer. Default: the system's, which tunes itself.
+    /// `SO_SNDBUF`, the kernel's send buffer: Linux doubles the number, up to what
+    /// `net.core.wmem_max` allows (socket(7)). Default: the system's, which tunes itself.
     pub send_buffer: Option<usize>,
-    /// `SO_RCVBUF`, the kernel's receive buffer. Default: the system's, which tunes itself.
+    /// `SO_RCVBUF`, the kernel's receive buffer, likewise (`net.core.rmem_max`). Default: the system's,
+    /// which tunes itself.
     pub recv_buffer: Option<usize>,
 
-    /// Length of the accept queue asked for; the system caps it (`net.core.somaxconn`). 1024: a
-    /// burst beyond it waits a second for its SYN to be sent again.
+    /// Length of the accept queue asked for, in clients; the system caps it (listen(2),
+    /// `net.core.somaxconn`). 1024: a burst beyond it waits a second for its SYN to be sent again.
     pub backlog: u32,
     /// Accepts per listener and turn at most. 64: a flood of clients cannot starve those who are in.
     pub accepts_per_turn: usize,
-    /// Open connections at most, outbound ones counted too, though only accepting heeds it. Default: no limit.
+    /// Connections at most. Outbound ones, and those still connecting or closing, are counted too, though
+    /// only accepting heeds it. Default: no limit.
     pub max_connections: Option<usize>,
     /// What happens to clients beyond it. Default: [`AtLimit::Wait`].
     pub at_limit: AtLimit,
@@ -148,17 +171,17 @@ pub struct Config {
     /// Bytes read from one connection in a turn, rounded up to whole reads. 128 KiB: more would
     /// let one busy peer hold up the others.
     pub read_budget: usize,
-    /// Bytes handed to the kernel for one connection in a flush. 256 KiB.
+    /// Bytes handed to the kernel for one connection in a flush; what is left goes in the next turn. 256 KiB.
     pub write_budget: usize,
     /// Events taken from the kernel in one call; it is asked again as long as there are more. At most
     /// 1,048,576. 1024.
     pub events_per_turn: usize,
-    /// Commands from other threads carried out in a turn. 1024.
+    /// Commands from other threads carried out in a turn at most. 1024.
     pub commands_per_turn: usize,
     /// Commands from other threads that wait to be carried out at most; one more is refused with
-    /// [`HandleError::Full`](crate::HandleError::Full). 65,536.
+    /// [`HandleError::Full`](crate::HandleError::Full), except a shutdown. 65,536.
     pub max_commands: usize,
-    /// Bytes in waiting sends from other threads at most. 64 MiB.
+    /// Bytes in waiting sends from other threads at most; a single one that is larger may wait alone. 64 MiB.
     pub max_command_bytes: usize,
 
     /// Catch a panic of the handler: its connection is reset and reported as
@@ -181,6 +204,9 @@ impl Default for Config {
             max_read_buffer: 64 << 10,
             connect_timeout: Duration::from_secs(10),
             attempt_delay: Duration::from_millis(250),
+            handshake_timeout: Duration::from_secs(10),
+            handshakes_per_turn: 8,
+            allow_missing_close_notify: false,
             family: Family::Both,
             idle_timeout: None,
             half_close_timeout: Some(Duration::from_secs(300)),
@@ -265,6 +291,7 @@ impl Config {
         for (name, value) in [
             ("backlog", self.backlog as usize),
             ("accepts_per_turn", self.accepts_per_turn),
+            ("handshakes_per_turn", self.handshakes_per_turn),
             ("max_lingering", self.max_lingering),
             ("read_size", self.read_size),
             ("read_budget", self.read_budget),
@@ -295,6 +322,7 @@ impl Config {
     fn validate_times(&self) -> Result<(), ConfigError> {
         for (name, time) in [
             ("connect_timeout", self.connect_timeout),
+            ("handshake_timeout", self.handshake_timeout),
             ("linger_idle", self.linger_idle),
             ("linger_total", self.linger_total),
         ] {
@@ -385,6 +413,8 @@ mod tests {
             ("high_water", |c| c.total_write_buffer = c.high_water),
             ("max_read_buffer", |c| c.max_read_buffer = 0),
             ("connect_timeout", |c| c.connect_timeout = Duration::ZERO),
+            ("handshake_timeout", |c| c.handshake_timeout = Duration::ZERO),
+            ("handshakes_per_turn", |c| c.handshakes_per_turn = 0),
             ("idle_timeout", |c| c.idle_timeout = Some(Duration::ZERO)),
             ("half_close_timeout", |c| c.half_close_timeout = Some(Duration::ZERO)),
             ("write_stall", |c| c.write_stall = Some(Duration::ZERO)),

@@ -10,6 +10,7 @@
 
 mod ending;
 mod receiving;
+mod securing;
 mod sending;
 #[cfg(test)]
 mod tests;
@@ -19,7 +20,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::addr::{Addr, Peer};
-use crate::close::{Attempt, CloseReason, CloseReport, Timeout};
+use crate::close::{Alert, Attempt, CloseReason, CloseReport, Timeout};
 use crate::config::Config;
 use crate::id::ListenerId;
 use crate::lapses::Lapses;
@@ -32,6 +33,7 @@ use crate::write_buffer::{BufferPool, WriteBuffer};
 
 pub(crate) use ending::HEALTHY;
 pub(crate) use receiving::Received;
+pub(crate) use securing::Greeting;
 pub(crate) use sending::WRITE_THROUGH;
 
 /// Where a connection stands.
@@ -40,6 +42,8 @@ pub(crate) use sending::WRITE_THROUGH;
 pub enum State {
     /// Asked for with `connect`, not established yet. Sends are queued.
     Connecting,
+    /// Established, and the TLS handshake is under way. Sends are queued.
+    Handshaking,
     /// Both directions are open.
     Open,
     /// The peer ended its stream; ours goes on.
@@ -95,6 +99,8 @@ pub(crate) struct Listed {
     pub(crate) due: bool,
     /// Among those that have all their bytes and only owe their end.
     pub(crate) owing: bool,
+    /// Among those whose handshake can go on.
+    pub(crate) greeting: bool,
 }
 
 /// How many bytes stay unacknowledged has not been asked, or cannot be.
@@ -108,6 +114,31 @@ struct Extra {
     /// Addresses that were tried in vain.
     attempts: Vec<Attempt>,
     lookup_error: Option<Box<str>>,
+    handshake: Option<Handshake>,
+    alert: Option<Alert>,
+    tls_error: Option<Box<str>>,
+    ends: Ends,
+}
+
+/// What the end of a session has come to.
+#[derive(Clone, Copy, Debug, Default)]
+struct Ends {
+    /// It failed.
+    failed: bool,
+    /// The stream ended without it having been ended.
+    truncated: bool,
+    /// The peer ended it: the end of the stream is still to come.
+    tail: bool,
+    /// Nothing but the end of ours was left for the peer to take when that was sent.
+    all_taken: bool,
+}
+
+/// A handshake under way.
+#[derive(Clone, Copy, Debug)]
+struct Handshake {
+    since: Time,
+    /// The handler knows of the connection: it was open before.
+    is_known: bool,
 }
 
 /// One connection, its socket excepted.
@@ -153,6 +184,12 @@ pub(crate) struct Connection {
     waiting: bool,
     /// The kernel's buffer was full when it was last tried.
     put_off: bool,
+    /// There is a TLS session, or will be once the connection is established.
+    secured: bool,
+    /// The session has bytes of its own to send.
+    own: bool,
+    /// What is queued has to wait until the handshake is done.
+    held_back: bool,
     /// The first error; 0 for none.
     errno: i32,
     /// The handler is shown nothing before so many bytes are there, or the end; 0 when it has not asked.
@@ -186,8 +223,8 @@ pub(crate) struct Connection {
     /// Since when the queue has been at the soft limit; in a close, since when the peer has had all of our
     /// bytes and only its end is awaited.
     standing_since: Time,
-    /// Input read since then, or after the write half broke.
-    discarded: u64,
+    /// Input read since then, or after the write half broke; as much as can be counted.
+    discarded: u32,
     /// The moment of this connection's entry among the deadlines.
     pub(crate) armed: Time,
     /// The moment of its entry among those who hold memory.
@@ -222,6 +259,9 @@ impl Connection {
             write_failed: false,
             waiting: false,
             put_off: false,
+            secured: false,
+            own: false,
+            held_back: false,
             errno: 0,
             want: 0,
             out: None,
@@ -294,14 +334,15 @@ impl Connection {
     /// kernel would not take, or that the handler left unused.
     #[inline]
     pub(crate) fn is_holder(&self) -> bool {
-        let queues = self.out.is_some() && (self.waiting || self.state == State::Connecting);
-        !self.is_dead() && (queues || !self.input.is_empty())
+        let waits = self.waiting || self.held_back || self.state == State::Connecting;
+        !self.is_dead() && ((waits && self.out.is_some()) || !self.input.is_empty())
     }
 
     /// When a holder was last seen to get on.
     pub(crate) fn last_progress(&self) -> Time {
         match self.queued() >= self.unused() {
             true if self.state == State::Connecting => self.since,
+            true if self.held_back => self.handshake_since(),
             true => self.progress,
             false => self.activity,
         }
@@ -326,7 +367,7 @@ impl Connection {
     /// All that is queued.
     #[cfg(feature = "sim")]
     pub(crate) fn queue(&self) -> Vec<u8> {
-        self.out.as_ref().map_or(Vec::new(), |out| out.to_vec())
+        self.out.as_ref().map_or(Vec::new(), |out| out.front(usize::MAX))
     }
 
     #[cfg(feature = "sim")]
@@ -385,6 +426,7 @@ impl Connection {
         self.state == State::Open
             && !(busy | self.listed.due)
             && self.out.is_none()
+            && !self.own
             && self.ranked == Time::NEVER
             && self.input.is_empty()
             && !self.is_broken()
@@ -397,7 +439,7 @@ impl Connection {
     /// an error to be asked for, input to be shown again.
     #[inline]
     pub(crate) fn has_old_business(&self) -> bool {
-        self.out.is_some() || self.show_again || self.error_hint
+        self.out.is_some() || self.own || self.show_again || self.error_hint
     }
 
     /// The connection is established. Returns whether the handler is to be told.
@@ -408,6 +450,15 @@ impl Connection {
         cx: &mut Context<'_>,
     ) -> bool {
         self.peer = peer.into();
+        if self.secured {
+            self.begin_handshake(false, socket, cx);
+            return false;
+        }
+        self.enter(socket, cx)
+    }
+
+    /// Application data can be sent and received from here on.
+    fn enter<T: Transport>(&mut self, socket: &mut T, cx: &mut Context<'_>) -> bool {
         self.state = if self.fin_wanted { State::HalfClosedLocal } else { State::Open };
         self.ended_first |= self.fin_wanted;
         if self.standing_since != Time::NEVER {
@@ -445,6 +496,9 @@ impl Connection {
     fn record(&mut self, error: &io::Error) {
         // Without an errno it is an error of our own making: the connection's address, for one.
         let Some(errno) = error.raw_os_error() else { return };
+        if self.is_settled() {
+            return;
+        }
         if self.errno == 0 || (self.errno == libc::EPIPE && errno == libc::ECONNRESET) {
             self.errno = errno;
         }
@@ -458,21 +512,20 @@ impl Connection {
     }
 
     pub(crate) fn report(&self, now: Time) -> CloseReport {
-        let (attempts, lookup_error) = match &self.extra {
-            Some(extra) => (extra.attempts.clone(), extra.lookup_error.clone()),
-            None => (Vec::new(), None),
-        };
+        let extra = self.extra.as_deref();
         CloseReport {
             reason: self.reason.unwrap_or(CloseReason::Io),
             errno: (self.errno != 0).then_some(self.errno),
-            saw_fin: self.saw_fin,
+            saw_fin: self.saw_fin && !self.ends().truncated,
             received: self.received,
             handed: self.handed,
             unsent: self.unsent,
             unacked: (self.unacked != UNKNOWN).then_some(self.unacked),
             duration: now.since(self.since),
-            attempts: attempts.into(),
-            lookup_error,
+            attempts: extra.map_or(Box::default(), |extra| extra.attempts.as_slice().into()),
+            lookup_error: extra.and_then(|extra| extra.lookup_error.clone()),
+            alert: extra.and_then(|extra| extra.alert),
+            tls_error: extra.and_then(|extra| extra.tls_error.clone()),
         }
     }
 

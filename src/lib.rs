@@ -63,12 +63,19 @@
 //!
 //! # Reaching further
 //!
-//! [`frame`] finds lines, delimited parts and length prefixes in what `on_data` shows, and
-//! [`PerConn`] holds what a program knows of each connection.
+//! The [`guide`] is eleven short chapters to be read in order, from a first server to every cause of a
+//! broken pipe, each with the lines that bring it about in the simulation. Beside it:
 //!
-//! [`Net::connect`] opens outbound connections, [`Net::set_timer`] sets timers, [`Net::handle`]
-//! gives a [`Handle`] for other threads, [`Net::shutdown`] ends everything in good order. To run a
-//! reactor inside another event loop see [`Reactor`].
+//! * [`frame`] finds lines, delimited parts and length prefixes in what `on_data` shows, and
+//!   [`PerConn`] holds what a program knows of each connection.
+//! * [`Net::connect`] opens outbound connections, to addresses or to hosts by name;
+//!   [`Net::set_deadline`] gives each connection a time-out of the program's own, [`Net::set_timer`]
+//!   sets timers; [`Settings`] are what one connection, or all of one listener, may have apart
+//!   from the others.
+//! * [`Net::handle`] gives a [`Handle`] for other threads, [`Net::shutdown`] ends everything in good
+//!   order. To run a reactor inside another event loop see [`Reactor`].
+//! * With the feature `sim` a handler runs on a simulated network and clock:
+//!   [testing](guide::testing).
 //!
 //! # Platforms
 //!
@@ -91,6 +98,7 @@ mod dial;
 pub mod frame;
 #[cfg(fuzzing)]
 pub mod fuzzing;
+pub mod guide;
 mod handle;
 mod handler;
 mod host;
@@ -115,11 +123,13 @@ mod stats;
 mod system;
 mod table;
 mod timers;
+#[cfg(feature = "tls")]
+mod tls;
 mod transport;
 mod write_buffer;
 
 pub use crate::addr::{Addr, IntoAddr};
-pub use crate::close::{Attempt, CloseReason, CloseReport, Timeout};
+pub use crate::close::{Alert, Attempt, CloseReason, CloseReport, Side, Timeout};
 pub use crate::config::{AtLimit, Config, Keepalive, UserTimeout};
 pub use crate::connect_options::ConnectOptions;
 pub use crate::connection::{State, Via};
@@ -137,8 +147,13 @@ pub use crate::send::{Broadcast, SendError, Sent};
 pub use crate::settings::{ConfigError, Overflow, Settings, SoftLimit};
 pub use crate::socket::Credentials;
 pub use crate::stats::Stats;
+#[cfg(feature = "tls")]
+pub use crate::tls::{Tls, TlsInfo};
 /// A cheaply shared buffer, from the [`bytes`](https://docs.rs/bytes) crate.
 pub use bytes::Bytes;
+/// The crate that configurations for TLS are made with: <https://docs.rs/rustls>.
+#[cfg(feature = "tls")]
+pub use rustls;
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

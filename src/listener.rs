@@ -101,6 +101,9 @@ pub(crate) struct Listener<A = Acceptor> {
     pub(crate) acceptor: A,
     /// Of the connections that it brings, if they have any of their own.
     pub(crate) settings: Option<Arc<Settings>>,
+    /// Its clients speak TLS.
+    #[cfg(feature = "tls")]
+    pub(crate) tls: Option<Arc<rustls::ServerConfig>>,
     /// Clients may be waiting: an event said so, and no EAGAIN since.
     owed: bool,
     hold: Hold,
@@ -118,6 +121,8 @@ impl<A: Accept> Listener<A> {
         Self {
             acceptor,
             settings,
+            #[cfg(feature = "tls")]
+            tls: None,
             // Those who came before the registration may bring no event.
             owed: true,
             hold: Hold::Nothing,
@@ -156,7 +161,7 @@ impl<A: Accept> Listener<A> {
     }
 
     /// When to try again, if nothing is freed before.
-    fn retry_at(&self) -> Time {
+    pub(crate) fn retry_at(&self) -> Time {
         match self.hold {
             Hold::Exhausted(at) => at,
             Hold::Nothing | Hold::Limit => Time::NEVER,

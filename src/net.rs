@@ -7,6 +7,8 @@ mod books;
 mod dialing;
 mod listening;
 mod outgoing;
+#[cfg(feature = "tls")]
+mod securing;
 
 use std::collections::{BTreeSet, VecDeque};
 use std::fmt;
@@ -105,6 +107,9 @@ pub struct Net {
     pub(crate) listeners: Table<ListenerId, Listener>,
     /// Connections whose host is being looked up or dialed.
     calls: PerConn<Box<Call>>,
+    /// Sessions of those that are not established yet.
+    #[cfg(feature = "tls")]
+    sessions: PerConn<securing::Pending>,
     /// The attempts under way for them.
     pub(crate) attempts: Table<AttemptId, Try>,
     /// Made when the first name is to be looked up.
@@ -123,6 +128,8 @@ pub struct Net {
     pub(crate) dirty: VecDeque<ConnId>,
     /// Connections that were read from and are about to be flushed.
     pub(crate) served: VecDeque<ConnId>,
+    /// Connections whose handshake can go on.
+    pub(crate) greeting: VecDeque<ConnId>,
     /// Connections whose deadline came up, since when they were read from and flushed: the verdict
     /// is due, on what was so at that moment.
     pub(crate) judged: VecDeque<(ConnId, Time)>,
@@ -132,6 +139,8 @@ pub struct Net {
     closing: VecDeque<ConnId>,
     /// Those of them that only owe their end, likewise.
     owing: VecDeque<ConnId>,
+    /// Clients whose handshake is under way, oldest first, among others that are through.
+    greeters: VecDeque<ConnId>,
     /// Who holds memory without getting rid of it, by when it was last seen to get on. An entry is
     /// never later than that.
     holders: BTreeSet<(Time, ConnId)>,
@@ -196,6 +205,9 @@ impl Net {
             conns: Table::new(),
             listeners: Table::new(),
             calls: PerConn::new(),
+            #[cfg(feature = "tls")]
+            sessions: PerConn::new(),
+            greeters: VecDeque::new(),
             attempts: Table::new(),
             resolver: None,
             user_timers: Table::new(),
@@ -205,6 +217,7 @@ impl Net {
             readied: 0,
             dirty: VecDeque::new(),
             served: VecDeque::new(),
+            greeting: VecDeque::new(),
             judged: VecDeque::new(),
             dead: VecDeque::new(),
             closing: VecDeque::new(),
@@ -295,8 +308,8 @@ impl Net {
     }
 
     /// Closes a connection in good order: what is queued is sent, then the end of our stream;
-    /// input is discarded until the peer ends its own; the last acknowledgement is awaited. The
-    /// `linger_*` settings cap all this. No `on_data`, `on_eof` or `on_drain` comes any more.
+    /// input is discarded until the peer ends its own; the last acknowledgement is awaited. Up to that the
+    /// `write_stall` setting caps it, then the `linger_*` ones. No `on_data`, `on_eof` or `on_drain` comes any more.
     ///
     /// While connecting, what is queued is sent once the connection is established; with nothing
     /// queued the attempt is given up.

@@ -1,5 +1,6 @@
 //! The poll, and the phases of a turn.
 
+mod greeting;
 mod phases;
 
 use std::any::Any;

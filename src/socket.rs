@@ -4,26 +4,34 @@
 mod acceptor;
 mod address;
 mod adopted;
+mod asking;
 mod credentials;
+mod options;
 mod unix_path;
 
 use std::io::{self, ErrorKind, IoSlice, Read};
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::AsFd;
 use std::time::Duration;
 
 use mio::event::Source;
 use mio::net::{TcpStream, UnixStream};
 use mio::{Interest, Registry, Token};
-use socket2::{SockAddr, SockRef, Socket, TcpKeepalive, Type};
+use socket2::{SockAddr, SockRef, Socket, Type};
 
 use crate::addr::Addr;
 use crate::config::Config;
 #[cfg(feature = "sim")]
 use crate::simnet::SimStream;
+#[cfg(feature = "tls")]
+use crate::tls::{Secured, Session};
 use crate::transport::{LastHeard, Transport};
 
 use self::address::{addr_of, sock_addr};
+use self::asking::input_queue;
+#[cfg(any(target_os = "linux", target_os = "android"))]
+use self::asking::{send_queue, tcp_info};
+use self::options::{apply_options, bind_to_connect};
 
 pub(crate) use acceptor::{Accept, Acceptor, Held, Reserve, Shed};
 pub use credentials::Credentials;
@@ -53,6 +61,9 @@ pub(crate) enum Stream {
     Unix(UnixStream),
     /// A Unix-domain socket whose listener's backlog is full: to be tried again.
     Dialing(Box<Dialing>),
+    /// A TLS session above one of the others.
+    #[cfg(feature = "tls")]
+    Tls(Box<Secured<Stream>>),
     /// No socket: it could not be made, or is closed.
     None,
     #[cfg(feature = "sim")]
@@ -137,6 +148,8 @@ impl Stream {
             Self::Unix(stream) => SockRef::from(&*stream).peer_addr().map(drop),
             #[cfg(feature = "sim")]
             Self::Sim(stream) => return Ok(stream.is_connected()),
+            #[cfg(feature = "tls")]
+            Self::Tls(_) => return Ok(true),
             Self::Dialing(_) | Self::None => return Ok(false),
         };
         match peer {
@@ -149,7 +162,7 @@ impl Stream {
     /// The address of our end.
     pub(crate) fn local_addr(&self) -> Option<Addr> {
         #[cfg(feature = "sim")]
-        if let Self::Sim(stream) = self {
+        if let Self::Sim(stream) = self.bottom() {
             return Some(Addr::Tcp(stream.local_addr()));
         }
         addr_of(&self.socket()?.local_addr().ok()?)
@@ -157,7 +170,7 @@ impl Stream {
 
     /// Who is at the other end of a Unix-domain connection.
     pub(crate) fn peer_credentials(&self) -> Option<Credentials> {
-        match self {
+        match self.bottom() {
             Self::Unix(stream) => credentials::of_peer(stream.as_fd()),
             _ => None,
         }
@@ -165,7 +178,7 @@ impl Stream {
 
     pub(crate) fn register(&mut self, registry: &Registry, token: usize) -> io::Result<()> {
         #[cfg(feature = "sim")]
-        if let Self::Sim(stream) = self {
+        if let Self::Sim(stream) = self.bottom_mut() {
             stream.register(token);
         }
         match self.source() {
@@ -177,7 +190,7 @@ impl Stream {
     /// Has the poll tell of it under another token: what is ready already is told once more.
     pub(crate) fn reregister(&mut self, registry: &Registry, token: usize) -> io::Result<()> {
         #[cfg(feature = "sim")]
-        if let Self::Sim(stream) = self {
+        if let Self::Sim(stream) = self.bottom_mut() {
             stream.register(token);
         }
         match self.source() {
@@ -196,10 +209,30 @@ impl Stream {
         }
     }
 
+    /// The socket itself, without a session above it.
+    pub(crate) fn bottom(&self) -> &Self {
+        match self {
+            #[cfg(feature = "tls")]
+            Self::Tls(secured) => secured.below().bottom(),
+            bottom => bottom,
+        }
+    }
+
+    #[cfg(feature = "sim")]
+    fn bottom_mut(&mut self) -> &mut Self {
+        match self {
+            #[cfg(feature = "tls")]
+            Self::Tls(secured) => secured.below_mut().bottom_mut(),
+            bottom => bottom,
+        }
+    }
+
     fn source(&mut self) -> Option<&mut dyn Source> {
         match self {
             Self::Tcp(stream) => Some(stream),
             Self::Unix(stream) => Some(stream),
+            #[cfg(feature = "tls")]
+            Self::Tls(secured) => secured.below_mut().source(),
             Self::Dialing(_) | Self::None => None,
             #[cfg(feature = "sim")]
             Self::Sim(_) => None,
@@ -210,9 +243,34 @@ impl Stream {
         match self {
             Self::Tcp(stream) => Some(SockRef::from(stream)),
             Self::Unix(stream) => Some(SockRef::from(stream)),
+            #[cfg(feature = "tls")]
+            Self::Tls(secured) => secured.below().socket(),
             Self::Dialing(_) | Self::None => None,
             #[cfg(feature = "sim")]
             Self::Sim(_) => None,
+        }
+    }
+}
+
+#[cfg(feature = "tls")]
+impl Stream {
+    /// Puts a session above it. So many bytes of the queue are older than that.
+    pub(crate) fn secure(&mut self, session: Box<dyn Session>, clear: usize, allow_truncation: bool) {
+        let below = std::mem::replace(self, Self::None);
+        *self = Self::Tls(Box::new(Secured::new(below, session, clear, allow_truncation)));
+    }
+
+    pub(crate) fn session(&self) -> Option<&Secured<Self>> {
+        match self {
+            Self::Tls(secured) => Some(secured),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn session_mut(&mut self) -> Option<&mut Secured<Self>> {
+        match self {
+            Self::Tls(secured) => Some(secured),
+            _ => None,
         }
     }
 }
@@ -229,6 +287,8 @@ impl Transport for Stream {
             Self::Unix(stream) => stream.read(buf),
             #[cfg(feature = "sim")]
             Self::Sim(stream) => stream.read(buf),
+            #[cfg(feature = "tls")]
+            Self::Tls(secured) => secured.read(buf),
             Self::Dialing(_) | Self::None => not_connected(),
         }
     }
@@ -245,6 +305,8 @@ impl Transport for Stream {
             Self::Unix(stream) => stream.try_io(|| send(SockRef::from(&*stream))),
             #[cfg(feature = "sim")]
             Self::Sim(stream) => stream.write(slices),
+            #[cfg(feature = "tls")]
+            Self::Tls(secured) => secured.write(slices),
             Self::Dialing(_) | Self::None => not_connected(),
         }
     }
@@ -253,6 +315,10 @@ impl Transport for Stream {
         #[cfg(feature = "sim")]
         if let Self::Sim(stream) = self {
             return stream.shutdown_write();
+        }
+        #[cfg(feature = "tls")]
+        if let Self::Tls(secured) = self {
+            return secured.shutdown_write();
         }
         match self.socket() {
             Some(socket) => socket.shutdown(std::net::Shutdown::Write),
@@ -265,6 +331,10 @@ impl Transport for Stream {
         if let Self::Sim(stream) = self {
             return stream.take_error();
         }
+        #[cfg(feature = "tls")]
+        if let Self::Tls(secured) = self {
+            return secured.take_error();
+        }
         self.socket().map_or(Ok(None), |socket| socket.take_error())
     }
 
@@ -274,6 +344,8 @@ impl Transport for Stream {
             Self::Tcp(stream) => send_queue(stream.as_fd()),
             #[cfg(feature = "sim")]
             Self::Sim(stream) => stream.unacknowledged(),
+            #[cfg(feature = "tls")]
+            Self::Tls(secured) => secured.unacknowledged(),
             _ => None,
         }
     }
@@ -289,6 +361,8 @@ impl Transport for Stream {
             Self::Tcp(stream) => tcp_info(stream.as_fd()),
             #[cfg(feature = "sim")]
             Self::Sim(stream) => stream.last_heard(),
+            #[cfg(feature = "tls")]
+            Self::Tls(secured) => secured.last_heard(),
             _ => None,
         }
     }
@@ -304,6 +378,8 @@ impl Transport for Stream {
             Self::Unix(stream) => input_queue(stream.as_fd()),
             #[cfg(feature = "sim")]
             Self::Sim(stream) => stream.unread(),
+            #[cfg(feature = "tls")]
+            Self::Tls(secured) => secured.unread(),
             Self::Dialing(_) | Self::None => None,
         }
     }
@@ -316,6 +392,10 @@ impl Transport for Stream {
         if let Self::Sim(stream) = self {
             return stream.short_read_empties();
         }
+        #[cfg(feature = "tls")]
+        if let Self::Tls(secured) = self {
+            return secured.short_read_empties();
+        }
         cfg!(target_os = "linux") && matches!(self, Self::Tcp(_))
     }
 
@@ -325,150 +405,58 @@ impl Transport for Stream {
         if let Self::Sim(stream) = self {
             return stream.reset_on_close();
         }
+        #[cfg(feature = "tls")]
+        if let Self::Tls(secured) = self {
+            return secured.reset_on_close();
+        }
         if let Some(socket) = self.socket() {
             if let Err(error) = socket.set_linger(Some(Duration::ZERO)) {
                 log::debug!("SO_LINGER: {error}");
             }
         }
     }
-}
 
-/// `SIOCOUTQ`: bytes in the send queue that the peer has not acknowledged (tcp(7)). It can still
-/// be asked after a reset.
-#[cfg(any(target_os = "linux", target_os = "android"))]
-fn send_queue(socket: BorrowedFd<'_>) -> Option<u64> {
-    // The value of TIOCOUTQ.
-    ioctl_int(socket, libc::TIOCOUTQ).map(|bytes| u64::try_from(bytes).unwrap_or(0))
-}
-
-/// `FIONREAD`: bytes that wait to be read.
-fn input_queue(socket: BorrowedFd<'_>) -> Option<usize> {
-    ioctl_int(socket, libc::FIONREAD).map(|bytes| usize::try_from(bytes).unwrap_or(0))
-}
-
-/// Asks a socket for a number.
-#[allow(unsafe_code)]
-fn ioctl_int(socket: BorrowedFd<'_>, request: libc::Ioctl) -> Option<libc::c_int> {
-    use std::os::fd::AsRawFd;
-
-    let mut number: libc::c_int = 0;
-    // SAFETY: the requests above write one int through the pointer, which is valid for that write
-    // and lives longer than the call; the descriptor is borrowed, hence open.
-    let status = unsafe { libc::ioctl(socket.as_raw_fd(), request, &mut number) };
-    (status == 0).then_some(number)
-}
-
-/// `TCP_INFO`: when the peer was last heard of (tcp(7)).
-#[cfg(any(target_os = "linux", target_os = "android"))]
-#[allow(unsafe_code)]
-fn tcp_info(socket: BorrowedFd<'_>) -> Option<LastHeard> {
-    use std::mem::MaybeUninit;
-    use std::os::fd::AsRawFd;
-
-    let mut info = MaybeUninit::<libc::tcp_info>::zeroed();
-    let mut length = size_of::<libc::tcp_info>() as libc::socklen_t;
-    // SAFETY: the kernel writes at most `length` bytes, which is the size of what the pointer points
-    // to; both pointers live longer than the call; the descriptor is borrowed, hence open.
-    let status = unsafe {
-        libc::getsockopt(
-            socket.as_raw_fd(),
-            libc::IPPROTO_TCP,
-            libc::TCP_INFO,
-            info.as_mut_ptr().cast(),
-            &mut length,
-        )
-    };
-    if status != 0 {
-        return None;
+    #[cfg(feature = "tls")]
+    fn has_own(&self) -> bool {
+        self.session().is_some_and(Transport::has_own)
     }
-    // SAFETY: it is made of integers, for which all bytes are valid, and was zero before the call.
-    let info = unsafe { info.assume_init() };
-    Some(LastHeard {
-        data: Duration::from_millis(info.tcpi_last_data_recv.into()),
-        ack: Duration::from_millis(info.tcpi_last_ack_recv.into()),
-        round_trip: Duration::from_micros(info.tcpi_rtt.into()),
-    })
-}
 
-/// Binds a socket that will connect. With port 0 the system chooses one when it knows where to: until
-/// then no port is taken, and one may serve several connections to different places.
-fn bind_to_connect(socket: &Socket, from: SocketAddr) -> io::Result<()> {
-    #[cfg(any(target_os = "linux", target_os = "android"))]
-    if from.port() == 0 {
-        set_int(socket.as_fd(), libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT, 1)?;
+    #[cfg(feature = "tls")]
+    fn send_own(&mut self) -> io::Result<()> {
+        self.session_mut().map_or(Ok(()), Transport::send_own)
     }
-    socket.bind(&SockAddr::from(from))
-}
 
-/// Sets an option of a socket that is a number.
-#[cfg(any(target_os = "linux", target_os = "android"))]
-#[allow(unsafe_code)]
-fn set_int(socket: BorrowedFd<'_>, level: i32, option: i32, value: libc::c_int) -> io::Result<()> {
-    use std::os::fd::AsRawFd;
+    #[cfg(feature = "tls")]
+    fn shake_hands(&mut self, buf: &mut [u8]) -> io::Result<bool> {
+        self.session_mut().map_or(Ok(true), |secured| secured.shake_hands(buf))
+    }
 
-    let length = size_of::<libc::c_int>() as libc::socklen_t;
-    // SAFETY: the kernel reads `length` bytes, the size of what the pointer points to, which lives
-    // longer than the call; the descriptor is borrowed, hence open.
-    let status = unsafe {
-        libc::setsockopt(socket.as_raw_fd(), level, option, std::ptr::from_ref(&value).cast(), length)
-    };
-    match status {
-        0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
+    #[cfg(feature = "tls")]
+    fn takes_data(&self) -> bool {
+        self.session().is_none_or(Transport::takes_data)
     }
-}
 
-/// Sets what the configuration asks for, either way: a socket that was made by somebody else may have
-/// any of it. TCP sockets that a listener accepts inherit all of it on Linux, so that an accept costs
-/// no further call.
-fn apply_options(socket: &Socket, config: &Config, tcp: bool) -> io::Result<()> {
-    if let Some(size) = config.send_buffer {
-        socket.set_send_buffer_size(size)?;
+    #[cfg(feature = "tls")]
+    fn committed(&self) -> usize {
+        self.session().map_or(0, Transport::committed)
     }
-    if let Some(size) = config.recv_buffer {
-        socket.set_recv_buffer_size(size)?;
+
+    #[cfg(feature = "tls")]
+    fn is_truncated(&self) -> bool {
+        self.session().is_some_and(Transport::is_truncated)
     }
-    // Without it an urgent byte vanishes from the stream, a Unix-domain socket's as well.
-    socket.set_out_of_band_inline(true)?;
-    if !tcp {
-        return Ok(());
+
+    #[cfg(feature = "tls")]
+    fn has_tail(&self) -> bool {
+        self.session().is_some_and(Transport::has_tail)
     }
-    socket.set_tcp_nodelay(config.nodelay)?;
-    match config.keepalive {
-        Some(keepalive) => {
-            let keepalive = TcpKeepalive::new()
-                .with_time(keepalive.idle)
-                .with_interval(keepalive.interval)
-                .with_retries(keepalive.count);
-            socket.set_tcp_keepalive(&keepalive)?;
-        }
-        None => socket.set_keepalive(false)?,
-    }
-    #[cfg(any(target_os = "linux", target_os = "android"))]
-    socket.set_tcp_user_timeout(config.effective_user_timeout())?;
-    Ok(())
 }
 
 #[cfg(all(test, any(target_os = "linux", target_os = "android")))]
 mod tests {
     use super::*;
-    use std::io::Write;
+    use socket2::SockAddr;
     use std::net;
-
-    #[test]
-    fn the_send_queue_counts_what_the_peer_has_not_acknowledged() {
-        let listener = net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let mut client = net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        let (_server, _) = listener.accept().unwrap();
-        client.set_nonblocking(true).unwrap();
-        assert_eq!(send_queue(client.as_fd()), Some(0));
-        let mut written = 0;
-        while let Ok(count) = client.write(&[0; 65536]) {
-            written += count as u64;
-        }
-        let pending = send_queue(client.as_fd()).unwrap();
-        assert!(pending > 0 && pending < written, "{pending} of {written}");
-    }
 
     #[test]
     fn a_connection_to_itself_is_refused_and_leaves_its_port_to_the_server_that_is_awaited_there() {
@@ -489,31 +477,7 @@ mod tests {
     }
 
     #[test]
-    fn the_kernel_tells_what_waits_and_when_it_came() {
-        let listener = net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let mut client = net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        let (server, _) = listener.accept().unwrap();
-        client.write_all(b"hello").unwrap();
-        while input_queue(server.as_fd()) != Some(5) {
-            std::thread::yield_now();
-        }
-        std::thread::sleep(Duration::from_millis(60));
-        let heard = tcp_info(server.as_fd()).unwrap();
-        assert!(heard.data >= Duration::from_millis(40), "{heard:?}");
-        client.write_all(b"again").unwrap();
-        while input_queue(server.as_fd()) != Some(10) {
-            std::thread::yield_now();
-        }
-        let again = tcp_info(server.as_fd()).unwrap();
-        assert!(again.data < heard.data, "{again:?} after {heard:?}");
-        assert!(again.round_trip < Duration::from_secs(1), "{again:?}");
-    }
-
-    #[test]
-    fn what_is_no_tcp_socket_has_nothing_to_ask_for() {
-        let file = std::fs::File::open("/dev/null").unwrap();
-        assert_eq!(send_queue(file.as_fd()), None);
-        assert_eq!(tcp_info(file.as_fd()), None);
+    fn what_is_no_socket_has_nothing_to_ask_for() {
         assert_eq!(Stream::None.unacknowledged(), None);
         assert_eq!((Stream::None.last_heard(), Stream::None.unread()), (None, None));
     }

@@ -21,6 +21,15 @@ pub struct Stats {
     pub connections: usize,
     /// Connections now in the course of closing.
     pub closing: usize,
+    /// Connections whose TLS handshake is under way now.
+    pub handshaking: usize,
+    /// TLS handshakes done.
+    pub handshakes: u64,
+    /// TLS handshakes that failed: nothing was agreed on, or somebody objected to something.
+    pub handshake_failures: u64,
+    /// Clients turned away in the middle of a handshake that got nowhere, when there was no other place
+    /// for the next.
+    pub handshakes_shed: u64,
     /// Connections now congested.
     pub congested: usize,
     /// Bytes read from sockets.

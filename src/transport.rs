@@ -4,8 +4,12 @@
 //! script in its tests; a TLS session would be one more layer here, between the socket and the
 //! two buffers.
 
+use std::error::Error;
+use std::fmt;
 use std::io::{self, IoSlice};
 use std::time::Duration;
+
+use crate::close::Alert;
 
 /// What the kernel says of a socket, to be taken as a hint.
 #[derive(Clone, Copy, Debug, Default)]
@@ -31,6 +35,22 @@ pub(crate) struct LastHeard {
     pub(crate) round_trip: Duration,
 }
 
+/// Why a session above the socket is of no use any more, with the alert that was sent or received. It
+/// comes as the source of an `io::Error`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct SessionError {
+    pub(crate) alert: Option<Alert>,
+    pub(crate) text: Box<str>,
+}
+
+impl fmt::Display for SessionError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl Error for SessionError {}
+
 /// A non-blocking byte stream with a write half that can be ended alone.
 pub(crate) trait Transport {
     /// Reads what is there. `Ok(0)` is the end of the stream: `buf` is never empty.
@@ -39,7 +59,8 @@ pub(crate) trait Transport {
     /// Writes the front of `slices`, all in one system call that raises no SIGPIPE.
     fn write(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize>;
 
-    /// Ends the write half: the peer sees an end of stream behind what was written.
+    /// Ends the write half: the peer sees an end of stream behind what was written. A session that has
+    /// to say so first, and cannot, says `WouldBlock`: it is to be asked again.
     fn shutdown_write(&mut self) -> io::Result<()>;
 
     /// The pending error, which asking takes away.
@@ -60,4 +81,44 @@ pub(crate) trait Transport {
 
     /// Makes the coming close a reset, so that the peer cannot take a cut stream for a whole one.
     fn reset_on_close(&mut self);
+
+    /// Whether bytes of a session's own wait to be sent: a part of a handshake, an alert, its end. They
+    /// are in nobody's account.
+    fn has_own(&self) -> bool {
+        false
+    }
+
+    /// Sends them. `WouldBlock` when some are left.
+    fn send_own(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+
+    /// Makes one read, and has a session go on with its handshake by it. Returns whether that is done;
+    /// `UnexpectedEof` when the stream ended first.
+    fn shake_hands(&mut self, buf: &mut [u8]) -> io::Result<bool> {
+        let _ = buf;
+        Ok(true)
+    }
+
+    /// Whether what is queued may be written by now.
+    fn takes_data(&self) -> bool {
+        true
+    }
+
+    /// How many bytes at the front of what is queued cannot be taken back, because a part of what was
+    /// made of them may be on its way.
+    fn committed(&self) -> usize {
+        0
+    }
+
+    /// After the end of the stream: whether a session should have been ended first, and was not.
+    fn is_truncated(&self) -> bool {
+        false
+    }
+
+    /// After the end of the stream: whether the socket's own end has yet to come. Reading on discards
+    /// what is before it.
+    fn has_tail(&self) -> bool {
+        false
+    }
 }

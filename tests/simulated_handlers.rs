@@ -228,6 +228,25 @@ fn faults_can_be_chosen_one_by_one() {
     assert!(sim.net().stats().partial_writes > 100);
 }
 
+/// While descriptors are short each one that is freed takes a client in, and the next one in the queue
+/// begins a pause. Each of these used to wake the reactor when it would have been over.
+#[test]
+fn pauses_of_a_listener_that_were_cut_short_wake_nobody_later() {
+    for seed in 0..60 {
+        let mut faults = Faults::none();
+        faults.exhaustion = 300;
+        let mut sim = Sim::with_faults(seed, faults, Config::default(), Echo).unwrap();
+        sim.net().listen(ADDR).unwrap();
+        for _ in 0..50 {
+            sim.client(ADDR, Script::new().send("hello").half_close());
+        }
+        // It refuses a reactor that turns again and again with nothing to do.
+        sim.run().unwrap();
+        assert!(sim.net().stats().accept_pauses > 0);
+        sim.finish().unwrap();
+    }
+}
+
 #[test]
 fn what_is_not_simulated_is_refused() {
     let mut sim = sim(Config::default(), Echo);

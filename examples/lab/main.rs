@@ -10,6 +10,8 @@ mod commands;
 mod events;
 mod lab;
 mod options;
+#[path = "../tls/mod.rs"]
+mod tls;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -55,7 +57,7 @@ fn refuse(message: &str) -> ExitCode {
 fn serve(reactor: &mut Reactor, options: &Options) -> Result<(), String> {
     let mut listeners = Vec::new();
     for addr in &options.listen {
-        let listener = reactor.net().listen(addr);
+        let listener = options.front.listen(reactor.net(), addr);
         listeners.push(listener.map_err(|error| format!("cannot listen on {addr}: {error}"))?);
     }
     let mut events = Events::new();

@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::time::Duration;
 
+use crate::tls::Front;
 use unbroken::{Addr, Config, Keepalive, Overflow, UserTimeout};
 
 pub const HELP: &str = "\
@@ -17,6 +18,7 @@ usage: lab [OPTIONS]
   --max-read-buffer SIZE               --overflow close|refuse [close]
   --sndbuf SIZE                        --rcvbuf SIZE
   --max-connections N                  further clients wait in the backlog
+  --tls CERT KEY                       clients speak TLS; files of PEM
   --drain DUR                          deadline of the shutdown that SIGTERM and SIGINT start [5s]
 SIZE: bytes, or with k or m (x 1024). DUR: 500ms, 1.5s, 2m.
 ";
@@ -25,6 +27,7 @@ SIZE: bytes, or with k or m (x 1024). DUR: 500ms, 1.5s, 2m.
 pub struct Options {
     pub listen: Vec<Addr>,
     pub config: Config,
+    pub front: Front,
     pub drain: Duration,
 }
 
@@ -37,10 +40,12 @@ pub enum Parsed {
 /// Reads the arguments. An error is one line that names the option and says what is wrong.
 pub fn parse(args: impl Iterator<Item = OsString>) -> Result<Parsed, String> {
     let args = args.map(|argument| argument.into_string().map_err(|it| format!("{it:?} is not UTF-8")));
-    let mut args = args.collect::<Result<Vec<_>, _>>()?.into_iter();
+    let mut args = args.collect::<Result<Vec<_>, _>>()?;
+    let front = Front::take(&mut args, &[]).map_err(|error| error.to_string())?;
+    let mut args = args.into_iter();
     let mut config = Config::default();
     config.catch_panics = true;
-    let mut options = Options { listen: Vec::new(), config, drain: Duration::from_secs(5) };
+    let mut options = Options { listen: Vec::new(), config, front, drain: Duration::from_secs(5) };
     let mut given = Vec::new();
     while let Some(argument) = args.next() {
         if matches!(argument.as_str(), "--help" | "-h") {

@@ -5,6 +5,7 @@
 //! destroys what the peer has not received yet: so the input is read and thrown away first, within
 //! caps, for a peer may go on sending for ever.
 
+use std::io::ErrorKind;
 use std::time::Duration;
 
 use super::{Connection, Context, State, Terms, UNKNOWN};
@@ -38,6 +39,10 @@ impl Connection {
                 self.close_wanted = true;
                 self.fin_wanted = true;
             }
+            State::Handshaking if self.queued() > 0 => {
+                self.close_wanted = true;
+                self.fin_wanted = true;
+            }
             _ => self.begin_close(cx),
         }
     }
@@ -45,7 +50,7 @@ impl Connection {
     /// `close_write`: our stream ends behind what is queued, the peer's goes on.
     pub(crate) fn close_write(&mut self, cx: &mut Context<'_>) {
         match self.state {
-            State::Connecting => self.fin_wanted = true,
+            State::Connecting | State::Handshaking => self.fin_wanted = true,
             State::Open => {
                 self.fin_wanted = true;
                 self.ended_first = true;
@@ -59,7 +64,8 @@ impl Connection {
         }
     }
 
-    pub(super) fn begin_close(&mut self, cx: &Context<'_>) {
+    pub(super) fn begin_close(&mut self, cx: &mut Context<'_>) {
+        self.leave_handshake(cx);
         self.ended_first |= !self.saw_fin;
         self.fin_wanted = true;
         self.state = State::Flushing;
@@ -95,6 +101,9 @@ impl Connection {
             }
             return;
         }
+        if self.state == State::Handshaking {
+            return;
+        }
         if self.end_is_told() && self.fin_wanted && !self.is_closing() {
             self.begin_close(cx);
         }
@@ -104,15 +113,16 @@ impl Connection {
         if self.state == State::Flushing && self.fin_sent {
             self.state = State::Lingering;
         }
-        if self.state != State::Lingering || (self.is_lingering() && !self.saw_fin) {
+        let has_ended = self.saw_fin && !self.ends().tail;
+        if self.state != State::Lingering || (self.is_lingering() && !has_ended) {
             return;
         }
-        if self.saw_fin && self.error_hint {
+        if has_ended && self.error_hint {
             self.ask_for_error(socket);
         }
         let unacked = self.unacked_now(socket);
         let delivered = unacked.is_none_or(|bytes| bytes == 0);
-        if self.saw_fin && (self.is_broken() || delivered) {
+        if has_ended && (self.is_broken() || delivered) {
             self.unacked = unacked.unwrap_or(UNKNOWN);
             return self.die(self.clean_reason(), socket, cx);
         }
@@ -132,8 +142,17 @@ impl Connection {
 
     fn end_stream<T: Transport>(&mut self, socket: &mut T) {
         self.fin_sent = true;
+        if self.secured {
+            let all_taken = self.unacked_now(socket) == Some(0);
+            self.ends_mut().all_taken |= all_taken;
+        }
         match socket.shutdown_write() {
             Ok(()) => self.fin_counted = true,
+            // The end of a session comes first, and the kernel took it in part or not at all.
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                self.fin_sent = false;
+                self.writable = false;
+            }
             // ENOTCONN: a reset came first. The next read, or the next question, tells which.
             Err(_) => {
                 self.readable |= !self.saw_fin;
@@ -141,11 +160,15 @@ impl Connection {
                 self.error_hint = true;
             }
         }
+        if self.secured {
+            self.after_session_step(socket);
+        }
     }
 
     /// `finished` when our stream was the first to end, `peer_closed` when it was the peer's.
-    fn clean_reason(&self) -> CloseReason {
+    pub(super) fn clean_reason(&self) -> CloseReason {
         match self.ended_first {
+            _ if self.ends().truncated => CloseReason::Truncated,
             true => CloseReason::Finished,
             false => CloseReason::PeerClosed,
         }
@@ -153,7 +176,7 @@ impl Connection {
 
     /// Bytes of ours that the peer's kernel has not acknowledged, our end of stream not counted.
     fn unacked_now<T: Transport>(&self, socket: &T) -> Option<u64> {
-        if self.handed == 0 {
+        if self.handed == 0 || self.ends().all_taken {
             // The SYN of a refused connection counts as well, and nobody handed it over.
             return socket.unacknowledged().map(|_| 0);
         }
@@ -196,6 +219,9 @@ impl Connection {
     /// Looks whether a holder of memory gets on. Who has not been offered what is queued for it, or has
     /// taken all that it was offered, does.
     pub(crate) fn look_at_holder<T: Transport>(&mut self, socket: &T, now: Time) {
+        if self.held_back {
+            return;
+        }
         self.sample(socket, now);
         if self.may_flush() || self.unacked_now(socket) == Some(0) {
             self.progress = now;
@@ -224,8 +250,9 @@ impl Connection {
         match self.state {
             State::Dead => Time::NEVER,
             State::Connecting => self.connect_ends(terms).min(self.alarm),
+            State::Handshaking => self.handshake_ends(terms).min(self.alarm),
             State::Flushing | State::Lingering if self.is_lingering() => {
-                let look = if self.saw_fin { self.next_look(now) } else { Time::NEVER };
+                let look = if self.saw_fin && !self.ends().tail { self.next_look(now) } else { Time::NEVER };
                 self.linger_ends(terms).min(look)
             }
             State::Flushing | State::Lingering => {
@@ -305,7 +332,8 @@ impl Connection {
     /// Whether the handler's own deadline has passed by `now`; it is told once. Who is closing is told of
     /// nothing any more.
     pub(crate) fn take_alarm(&mut self, now: Time) -> bool {
-        let due = now >= self.alarm && (self.is_delivering() || self.state == State::Connecting);
+        let is_open = self.is_delivering() || matches!(self.state, State::Connecting | State::Handshaking);
+        let due = now >= self.alarm && is_open;
         if due {
             self.alarm = Time::NEVER;
         }
@@ -316,7 +344,7 @@ impl Connection {
     /// the kernel last said, it is tried.
     pub(crate) fn look_again(&mut self) {
         self.listed.due = true;
-        self.readable |= !self.saw_fin;
+        self.readable |= !self.saw_fin || self.ends().tail;
         self.writable = true;
     }
 
@@ -331,12 +359,17 @@ impl Connection {
                     self.die(CloseReason::TimedOut(Timeout::Connect), socket, cx);
                 }
             }
+            State::Handshaking => {
+                if now >= self.handshake_ends(cx.terms) {
+                    self.die(CloseReason::TimedOut(Timeout::Handshake), socket, cx);
+                }
+            }
             State::Flushing | State::Lingering => {
                 self.advance(socket, cx);
                 if self.is_dead() {
                 } else if self.is_lingering() {
                     if now >= self.linger_ends(cx.terms) {
-                        self.die(CloseReason::TimedOut(Timeout::Linger), socket, cx);
+                        self.end_lingering(socket, cx);
                     }
                 } else {
                     self.sample(socket, now);
@@ -385,6 +418,16 @@ impl Connection {
         }
     }
 
+    /// The peer owes its end for too long. One that ended its session owes it only to the kernel.
+    pub(super) fn end_lingering<T: Transport>(&mut self, socket: &mut T, cx: &mut Context<'_>) {
+        let reason = match self.saw_fin {
+            true => self.clean_reason(),
+            false => CloseReason::TimedOut(Timeout::Linger),
+        };
+        self.unacked = self.unacked_now(socket).unwrap_or(UNKNOWN);
+        self.die(reason, socket, cx);
+    }
+
     /// Ends the connection now. `reason` holds unless an error came first: the first error is
     /// what ended it, except that a panic of the handler is always told.
     pub(crate) fn die<T: Transport>(&mut self, reason: CloseReason, socket: &mut T, cx: &mut Context<'_>) {
@@ -396,6 +439,7 @@ impl Connection {
             self.occasion = Some(reason);
         }
         let connecting = self.state == State::Connecting;
+        self.leave_handshake(cx);
         self.drop_queue(cx);
         self.congested = false;
         self.input = ReadBuffer::default();
@@ -405,9 +449,11 @@ impl Connection {
         let lost = self.unsent > 0 || !matches!(self.unacked, 0 | UNKNOWN);
         let reason = match reason {
             CloseReason::HandlerPanic => reason,
+            _ if self.ends().failed => CloseReason::Tls,
             _ if self.errno != 0 => {
                 let lost = lost || self.write_failed;
-                reason_for(self.errno, Circumstances { connecting, saw_fin: self.saw_fin, lost })
+                let saw_fin = self.saw_fin && !self.ends().truncated;
+                reason_for(self.errno, Circumstances { connecting, saw_fin, lost })
             }
             _ if self.write_failed => CloseReason::Io,
             _ => reason,

@@ -4,7 +4,7 @@
 use std::io::ErrorKind;
 
 use super::{Connection, Context, State};
-use crate::close::{CloseReason, Timeout};
+use crate::close::CloseReason;
 use crate::read_buffer::ReadBuffer;
 use crate::settings::Settings;
 use crate::transport::Transport;
@@ -38,14 +38,14 @@ impl Connection {
     #[inline]
     pub(crate) fn wants_input(&self, defaults: &Settings) -> bool {
         if self.saw_fin {
-            return false;
+            return self.ends().tail && self.is_closing();
         }
         match self.state {
             State::Flushing | State::Lingering => true,
             State::Open | State::HalfClosedLocal => {
                 !self.paused && (!self.congested || self.is_granted(self.settings(defaults)))
             }
-            State::Connecting | State::HalfClosedRemote | State::Dead => false,
+            State::Connecting | State::Handshaking | State::HalfClosedRemote | State::Dead => false,
         }
     }
 
@@ -79,9 +79,11 @@ impl Connection {
             }
             Err(error) => {
                 self.readable = false;
-                self.record(&error);
-                self.die(CloseReason::Io, socket, cx);
+                self.fail_reading(&error, socket, cx);
             }
+        }
+        if self.secured {
+            self.after_session_step(socket);
         }
         Received::Nothing(0)
     }
@@ -93,19 +95,25 @@ impl Connection {
         socket: &mut T,
         cx: &mut Context<'_>,
     ) -> Received {
-        self.received += count as u64;
+        if self.secured {
+            self.after_session_step(socket);
+        }
         self.activity = cx.now;
         cx.stats.reads += 1;
-        cx.stats.bytes_in += count as u64;
+        // What comes behind the end of a session is no plaintext.
+        if !(self.saw_fin || self.secured && self.ends().failed) {
+            self.received += count as u64;
+            cx.stats.bytes_in += count as u64;
+        }
         if count < room && !self.more_hint && socket.short_read_empties() {
             self.readable = false;
         }
         if self.is_lingering() || self.is_broken() {
             // What comes behind an error that only the write half met, or when the peer has all of
             // our bytes and only owes its end, is bounded: it may go on sending for ever.
-            self.discarded += count as u64;
-            if self.discarded > cx.terms.config.linger_bytes {
-                self.die(CloseReason::TimedOut(Timeout::Linger), socket, cx);
+            self.discarded = self.discarded.saturating_add(u32::try_from(count).unwrap_or(u32::MAX));
+            if u64::from(self.discarded) > cx.terms.config.linger_bytes {
+                self.end_lingering(socket, cx);
                 return Received::Nothing(count);
             }
         }
@@ -126,6 +134,9 @@ impl Connection {
         // Behind an error that was told already the kernel says "end of stream" although none
         // came. EPIPE is different: it tells of a reset behind the peer's end.
         self.saw_fin = matches!(self.errno, 0 | libc::EPIPE);
+        if self.secured {
+            self.after_session_end(socket);
+        }
         if self.error_hint {
             self.ask_for_error(socket);
         }

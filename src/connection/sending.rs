@@ -32,7 +32,8 @@ impl Connection {
     /// Whether bytes are queued that the kernel may take now.
     #[inline]
     pub(crate) fn may_flush(&self) -> bool {
-        self.writable && self.out.is_some() && !matches!(self.state, State::Connecting | State::Dead)
+        let any = self.own || (self.out.is_some() && !self.held_back);
+        self.writable && any && !matches!(self.state, State::Connecting | State::Dead)
     }
 
     /// Queues bytes whose room has been checked.
@@ -93,7 +94,10 @@ impl Connection {
     /// Writes the front of a large slice without copying it, when nothing waits before it.
     fn write_through<T: Transport>(&mut self, slice: &[u8], socket: &mut T, cx: &mut Context<'_>) -> usize {
         let mut taken = 0;
-        while self.writable && self.state != State::Connecting && !self.write_failed && taken < slice.len() {
+        if self.held_back || self.state == State::Connecting {
+            return 0;
+        }
+        while self.writable && !self.write_failed && taken < slice.len() {
             if taken >= cx.terms.config.write_budget {
                 break;
             }
@@ -108,8 +112,8 @@ impl Connection {
     #[inline]
     pub(crate) fn flush<T: Transport>(&mut self, socket: &mut T, cx: &mut Context<'_>) {
         let mut budget = cx.terms.config.write_budget;
-        while budget > 0 && self.may_flush() {
-            let Some(mut out) = self.out.take() else { return };
+        while budget > 0 && self.may_flush() && !self.held_back {
+            let Some(mut out) = self.out.take() else { break };
             let taken = match out.only_slice(budget) {
                 Some(slice) => self.write_once(&[IoSlice::new(slice)], slice.len(), socket, cx),
                 None => {
@@ -130,13 +134,19 @@ impl Connection {
             } else {
                 self.out = Some(out);
             }
+            if self.secured {
+                self.after_session_step(socket);
+            }
+        }
+        if self.own {
+            self.flush_own(socket, cx);
         }
         self.after_flush(socket, cx);
     }
 
     #[inline]
     fn after_flush<T: Transport>(&mut self, socket: &T, cx: &mut Context<'_>) {
-        if matches!(self.state, State::Connecting | State::Lingering) {
+        if self.held_back || matches!(self.state, State::Connecting | State::Lingering) {
             return;
         }
         let queued = self.queued();
@@ -154,7 +164,8 @@ impl Connection {
         }
         if self.congested && queued <= low_water {
             self.congested = false;
-            self.drain_due = self.is_delivering() && !self.is_broken();
+            let is_open = self.is_delivering() || self.state == State::Handshaking;
+            self.drain_due = is_open && !self.is_broken();
         }
     }
 
@@ -193,7 +204,7 @@ impl Connection {
     }
 
     /// The write half is dead, and only that: what the peer sent before is still read.
-    fn break_write_half(&mut self, error: Option<&io::Error>, cx: &mut Context<'_>) {
+    pub(super) fn break_write_half(&mut self, error: Option<&io::Error>, cx: &mut Context<'_>) {
         if let Some(error) = error {
             self.record(error);
         }
@@ -220,8 +231,9 @@ impl Connection {
     /// peer one read, whatever the handler then queues, and shows unused input again.
     #[inline]
     pub(crate) fn take_drain(&mut self) -> bool {
-        let due = std::mem::take(&mut self.drain_due) && self.is_delivering();
+        let due = self.drain_due && self.is_delivering();
         if due {
+            self.drain_due = false;
             self.may_read_once = true;
             self.show_again = true;
         }

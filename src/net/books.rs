@@ -1,12 +1,17 @@
 //! The books: what a step of one connection means for the counters, the lists and the deadlines
 //! that belong to all of them.
 
+use std::time::Duration;
+
 use super::{Deadline, Entry, Net, Stopping, REDIAL};
 use crate::close::{CloseReason, Timeout};
-use crate::connection::{Connection, Context, Terms, HEALTHY};
+use crate::connection::{Connection, Context, State, Terms, HEALTHY};
 use crate::id::ConnId;
 use crate::socket::Stream;
 use crate::timers::Time;
+
+/// A handshake that has taken so long gives its place to another client, when there is no other.
+const STALLED: Duration = Duration::from_secs(1);
 
 /// How many of those that still receive are asked whether they get on, before one of them is cut.
 const ASKED: usize = 16;
@@ -96,6 +101,35 @@ impl Net {
         }
     }
 
+    /// Whether no more connections may be open.
+    pub(crate) fn is_full(&self) -> bool {
+        let open = self.conns.len() - self.dead.len() - self.awaited.len();
+        self.config.max_connections.is_some_and(|most| open >= most)
+    }
+
+    /// The client whose handshake has been under way for longest, if that is long enough to take it
+    /// for one that gets nowhere.
+    pub(crate) fn stalled_handshake(&mut self) -> Option<ConnId> {
+        while let Some(id) = self.greeters.front().copied() {
+            match self.conns.get(id) {
+                Some(Entry { conn, .. }) if conn.state() == State::Handshaking => {
+                    let ends = self.lapses.end_of(conn.handshake_since(), STALLED);
+                    return (self.now >= ends).then_some(id);
+                }
+                _ => self.greeters.pop_front(),
+            };
+        }
+        None
+    }
+
+    /// There is no place for another client: who only holds one goes first.
+    pub(crate) fn shed_handshake(&mut self) {
+        if let Some(id) = self.stalled_handshake() {
+            self.stats.handshakes_shed += 1;
+            self.kill(id, CloseReason::TimedOut(Timeout::Handshake));
+        }
+    }
+
     fn first_owing(&mut self) -> Option<ConnId> {
         while let Some(id) = self.owing.pop_front() {
             if self.conns.get(id).is_some_and(|entry| entry.conn.is_closing()) {
@@ -165,6 +199,9 @@ impl Net {
         if conn.has_work(&self.defaults) && !std::mem::replace(&mut conn.listed.ready, true) {
             self.ready.push_back(id);
             self.readied += 1;
+        }
+        if conn.may_greet() && !std::mem::replace(&mut conn.listed.greeting, true) {
+            self.greeting.push_back(id);
         }
         // Its verdict is under way, and settles it again.
         if !conn.listed.due {
@@ -248,6 +285,8 @@ impl Net {
         entry.stream.deregister(&self.system.registry);
         self.deadlines.disarm_single(entry.conn.armed, Deadline::Conn(id));
         self.holders.remove(&(entry.conn.ranked, id));
+        #[cfg(feature = "tls")]
+        self.sessions.remove(id);
         self.stats.connections = self.conns.len();
     }
 
@@ -256,6 +295,7 @@ impl Net {
         !self.ready.is_empty()
             || !self.dirty.is_empty()
             || !self.served.is_empty()
+            || !self.greeting.is_empty()
             || !self.judged.is_empty()
             || !self.dead.is_empty()
             || !self.inbox.is_empty()

@@ -38,6 +38,7 @@ mod share {
     pub(super) const CONNECTIONS: u32 = 6;
     pub(super) const TIMERS: u32 = 7;
     pub(super) const ACCEPTS: u32 = 8;
+    pub(super) const HANDSHAKES: u32 = 9;
     pub(super) const FLUSHES: u32 = 9;
     pub(super) const ENDS: u32 = 10;
 }
@@ -45,7 +46,7 @@ mod share {
 /// Runs a callback of a connection, so that a panic can be laid at its door. The clock is read
 /// behind it, for it may have taken long.
 #[inline]
-fn call<R>(net: &mut Net, conn: ConnId, callback: impl FnOnce(&mut Net) -> R) -> R {
+pub(super) fn call<R>(net: &mut Net, conn: ConnId, callback: impl FnOnce(&mut Net) -> R) -> R {
     net.calling = Some(conn);
     let result = callback(net);
     net.calling = None;
@@ -65,10 +66,11 @@ impl Reactor {
                 4 => self.fire_timers(handler),
                 5 => self.shut_down(handler),
                 6 => self.accept(handler),
-                7 => self.flush_dirty(handler),
-                8 => self.judge(handler),
-                9 => self.reap(handler),
-                10 => self.end(handler),
+                7 => self.shake_hands(handler, share::HANDSHAKES),
+                8 => self.flush_dirty(handler),
+                9 => self.judge(handler),
+                10 => self.reap(handler),
+                11 => self.end(handler),
                 _ => return,
             }
         }
@@ -81,7 +83,7 @@ impl Reactor {
     }
 
     #[inline]
-    fn is_spent(&self, tenths: u32) -> bool {
+    pub(super) fn is_spent(&self, tenths: u32) -> bool {
         self.net.now >= self.spent_at(tenths)
     }
 
@@ -239,7 +241,8 @@ impl Reactor {
         let net = &mut self.net;
         let Some(Entry { conn, stream }) = net.conns.get_mut(id) else { return };
         conn.listed.ready = false;
-        if conn.listed.due {
+        // Who is still shaking hands is heard in a later phase.
+        if conn.listed.due && !conn.may_greet() {
             // All that comes up to here is about to be read.
             let basis = net.now;
             net.judged.push_back((id, basis));
@@ -362,21 +365,27 @@ impl Reactor {
     /// Accepts one client. Returns whether it is worth trying for another.
     fn accept_one<H: Handler + ?Sized>(&mut self, handler: &mut H, id: ListenerId) -> bool {
         let net = &mut self.net;
-        let open = net.conns.len() - net.dead.len() - net.awaited.len();
-        let full = net.config.max_connections.is_some_and(|most| open >= most);
+        let mut full = net.is_full();
         let draining = net.stopping == Stopping::Draining;
+        let stalled = net.stalled_handshake();
         let Some(listener) = net.listeners.get_mut(id) else { return false };
         if !listener.is_ready() {
             return false;
         }
-        if full && net.config.at_limit == AtLimit::Wait {
+        if full && stalled.is_none() && net.config.at_limit == AtLimit::Wait {
             listener.hold_at_limit();
             return false;
         }
-        match listener.accept(net.now, net.reserve.as_mut(), &mut net.stats) {
+        // Who waits is turned away only when nobody is in who could go instead.
+        let reserve = if stalled.is_none() { net.reserve.as_mut() } else { None };
+        match listener.accept(net.now, reserve, &mut net.stats) {
             Step::Accepted(stream, peer) => {
                 listener.acceptor.finish_accept(&stream, &net.config);
                 let last = draining && listener.accepted_last() >= LAST_ACCEPTS;
+                if full {
+                    net.shed_handshake();
+                    full = net.is_full();
+                }
                 let conn = admit(net, handler, id, stream, peer, full);
                 if draining {
                     net.close(conn);
@@ -389,6 +398,7 @@ impl Reactor {
             Step::GoOn => true,
             Step::Empty => false,
             Step::Pause(until) => {
+                net.shed_handshake();
                 net.deadlines.arm_single(until, Deadline::Listener(id));
                 false
             }
@@ -503,7 +513,11 @@ impl Reactor {
             }
         }
         for id in self.net.listeners.ids().collect::<Vec<_>>() {
-            let owed = self.net.listeners.get_mut(id).is_some_and(|listener| listener.on_freed());
+            let Some(listener) = self.net.listeners.get_mut(id) else { continue };
+            let (retry, owed) = (listener.retry_at(), listener.on_freed());
+            // Under churn at the limit there is a pause for each connection that ends: none of those
+            // that were cut short is to wake anybody when it would have been over.
+            self.net.deadlines.disarm_single(retry, Deadline::Listener(id));
             // In a shutdown they are all looked into together, in the next turn.
             if owed && self.net.stopping != Stopping::Draining {
                 self.accept_from(handler, id);
@@ -548,7 +562,13 @@ impl Reactor {
 
 /// Looks whether a connection under way is established. Readiness is a hint here as well.
 fn finish_connect<H: Handler + ?Sized>(net: &mut Net, handler: &mut H, id: ConnId) {
-    let told = net.touch(id, |conn, stream, cx| match stream.finish_connect() {
+    let Some(entry) = net.conns.get_mut(id) else { return };
+    let outcome = entry.stream.finish_connect();
+    #[cfg(feature = "tls")]
+    if matches!(outcome, Ok(true)) {
+        net.secure(id);
+    }
+    let told = net.touch(id, |conn, stream, cx| match outcome {
         // Only an established connection is reset, a pending one is refused (tcp_reset in Linux).
         Err(error) if matches!(error.raw_os_error(), Some(libc::ECONNRESET | libc::EPIPE)) => {
             let peer = conn.peer();
@@ -590,6 +610,8 @@ fn go_on_calling<H: Handler + ?Sized>(net: &mut Net, handler: &mut H, id: ConnId
             // Those who were still under way have not failed, they have lost.
             attempts.retain(|attempt| attempt.errno != libc::EINPROGRESS);
             let registered = net.take_winner(id, stream);
+            #[cfg(feature = "tls")]
+            net.secure(id);
             let told = net.touch(id, |conn, stream, cx| {
                 conn.note_attempts(attempts);
                 if let Err(error) = registered {
@@ -638,6 +660,11 @@ fn admit<H: Handler + ?Sized>(
         net.touch(id, |conn, stream, cx| conn.fail(&error, stream, cx));
         return id;
     }
+    #[cfg(feature = "tls")]
+    if net.secure_client(id, listener) {
+        net.settle(id);
+        return id;
+    }
     net.stats.opened += 1;
     call(net, id, |net| handler.on_open(net, id, via));
     net.settle(id);
@@ -677,6 +704,11 @@ fn deliver<H: Handler + ?Sized>(net: &mut Net, handler: &mut H, id: ConnId, data
 
 /// Keeps what the handler left unused.
 fn keep(net: &mut Net, id: ConnId, input: ReadBuffer) {
+    #[cfg(feature = "tls")]
+    if net.state(id) == Some(State::Handshaking) {
+        // The handler has gone over to TLS, and this is the peer's part of it.
+        return net.feed_session(id, input.view());
+    }
     net.touch(id, |conn, stream, cx| conn.keep_input(input, stream, cx));
     net.keep_within_budget(id);
 }
@@ -691,7 +723,7 @@ fn show<H: Handler + ?Sized>(net: &mut Net, handler: &mut H, id: ConnId, mut inp
 }
 
 /// Flushes a connection, and lists what is left to do.
-fn finish<H: Handler + ?Sized>(net: &mut Net, handler: &mut H, id: ConnId) {
+pub(super) fn finish<H: Handler + ?Sized>(net: &mut Net, handler: &mut H, id: ConnId) {
     if !flush(net, handler, id) {
         net.settle(id);
     }

@@ -122,6 +122,7 @@ fn what_others_may_take_to_end_elsewhere_is_refused_and_ends_the_connection() {
         (413, body("ffffffffffffffff\r\nx\r\n0\r\n\r\n")),
         (413, body("1000001\r\nx\r\n0\r\n\r\n")),
         (400, body(&format!("1;{}\r\nx\r\n0\r\n\r\n", "x".repeat(2000)))),
+        (400, body(&format!("0\r\n{}\r\n", "X: y\r\n".repeat(100)))),
         (400, body("0\r\nTrailer: a\nGET / HTTP/1.1\r\n\r\n")),
     ];
     for (status, request) in cases {
@@ -176,6 +177,7 @@ fn each_method_and_target_gets_its_status() {
     let server = Server::start();
     server.folder.write("a b.txt", b"blank");
     server.folder.write("style.css", b"");
+    server.folder.write(".hidden", b"");
     let mut client = server.client();
     for (path, status, kind) in [
         ("/", 200, "text/html; charset=utf-8"),
@@ -186,6 +188,8 @@ fn each_method_and_target_gets_its_status() {
         ("/sub", 404, "text/plain"),
         ("/index.html/", 404, "text/plain"),
         ("/none", 404, "text/plain"),
+        ("/.hidden", 404, "text/plain"),
+        ("/./index.html", 404, "text/plain"),
         ("/%", 404, "text/plain"),
         ("/%zz", 404, "text/plain"),
         ("*", 404, "text/plain"),

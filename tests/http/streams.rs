@@ -113,8 +113,9 @@ fn a_body_that_grows_beyond_the_limit_is_cut() {
     client.stream.read_exact(&mut first).unwrap();
     assert_eq!(&first, b"HTTP/1.1 200 OK");
     let (rest, reset) = client.cut();
-    assert!(reset && rest <= 17 * MIB, "{rest}");
-    let _ = writing.join().unwrap();
+    // The kernel tells an error once: to the reader, or to the writer.
+    let broken = writing.join().unwrap().is_err();
+    assert!((reset || broken) && rest <= 17 * MIB, "{rest}");
 }
 
 #[test]

@@ -1,0 +1,245 @@
+//! What a connection knows of the TLS session between it and its socket: a handshake before the first
+//! byte of data, bytes to be sent that are in nobody's account, an end of its own before that of the
+//! stream, and errors that only the session sees.
+
+use std::io::{self, ErrorKind};
+
+use super::{Connection, Context, Ends, Handshake, State, Terms};
+use crate::close::CloseReason;
+use crate::timers::Time;
+use crate::transport::{SessionError, Transport};
+
+/// What a step of a handshake came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Greeting {
+    /// Nothing had come.
+    Idle,
+    /// It goes on, or has failed.
+    GoesOn,
+    /// It is done. The handler is to be told, unless it has known the connection already.
+    Done { tell: bool },
+}
+
+impl Connection {
+    /// Whether there can be a session from now on.
+    #[cfg(feature = "tls")]
+    pub(crate) fn may_be_secured(&self) -> bool {
+        let is_open = matches!(self.state, State::Connecting | State::Handshaking | State::Open);
+        is_open && !self.fin_wanted && !self.is_broken()
+    }
+
+    /// Once the connection is established there will be a session.
+    #[cfg(feature = "tls")]
+    pub(crate) fn will_be_secured(&mut self) {
+        self.secured = true;
+    }
+
+    #[cfg(feature = "tls")]
+    pub(crate) fn is_secured(&self) -> bool {
+        self.secured
+    }
+
+    /// There is a session now, and its handshake is to come first.
+    /// `is_known` to the handler it is when it has been open before.
+    pub(crate) fn begin_handshake<T: Transport>(
+        &mut self,
+        is_known: bool,
+        socket: &mut T,
+        cx: &mut Context<'_>,
+    ) {
+        self.secured = true;
+        self.state = State::Handshaking;
+        self.activity = cx.now;
+        // Its session has it by now.
+        self.forget_input();
+        self.want = 0;
+        self.extra.get_or_insert_default().handshake = Some(Handshake { since: cx.now, is_known });
+        // Whatever came before is the session's, and brought its event already.
+        self.readable = true;
+        cx.stats.handshaking += 1;
+        self.after_session_step(socket);
+    }
+
+    /// Whether a step of the handshake is due.
+    #[inline]
+    pub(crate) fn may_greet(&self) -> bool {
+        self.state == State::Handshaking && self.readable
+    }
+
+    /// One step of the handshake, by one read into `scratch`.
+    pub(crate) fn greet<T: Transport>(
+        &mut self,
+        socket: &mut T,
+        scratch: &mut [u8],
+        cx: &mut Context<'_>,
+    ) -> Greeting {
+        if !self.may_greet() {
+            return Greeting::Idle;
+        }
+        let step = socket.shake_hands(scratch);
+        self.after_session_step(socket);
+        match step {
+            Ok(true) => {
+                cx.stats.handshakes += 1;
+                self.activity = cx.now;
+                return Greeting::Done { tell: self.end_handshake(socket, cx) };
+            }
+            Ok(false) => {
+                self.activity = cx.now;
+                self.readable = self.more_hint || !socket.short_read_empties();
+                return Greeting::GoesOn;
+            }
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                self.readable = false;
+                self.more_hint = false;
+                // A write failed before: nothing is left to read.
+                self.advance(socket, cx);
+                return Greeting::Idle;
+            }
+            Err(error) if error.kind() == ErrorKind::UnexpectedEof => {
+                self.readable = false;
+                if self.error_hint {
+                    self.ask_for_error(socket);
+                }
+                self.die(CloseReason::Truncated, socket, cx);
+            }
+            Err(error) => {
+                self.readable = false;
+                self.fail_reading(&error, socket, cx);
+            }
+        }
+        Greeting::GoesOn
+    }
+
+    /// Application data may flow. Returns whether the handler is to be told of the connection.
+    fn end_handshake<T: Transport>(&mut self, socket: &mut T, cx: &mut Context<'_>) -> bool {
+        let is_known = self.leave_handshake(cx).is_some_and(|handshake| handshake.is_known);
+        self.held_back = false;
+        self.waiting = false;
+        self.enter(socket, cx) && !is_known
+    }
+
+    /// The handshake is over, one way or the other.
+    pub(super) fn leave_handshake(&mut self, cx: &mut Context<'_>) -> Option<Handshake> {
+        if self.state != State::Handshaking {
+            return None;
+        }
+        cx.stats.handshaking -= 1;
+        self.extra.as_mut()?.handshake.take()
+    }
+
+    /// Since when the handshake has been under way.
+    pub(crate) fn handshake_since(&self) -> Time {
+        let handshake = self.extra.as_ref().and_then(|extra| extra.handshake);
+        handshake.map_or(self.since, |handshake| handshake.since)
+    }
+
+    /// When the handshake is given up.
+    pub(super) fn handshake_ends(&self, terms: Terms<'_>) -> Time {
+        terms.lapses.end_of(self.handshake_since(), terms.config.handshake_timeout)
+    }
+
+    /// A read failed: the session, which has its alert still to send, or the socket.
+    pub(super) fn fail_reading<T: Transport>(
+        &mut self,
+        error: &io::Error,
+        socket: &mut T,
+        cx: &mut Context<'_>,
+    ) {
+        match error.get_ref().and_then(|source| source.downcast_ref::<SessionError>()) {
+            Some(error) => self.fail_session(error, socket, cx),
+            None if self.is_settled() => {
+                self.ends_mut().tail = false;
+                self.advance(socket, cx);
+            }
+            None => {
+                self.record(error);
+                self.die(CloseReason::Io, socket, cx);
+            }
+        }
+    }
+
+    /// The session is of no use any more. What has become part of it goes out with the alert, as in any
+    /// close, so that the peer learns why; the rest of the queue never will.
+    fn fail_session<T: Transport>(&mut self, error: &SessionError, socket: &mut T, cx: &mut Context<'_>) {
+        if self.state == State::Handshaking {
+            cx.stats.handshake_failures += 1;
+        }
+        let extra = self.extra.get_or_insert_default();
+        extra.alert = error.alert;
+        extra.tls_error = Some(error.text.clone());
+        self.ends_mut().failed = true;
+        if let Some(mut out) = self.out.take() {
+            self.unsent += out.truncate(socket.committed()) as u64;
+            match out.is_empty() {
+                true => cx.pool.give(out),
+                false => self.out = Some(out),
+            }
+        }
+        self.begin_close(cx);
+        self.held_back = false;
+        // What the peer goes on to send is read, and thrown away.
+        self.readable = true;
+        self.more_hint = true;
+        self.after_session_step(socket);
+    }
+
+    /// Sends what the session has to send of its own.
+    pub(super) fn flush_own<T: Transport>(&mut self, socket: &mut T, cx: &mut Context<'_>) {
+        if !self.may_flush() {
+            return;
+        }
+        match socket.send_own() {
+            Ok(()) => {}
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                self.writable = false;
+                cx.stats.write_eagains += 1;
+            }
+            // What is left is the end of our session, and nobody is there to hear it.
+            Err(_) if self.is_settled() => {
+                self.fin_sent = true;
+                self.ends_mut().tail = false;
+                self.write_failed = true;
+                return self.die(self.clean_reason(), socket, cx);
+            }
+            Err(error) => self.break_write_half(Some(&error), cx),
+        }
+        self.after_session_step(socket);
+    }
+
+    /// What the end of the session has come to.
+    #[inline]
+    pub(super) fn ends(&self) -> Ends {
+        self.extra.as_ref().map_or(Ends::default(), |extra| extra.ends)
+    }
+
+    pub(super) fn ends_mut(&mut self) -> &mut Ends {
+        &mut self.extra.get_or_insert_default().ends
+    }
+
+    /// After each call of a socket that a session may have made use of.
+    pub(super) fn after_session_step<T: Transport>(&mut self, socket: &T) {
+        self.own = !self.write_failed && socket.has_own();
+        self.held_back = self.state == State::Handshaking && !socket.takes_data();
+    }
+
+    /// The peer's stream has come to an end, or its session has.
+    pub(super) fn after_session_end<T: Transport>(&mut self, socket: &T) {
+        // In a close nobody wants to know what else there was.
+        let truncated = socket.is_truncated() && !self.is_closing();
+        let tail = socket.has_tail();
+        let ends = self.ends_mut();
+        (ends.truncated, ends.tail) = (truncated, tail);
+        self.readable = tail;
+        self.after_session_step(socket);
+    }
+
+    /// The peer's direction has ended, and it has all of our bytes. It need not wait for the end of our
+    /// session, and many close at once: then that end meets a closed socket, and the reset that answers
+    /// it means nothing.
+    pub(super) fn is_settled(&self) -> bool {
+        self.secured && self.saw_fin && (self.ends().all_taken || self.is_lingering())
+    }
+}

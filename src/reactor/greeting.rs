@@ -1,0 +1,56 @@
+//! Handshakes of TLS: a bounded number of steps in a turn, after those who are in have been served.
+//!
+//! A signature costs as much as a hundred echoes. Whoever can go on waits in a list of its own, not in
+//! that of the connections that are ready, so that the ones who wait cost the others nothing.
+
+use super::phases::{call, finish};
+use super::Reactor;
+use crate::connection::Greeting;
+use crate::handler::Handler;
+use crate::id::ConnId;
+use crate::net::Net;
+
+impl Reactor {
+    /// Steps of handshakes, as many as the configuration allows, until `is_spent` says that the turn is.
+    pub(super) fn shake_hands<H: Handler + ?Sized>(&mut self, handler: &mut H, tenths: u32) {
+        let mut left = self.net.config.handshakes_per_turn;
+        for _ in 0..self.net.greeting.len() {
+            let Some(id) = self.net.greeting.pop_front() else { break };
+            let basis = self.net.now;
+            let step = shake_hands(&mut self.net, &mut self.scratch, handler, id);
+            let Some(entry) = self.net.conns.get(id) else { continue };
+            // It has been heard: the verdict can fall.
+            if entry.conn.listed.due {
+                self.net.judged.push_back((id, basis));
+            }
+            finish(&mut self.net, handler, id);
+            if step == Greeting::Idle {
+                continue;
+            }
+            left -= 1;
+            self.net.tick_over();
+            if left == 0 || self.is_spent(tenths) {
+                return;
+            }
+        }
+    }
+}
+
+/// One step of one handshake.
+fn shake_hands<H: Handler + ?Sized>(
+    net: &mut Net,
+    scratch: &mut [u8],
+    handler: &mut H,
+    id: ConnId,
+) -> Greeting {
+    let step = net.touch(id, |conn, stream, cx| {
+        conn.listed.greeting = false;
+        (conn.greet(stream, scratch, cx), conn.via())
+    });
+    let Some((step, via)) = step else { return Greeting::Idle };
+    if step == (Greeting::Done { tell: true }) {
+        net.stats.opened += 1;
+        call(net, id, |net| handler.on_open(net, id, via));
+    }
+    step
+}

@@ -1,0 +1,421 @@
+//! A TLS session as a transport above a transport.
+//!
+//! Everybody else counts a byte as sent when it has been sealed, and from then on it is in nobody's
+//! account. Here it counts as taken when the last byte of its record is with the transport below:
+//! until then the queue above keeps it. So what is queued, handed over and unsent is exact, and a
+//! record that was cut counts as unsent, which it is: the peer cannot read it.
+//!
+//! No more is decrypted than is asked for: what a read did not take stays sealed.
+
+use std::cell::OnceCell;
+use std::collections::VecDeque;
+use std::io::{self, ErrorKind, IoSlice};
+
+use super::session::{Session, TlsInfo};
+use crate::transport::{LastHeard, SessionError, Transport};
+
+/// Plaintext is sealed while less than this waits to be sent below, so that no more than 64 KiB is held
+/// twice: enough for the next write.
+const AHEAD: usize = 48 << 10;
+
+/// Plaintext in a record at most (RFC 8446, section 5.1).
+const RECORD: usize = 16 << 10;
+
+/// The part of a read's buffer that raw bytes are read into is not made smaller than this.
+const LEAST_READ: usize = 4 << 10;
+
+/// A record on its way: plaintext in it, and bytes of it still to be handed over below, those of the
+/// session's own before it included.
+#[derive(Debug)]
+struct Record {
+    plain: usize,
+    left: usize,
+}
+
+/// Where reading stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reading {
+    /// The session goes on.
+    Open,
+    /// The peer ended its session, or the session failed: what comes behind is thrown away.
+    Discarding,
+    /// The stream below has ended.
+    Over,
+}
+
+/// A session and the transport it stands on.
+#[derive(Debug)]
+pub(crate) struct Secured<S> {
+    below: S,
+    session: Box<dyn Session>,
+    /// Bytes of the queue above that are older than the session: they go out as they are, before
+    /// anything of the session does.
+    clear: usize,
+    /// Sealed, and not wholly handed over below; oldest first.
+    records: VecDeque<Record>,
+    /// Bytes that they have left. What else is sealed is the session's own.
+    recorded: usize,
+    /// Plaintext sealed and not yet counted as taken, and the part of it that is handed over.
+    sealed: usize,
+    done: usize,
+    /// Read below and not taken in by the session, from `taken_in` on.
+    backlog: Vec<u8>,
+    taken_in: usize,
+    reading: Reading,
+    /// Why the session failed, until it has been told: what came before that is read first.
+    failure: Option<SessionError>,
+    has_failed: bool,
+    /// An error of the transport below, behind bytes that it took: the next write tells it.
+    write_error: Option<io::Error>,
+    /// The last read below emptied it.
+    is_dry: bool,
+    end_sealed: bool,
+    /// The peer may end its stream without ending its session.
+    allow_truncation: bool,
+    /// The stream below ended, and the session had not.
+    truncated: bool,
+    info: OnceCell<Box<TlsInfo>>,
+}
+
+impl<S: Transport> Secured<S> {
+    /// A session above `below`. So many bytes of the queue above are older than it.
+    pub(crate) fn new(below: S, session: Box<dyn Session>, clear: usize, allow_truncation: bool) -> Self {
+        Self {
+            below,
+            session,
+            clear,
+            records: VecDeque::new(),
+            recorded: 0,
+            sealed: 0,
+            done: 0,
+            backlog: Vec::new(),
+            taken_in: 0,
+            reading: Reading::Open,
+            failure: None,
+            has_failed: false,
+            write_error: None,
+            is_dry: false,
+            end_sealed: false,
+            allow_truncation,
+            truncated: false,
+            info: OnceCell::new(),
+        }
+    }
+
+    pub(crate) fn below(&self) -> &S {
+        &self.below
+    }
+
+    pub(crate) fn below_mut(&mut self) -> &mut S {
+        &mut self.below
+    }
+
+    /// What was agreed on, once the handshake is done.
+    pub(crate) fn info(&self) -> Option<&TlsInfo> {
+        if self.info.get().is_none() && !self.session.is_handshaking() {
+            let info = Box::new(self.session.info()?);
+            return Some(self.info.get_or_init(|| info));
+        }
+        self.info.get().map(|info| &**info)
+    }
+
+    /// Bytes that came before the session began, and are its first.
+    pub(crate) fn feed(&mut self, raw: &[u8]) {
+        self.backlog.extend_from_slice(raw);
+    }
+
+    /// Hands the session what is in the backlog, as much as it takes.
+    fn absorb_backlog(&mut self) {
+        let rest = self.backlog.get(self.taken_in..).unwrap_or_default();
+        let absorbed = self.session.absorb(rest);
+        self.taken_in += self.after_absorbing(absorbed);
+        if self.taken_in >= self.backlog.len() {
+            self.forget_backlog();
+        }
+    }
+
+    /// It owns no memory while empty.
+    fn forget_backlog(&mut self) {
+        self.backlog = Vec::new();
+        self.taken_in = 0;
+    }
+
+    fn after_absorbing(&mut self, absorbed: Result<usize, SessionError>) -> usize {
+        absorbed.unwrap_or_else(|error| {
+            self.has_failed = true;
+            self.failure = Some(error);
+            self.forget_backlog();
+            0
+        })
+    }
+
+    /// The session is of no use any more. Its alert is still to be sent; what the peer sends is not.
+    fn take_failure(&mut self) -> io::Result<()> {
+        match self.failure.take() {
+            Some(error) => {
+                self.reading = Reading::Discarding;
+                Err(io::Error::new(ErrorKind::InvalidData, error))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// One read below, into `raw`, all of which goes to the session or into the backlog. As much of it
+    /// as there is room for becomes plaintext at once. Returns how much, or `None` at the end of the
+    /// stream below.
+    fn read_below(&mut self, raw: &mut [u8], plain: &mut [u8]) -> io::Result<Option<usize>> {
+        let count = self.below.read(raw)?;
+        if count == 0 {
+            self.reading = Reading::Over;
+            return Ok(None);
+        }
+        self.is_dry = count < raw.len() && self.below.short_read_empties();
+        let mut rest = raw.get(..count).unwrap_or_default();
+        let mut opened = 0;
+        while !rest.is_empty() && !self.has_failed {
+            let absorbed = self.session.absorb(rest);
+            let taken = self.after_absorbing(absorbed);
+            rest = rest.get(taken..).unwrap_or_default();
+            let more = self.session.open(plain.get_mut(opened..).unwrap_or_default());
+            opened += more;
+            if taken == 0 && more == 0 {
+                break;
+            }
+        }
+        if !self.has_failed {
+            self.backlog.extend_from_slice(rest);
+        }
+        Ok(Some(opened))
+    }
+
+    /// The stream below has ended while the session had not.
+    fn end_below(&mut self) {
+        self.truncated = !self.session.is_ended() && !self.allow_truncation;
+    }
+
+    /// Reads behind the end of the session, to throw it away. `Ok(0)` at the end of the stream below.
+    fn discard(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        if self.reading == Reading::Over {
+            return Ok(0);
+        }
+        let count = self.below.read(buf)?;
+        match count {
+            0 => self.reading = Reading::Over,
+            _ => self.is_dry = count < buf.len() && self.below.short_read_empties(),
+        }
+        Ok(count)
+    }
+
+    /// Hands sealed bytes over below, as far as they go, and counts the records that went.
+    fn transmit(&mut self) -> io::Result<()> {
+        while self.session.sealed() > 0 {
+            let below = &mut self.below;
+            let sent = self.session.transmit(&mut |slices| below.write(slices))?;
+            if sent == 0 {
+                return Err(ErrorKind::WriteZero.into());
+            }
+            self.count_sent(sent);
+        }
+        Ok(())
+    }
+
+    fn count_sent(&mut self, mut sent: usize) {
+        while let Some(record) = self.records.front_mut() {
+            if sent < record.left {
+                record.left -= sent;
+                self.recorded -= sent;
+                return;
+            }
+            sent -= record.left;
+            self.recorded -= record.left;
+            self.done += record.plain;
+            self.records.pop_front();
+        }
+    }
+
+    /// Seals what follows in `slices` behind what is sealed already, a record at a time.
+    fn seal(&mut self, slices: &[IoSlice<'_>], offered: usize) {
+        while self.sealed < offered && self.session.sealed() < AHEAD {
+            let plain = self.session.seal(slices, self.sealed, RECORD.min(offered - self.sealed));
+            if plain == 0 {
+                return;
+            }
+            self.sealed += plain;
+            // The session's own bytes go before the record, and with it.
+            let left = self.session.sealed() - self.recorded;
+            self.recorded += left;
+            self.records.push_back(Record { plain, left });
+        }
+    }
+}
+
+impl<S: Transport> Transport for Secured<S> {
+    /// Plaintext; `Ok(0)` when the peer ended its session, or the stream below it.
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        if self.reading != Reading::Open {
+            return self.discard(buf);
+        }
+        self.is_dry = false;
+        let mut filled = 0;
+        loop {
+            filled += self.session.open(buf.get_mut(filled..).unwrap_or_default());
+            if filled == buf.len() {
+                return Ok(filled);
+            }
+            // Plaintext comes first, then what stopped it.
+            if filled > 0 && (self.has_failed || self.session.is_ended() || self.backlog.is_empty()) {
+                return Ok(filled);
+            }
+            self.take_failure()?;
+            if self.session.is_ended() {
+                self.reading = Reading::Discarding;
+                self.forget_backlog();
+                return Ok(0);
+            }
+            if !self.backlog.is_empty() {
+                self.absorb_backlog();
+                continue;
+            }
+            if self.is_dry {
+                return Err(ErrorKind::WouldBlock.into());
+            }
+            // The raw bytes stand behind the place of their plaintext, which is shorter.
+            let half = if buf.len() >= 2 * LEAST_READ { buf.len() / 2 } else { 0 };
+            let (plain, raw) = buf.split_at_mut(half);
+            match self.read_below(raw, plain)? {
+                Some(opened) => filled = opened,
+                None => {
+                    self.end_below();
+                    return Ok(0);
+                }
+            }
+        }
+    }
+
+    fn write(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        let offered: usize = slices.iter().map(|slice| slice.len()).sum();
+        if self.clear > 0 {
+            return self.write_clear(slices);
+        }
+        if let Some(error) = self.write_error.take() {
+            return Err(error);
+        }
+        let mut sent = self.transmit();
+        // More is sealed as long as all that was went out.
+        while sent.is_ok() && self.sealed < offered && !self.has_failed {
+            let before = self.sealed;
+            self.seal(slices, offered);
+            sent = self.transmit();
+            if self.sealed == before {
+                break;
+            }
+        }
+        let taken = self.done.min(offered);
+        if taken == 0 {
+            sent?;
+            return Err(ErrorKind::WouldBlock.into());
+        }
+        self.write_error = sent.err().filter(|error| error.kind() != ErrorKind::WouldBlock);
+        self.done -= taken;
+        self.sealed -= taken;
+        Ok(taken)
+    }
+
+    fn shutdown_write(&mut self) -> io::Result<()> {
+        if !std::mem::replace(&mut self.end_sealed, true) && !self.has_failed {
+            self.session.end();
+        }
+        self.transmit()?;
+        self.below.shutdown_write()
+    }
+
+    fn take_error(&mut self) -> io::Result<Option<io::Error>> {
+        self.below.take_error()
+    }
+
+    /// The kernel counts sealed bytes: an upper bound is a record more than those.
+    fn unacknowledged(&self) -> Option<u64> {
+        match self.below.unacknowledged()? {
+            0 => Some(0),
+            pending => Some(pending + RECORD as u64),
+        }
+    }
+
+    fn last_heard(&self) -> Option<LastHeard> {
+        self.below.last_heard()
+    }
+
+    fn unread(&self) -> Option<usize> {
+        let kept = self.session.opened() + self.backlog.len() - self.taken_in;
+        self.below.unread().map(|unread| unread + kept)
+    }
+
+    /// Only when the session keeps nothing back either: no event tells of that.
+    fn short_read_empties(&self) -> bool {
+        let kept = self.session.opened() > 0 || !self.backlog.is_empty();
+        let told = self.reading != Reading::Open || !(self.session.is_ended() || self.failure.is_some());
+        self.is_dry && !kept && told
+    }
+
+    fn reset_on_close(&mut self) {
+        self.below.reset_on_close();
+    }
+
+    fn has_own(&self) -> bool {
+        self.clear == 0 && self.session.sealed() > self.recorded
+    }
+
+    fn send_own(&mut self) -> io::Result<()> {
+        match self.clear {
+            0 => self.transmit(),
+            _ => Ok(()),
+        }
+    }
+
+    fn shake_hands(&mut self, buf: &mut [u8]) -> io::Result<bool> {
+        if self.session.is_handshaking() && !self.backlog.is_empty() {
+            self.absorb_backlog();
+            self.take_failure()?;
+        }
+        if self.session.is_handshaking() && self.read_below(buf, &mut [])?.is_none() {
+            self.end_below();
+            return Err(ErrorKind::UnexpectedEof.into());
+        }
+        self.take_failure()?;
+        Ok(!self.session.is_handshaking())
+    }
+
+    fn takes_data(&self) -> bool {
+        self.clear > 0 || !self.session.is_handshaking()
+    }
+
+    fn committed(&self) -> usize {
+        self.clear + self.sealed
+    }
+
+    fn is_truncated(&self) -> bool {
+        self.truncated
+    }
+
+    fn has_tail(&self) -> bool {
+        self.reading == Reading::Discarding
+    }
+}
+
+impl<S: Transport> Secured<S> {
+    /// What was queued before the session began, and nothing behind it.
+    fn write_clear(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        let mut left = self.clear;
+        let mut clear = Vec::with_capacity(slices.len());
+        for slice in slices {
+            let part = slice.get(..left).unwrap_or(slice);
+            left -= part.len();
+            if !part.is_empty() {
+                clear.push(IoSlice::new(part));
+            }
+        }
+        let taken = self.below.write(&clear)?;
+        self.clear -= taken.min(self.clear);
+        Ok(taken)
+    }
+}

@@ -1,0 +1,295 @@
+//! What a secured transport needs of a TLS session, and rustls as one.
+
+use std::fmt;
+use std::io::{self, ErrorKind, IoSlice, Read, Write};
+use std::sync::Arc;
+
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{
+    AlertDescription, CipherSuite, ClientConfig, ClientConnection, Connection, Error, HandshakeKind,
+    ProtocolVersion, ServerConfig, ServerConnection,
+};
+
+use crate::close::{Alert, Side};
+use crate::transport::SessionError;
+
+/// How bytes are sealed and opened. It does no input or output of its own.
+pub(crate) trait Session: fmt::Debug + Send {
+    /// Takes in bytes from the peer, until it has so much plaintext that some must be opened first.
+    /// Returns how many.
+    fn absorb(&mut self, raw: &[u8]) -> Result<usize, SessionError>;
+
+    /// Moves plaintext out. What came before an error can still be had.
+    fn open(&mut self, plain: &mut [u8]) -> usize;
+
+    /// Plaintext that is ready to be opened.
+    fn opened(&self) -> usize;
+
+    /// Seals up to `most` bytes of `plain`, from `skip` on, into one record. Returns how many.
+    fn seal(&mut self, plain: &[IoSlice<'_>], skip: usize, most: usize) -> usize;
+
+    /// Seals the end of our direction.
+    fn end(&mut self);
+
+    /// Bytes that are ready to be sent to the peer.
+    fn sealed(&self) -> usize;
+
+    /// Has `send` take the front of them, and forgets what it took.
+    fn transmit(&mut self, send: &mut dyn FnMut(&[IoSlice<'_>]) -> io::Result<usize>) -> io::Result<usize>;
+
+    /// Whether application data cannot be sent or received yet.
+    fn is_handshaking(&self) -> bool;
+
+    /// Whether the peer ended its direction and all plaintext before that has been opened.
+    fn is_ended(&self) -> bool;
+
+    /// What was agreed on, once it has been.
+    fn info(&self) -> Option<TlsInfo>;
+}
+
+/// How a connection is to be secured: which end of the session it is, and with which configuration.
+#[derive(Clone)]
+#[non_exhaustive]
+pub enum Tls {
+    /// The server's end.
+    Server(Arc<ServerConfig>),
+    /// The client's end, with the name that the server's certificate must be for.
+    Client(Arc<ClientConfig>, ServerName<'static>),
+}
+
+impl fmt::Debug for Tls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Server(_) => f.write_str("Server(..)"),
+            Self::Client(_, name) => f.debug_tuple("Client").field(name).finish_non_exhaustive(),
+        }
+    }
+}
+
+impl Tls {
+    pub(crate) fn session(self) -> io::Result<Box<dyn Session>> {
+        let connection = match self {
+            Self::Server(config) => ServerConnection::new(config).map(Connection::Server),
+            Self::Client(config, name) => ClientConnection::new(config, name).map(Connection::Client),
+        };
+        let connection = connection.map_err(|error| io::Error::new(ErrorKind::InvalidInput, error))?;
+        Ok(Box::new(Rustls::new(connection)))
+    }
+}
+
+/// What the two ends of a TLS session agreed on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TlsInfo {
+    /// The version of the protocol.
+    pub version: ProtocolVersion,
+    /// The cipher suite.
+    pub suite: CipherSuite,
+    /// The application protocol (ALPN), if one was agreed on.
+    pub alpn: Option<Vec<u8>>,
+    /// The server name that the client asked for (SNI), at the server's end.
+    pub server_name: Option<String>,
+    /// The certificates that the peer presented, its own first.
+    pub peer_certificates: Vec<CertificateDer<'static>>,
+    /// The session goes on from an earlier one.
+    pub resumed: bool,
+}
+
+/// So much plaintext is opened ahead: a record's worth, at which rustls takes no more in.
+const FULL: usize = 16 << 10;
+
+/// Over the buffered interface of rustls 0.23.
+struct Rustls {
+    connection: Connection,
+    /// Bytes in its queue to be sent. It tells of that when it has processed something.
+    sealed: usize,
+    opened: usize,
+    peer_ended: bool,
+    /// It told an error, and how much plaintext is before that it did not tell.
+    failed: bool,
+}
+
+impl fmt::Debug for Rustls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Rustls")
+            .field("sealed", &self.sealed)
+            .field("opened", &self.opened)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Rustls {
+    fn new(connection: Connection) -> Self {
+        let mut session = Self { connection, sealed: 0, opened: 0, peer_ended: false, failed: false };
+        // How much is sealed ahead is bounded where it is sealed.
+        session.connection.set_buffer_limit(None);
+        // A client has its first flight ready.
+        let _ = session.process();
+        session
+    }
+
+    fn process(&mut self) -> Result<(), SessionError> {
+        match self.connection.process_new_packets() {
+            Ok(state) => {
+                self.sealed = state.tls_bytes_to_write();
+                self.opened = state.plaintext_bytes_to_read();
+                self.peer_ended = state.peer_has_closed();
+                Ok(())
+            }
+            Err(error) => Err(self.failed(error)),
+        }
+    }
+
+    /// It has an alert ready, if it was the one to object. How long that is shows when it is sent.
+    fn failed(&mut self, error: Error) -> SessionError {
+        if self.connection.wants_write() {
+            self.sealed += 1;
+        }
+        self.failed = true;
+        self.opened = self.opened.max(1);
+        let alert = match &error {
+            Error::AlertReceived(alert) => Some(Alert { by: Side::Peer, code: u8::from(*alert) }),
+            error => alert_for(error).map(|alert| Alert { by: Side::Local, code: u8::from(alert) }),
+        };
+        SessionError { alert, text: error.to_string().into() }
+    }
+}
+
+/// The alert that rustls sends for an error of its own finding, as far as it tells.
+fn alert_for(error: &Error) -> Option<AlertDescription> {
+    match error {
+        Error::InvalidCertificate(error) => Some(error.clone().into()),
+        Error::InvalidMessage(error) => Some((*error).into()),
+        Error::DecryptError => Some(AlertDescription::BadRecordMac),
+        Error::PeerSentOversizedRecord => Some(AlertDescription::RecordOverflow),
+        Error::NoApplicationProtocol => Some(AlertDescription::NoApplicationProtocol),
+        Error::NoCertificatesPresented => Some(AlertDescription::CertificateRequired),
+        Error::PeerIncompatible(_) => Some(AlertDescription::HandshakeFailure),
+        Error::PeerMisbehaved(_) => Some(AlertDescription::IllegalParameter),
+        Error::InappropriateMessage { .. } | Error::InappropriateHandshakeMessage { .. } => {
+            Some(AlertDescription::UnexpectedMessage)
+        }
+        _ => None,
+    }
+}
+
+/// Writes by the slices that rustls has ready.
+struct Sink<'a> {
+    send: &'a mut dyn FnMut(&[IoSlice<'_>]) -> io::Result<usize>,
+    /// How many bytes were offered in all.
+    offered: usize,
+}
+
+impl Write for Sink<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.write_vectored(&[IoSlice::new(bytes)])
+    }
+
+    fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        self.offered = slices.iter().map(|slice| slice.len()).sum();
+        (self.send)(slices)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Session for Rustls {
+    fn absorb(&mut self, raw: &[u8]) -> Result<usize, SessionError> {
+        let mut rest = raw;
+        while !rest.is_empty() && self.opened < FULL {
+            match self.connection.read_tls(&mut rest) {
+                // Behind the peer's end nothing is taken in any more.
+                Ok(0) => return Ok(raw.len()),
+                Ok(_) => {}
+                // Full of plaintext, or of what is no message.
+                Err(_) if self.opened > 0 => break,
+                Err(error) => {
+                    return Err(SessionError { alert: None, text: error.to_string().into() });
+                }
+            }
+            self.process()?;
+        }
+        Ok(raw.len() - rest.len())
+    }
+
+    fn open(&mut self, plain: &mut [u8]) -> usize {
+        if self.opened == 0 || plain.is_empty() {
+            return 0;
+        }
+        let count = self.connection.reader().read(plain).unwrap_or(0);
+        self.opened = match count {
+            0 => 0,
+            _ => self.opened.saturating_sub(count).max(usize::from(self.failed)),
+        };
+        count
+    }
+
+    fn opened(&self) -> usize {
+        self.opened
+    }
+
+    fn seal(&mut self, plain: &[IoSlice<'_>], skip: usize, most: usize) -> usize {
+        let mut parts = Vec::new();
+        let (mut skip, mut left) = (skip, most);
+        for slice in plain {
+            let rest = slice.get(skip.min(slice.len())..).unwrap_or_default();
+            skip = skip.saturating_sub(slice.len());
+            let part = rest.get(..left).unwrap_or(rest);
+            left -= part.len();
+            if !part.is_empty() {
+                parts.push(IoSlice::new(part));
+            }
+            if left == 0 {
+                break;
+            }
+        }
+        let sealed = self.connection.writer().write_vectored(&parts).unwrap_or(0);
+        // It tells how long the record is.
+        let _ = self.process();
+        sealed
+    }
+
+    fn end(&mut self) {
+        self.connection.send_close_notify();
+        let _ = self.process();
+    }
+
+    fn sealed(&self) -> usize {
+        self.sealed
+    }
+
+    fn transmit(&mut self, send: &mut dyn FnMut(&[IoSlice<'_>]) -> io::Result<usize>) -> io::Result<usize> {
+        let mut sink = Sink { send, offered: 0 };
+        let sent = self.connection.write_tls(&mut sink)?;
+        self.sealed = match self.connection.wants_write() {
+            true => self.sealed.max(sink.offered) - sent,
+            false => 0,
+        };
+        Ok(sent)
+    }
+
+    fn is_handshaking(&self) -> bool {
+        self.connection.is_handshaking()
+    }
+
+    fn is_ended(&self) -> bool {
+        self.peer_ended && self.opened == 0
+    }
+
+    fn info(&self) -> Option<TlsInfo> {
+        let connection = &self.connection;
+        Some(TlsInfo {
+            version: connection.protocol_version()?,
+            suite: connection.negotiated_cipher_suite()?.suite(),
+            alpn: connection.alpn_protocol().map(<[u8]>::to_vec),
+            server_name: match connection {
+                Connection::Server(server) => server.server_name().map(str::to_owned),
+                Connection::Client(_) => None,
+            },
+            peer_certificates: connection.peer_certificates().unwrap_or_default().to_vec(),
+            resumed: connection.handshake_kind() == Some(HandshakeKind::Resumed),
+        })
+    }
+}
