@@ -59,6 +59,9 @@ pub enum CloseReason {
     /// The peer ended its stream without ending its TLS session: what came may be less than it sent,
     /// cut off by anybody on the way. All of our bytes reached its kernel.
     Truncated,
+    /// It did not end: [`Net::detach`](crate::Net::detach) gave it away, with all that had not been used
+    /// or handed over yet.
+    Detached,
     /// TLS failed: a certificate was not accepted, a record was forged, nothing was agreed on. The
     /// report's `alert` says who objected, its `tls_error` to what.
     Tls,
@@ -90,10 +93,11 @@ impl CloseReason {
         Self::TimedOut(Timeout::Handshake),
         Self::Truncated,
         Self::Tls,
+        Self::Detached,
         Self::Io,
     ];
 
-    pub(crate) const COUNT: usize = 22;
+    pub(crate) const COUNT: usize = 23;
 
     /// The place of this reason in [`ALL`](Self::ALL).
     pub(crate) fn index(self) -> usize {
@@ -124,6 +128,7 @@ impl CloseReason {
             Self::TimedOut(Timeout::Handshake) => "handshake_timeout",
             Self::Truncated => "truncated",
             Self::Tls => "tls",
+            Self::Detached => "detached",
             Self::Io => "io",
         }
     }
@@ -169,6 +174,7 @@ impl fmt::Display for CloseReason {
             Self::TimedOut(Timeout::Handshake) => "the handshake took too long",
             Self::Truncated => "cut short: the tls session was not ended",
             Self::Tls => "tls failed",
+            Self::Detached => "given away",
             Self::Io => "input/output error",
         })
     }
@@ -273,8 +279,13 @@ pub struct CloseReport {
 }
 
 impl CloseReport {
-    /// Whether bytes of ours are known not to have reached the peer's kernel.
+    /// Whether bytes of ours are known not to have reached the peer's kernel. Those of a connection that
+    /// was given away left with it, and are not lost.
     pub fn lost_bytes(&self) -> bool {
+        self.reason != CloseReason::Detached && self.is_short()
+    }
+
+    fn is_short(&self) -> bool {
         self.unsent > 0 || self.unacked.is_some_and(|bytes| bytes > 0)
     }
 }

@@ -9,6 +9,9 @@
 //! of stream. So the first error is kept here, and an end of stream behind it is not believed.
 
 mod ending;
+mod leaving;
+mod origin;
+mod piping;
 mod receiving;
 mod securing;
 mod sending;
@@ -22,7 +25,6 @@ use std::time::Duration;
 use crate::addr::{Addr, Peer};
 use crate::close::{Alert, Attempt, CloseReason, CloseReport, Timeout};
 use crate::config::Config;
-use crate::id::ListenerId;
 use crate::lapses::Lapses;
 use crate::read_buffer::ReadBuffer;
 use crate::settings::{Overflow, Settings};
@@ -32,6 +34,10 @@ use crate::transport::{Hints, Transport};
 use crate::write_buffer::{BufferPool, WriteBuffer};
 
 pub(crate) use ending::HEALTHY;
+pub(crate) use leaving::Luggage;
+pub(crate) use origin::Halves;
+use origin::Origin;
+pub use origin::Via;
 pub(crate) use receiving::Received;
 pub(crate) use securing::Greeting;
 pub(crate) use sending::WRITE_THROUGH;
@@ -57,15 +63,6 @@ pub enum State {
     Lingering,
     /// It has ended; `on_close` is due or under way.
     Dead,
-}
-
-/// How a connection came about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Via {
-    /// A client came in through this listener.
-    Listener(ListenerId),
-    /// We asked for it with `connect`.
-    Connect,
 }
 
 /// What holds for all connections.
@@ -163,7 +160,7 @@ struct Handshake {
 #[derive(Debug)]
 pub(crate) struct Connection {
     state: State,
-    via: Via,
+    origin: Origin,
     pub(crate) listed: Listed,
     /// `on_close` has been called.
     pub(crate) reported: bool,
@@ -250,7 +247,7 @@ impl Connection {
     pub(crate) fn new(state: State, via: Via, peer: Option<Addr>, now: Time) -> Self {
         Self {
             state,
-            via,
+            origin: Origin::of(via),
             listed: Listed::default(),
             reported: false,
             readable: false,
@@ -330,7 +327,7 @@ impl Connection {
     }
 
     pub(crate) fn via(&self) -> Via {
-        self.via
+        self.origin.via()
     }
 
     pub(crate) fn peer(&self) -> Option<Addr> {
@@ -494,8 +491,10 @@ impl Connection {
 
     /// Application data can be sent and received from here on.
     fn enter<T: Transport>(&mut self, socket: &mut T, cx: &mut Context<'_>) -> bool {
-        self.state = if self.fin_wanted { State::HalfClosedLocal } else { State::Open };
-        self.ended_first |= self.fin_wanted;
+        // What cannot be sent to is not half of something whole.
+        let half = self.fin_wanted && self.halves() != Some(Halves::ReadOnly);
+        self.state = if half { State::HalfClosedLocal } else { State::Open };
+        self.ended_first |= half;
         if self.standing_since != Time::NEVER {
             self.standing_since = cx.now;
         }

@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 use crate::id::ConnId;
 use crate::mailbox::{Command, Mailbox, Refusal};
-use crate::net::{Net, Task};
+use crate::net::{Arrival, Detached, Errand, Net};
 
 /// Why a [`Handle`] did not take something; it is given back.
 #[derive(Clone, PartialEq, Eq)]
@@ -21,13 +21,15 @@ pub enum HandleError<T> {
     Stopped(T),
     /// Too much waits already (`max_commands`, `max_command_bytes`): try again later.
     Full(T),
+    /// It is nothing that could be a connection: no stream, not connected, or listening.
+    Unfit(T),
 }
 
 impl<T> HandleError<T> {
     /// What was not taken.
     pub fn into_inner(self) -> T {
         match self {
-            Self::Closed(it) | Self::Stopped(it) | Self::Full(it) => it,
+            Self::Closed(it) | Self::Stopped(it) | Self::Full(it) | Self::Unfit(it) => it,
         }
     }
 
@@ -46,6 +48,7 @@ impl<T> fmt::Display for HandleError<T> {
             Self::Closed(_) => "the connection is closed",
             Self::Stopped(_) => "the reactor has stopped",
             Self::Full(_) => "the reactor's command queue is full",
+            Self::Unfit(_) => "the descriptor is no connected stream",
         })
     }
 }
@@ -56,6 +59,7 @@ impl<T> fmt::Debug for HandleError<T> {
             Self::Closed(_) => "Closed(..)",
             Self::Stopped(_) => "Stopped(..)",
             Self::Full(_) => "Full(..)",
+            Self::Unfit(_) => "Unfit(..)",
         })
     }
 }
@@ -69,7 +73,7 @@ impl<T> Error for HandleError<T> {}
 /// a cap, on its way is given to [`Handler::on_refused`](crate::Handler::on_refused).
 #[derive(Clone, Debug)]
 pub struct Handle {
-    mailbox: Arc<Mailbox<Task>>,
+    mailbox: Arc<Mailbox<Errand>>,
     #[cfg(feature = "sim")]
     sim: Option<crate::simnet::Kernel>,
 }
@@ -128,13 +132,40 @@ impl Handle {
     where
         F: FnOnce(&mut Net) + Send + 'static,
     {
-        match self.mailbox.post(Command::Run(Box::new(task))) {
+        match self.mailbox.post(Command::Run(Errand::Task(Box::new(task)))) {
             Ok(()) => {
                 self.note_taken(None);
                 Ok(())
             }
-            Err((refusal, Command::Run(task))) => Err(HandleError::new(refusal, task)),
+            Err((refusal, Command::Run(Errand::Task(task)))) => Err(HandleError::new(refusal, task)),
             Err((refusal, _)) => Err(HandleError::new(refusal, Box::new(|_| {}))),
+        }
+    }
+
+    /// Has the reactor take in a connected stream that was made elsewhere, or another reactor gave away, as
+    /// [`Net::adopt`] does. What was taken becomes a connection for certain: it has its `on_close`, and its
+    /// `on_open` before that, unless it turns out to be of no use. Only a reactor that is dropped without
+    /// having been shut down resets what it had not looked at.
+    ///
+    /// # Errors
+    ///
+    /// Gives the descriptor back, as it was: `Unfit` when it is no connected stream, otherwise when the reactor
+    /// is gone or has shut down, or too much waits already.
+    pub fn adopt(&self, stream: impl Into<Detached>) -> Result<(), HandleError<Detached>> {
+        let arrival = match Arrival::new(stream.into()) {
+            Ok(arrival) => Box::new(arrival),
+            Err(refused) => return Err(HandleError::Unfit(refused.stream)),
+        };
+        match self.mailbox.post(Command::Run(Errand::Arrival(arrival))) {
+            Ok(()) => {
+                self.note_taken(None);
+                Ok(())
+            }
+            Err((refusal, Command::Run(Errand::Arrival(arrival)))) => match arrival.give_back() {
+                Some(stream) => Err(HandleError::new(refusal, stream)),
+                None => Ok(()),
+            },
+            Err(_) => Ok(()),
         }
     }
 
@@ -147,7 +178,7 @@ impl Handle {
         self.post(Command::Shutdown(deadline))
     }
 
-    fn post(&self, command: Command<Task>) -> Result<(), HandleError<()>> {
+    fn post(&self, command: Command<Errand>) -> Result<(), HandleError<()>> {
         self.mailbox.post(command).map_err(|(refusal, _)| HandleError::new(refusal, ()))?;
         self.note_taken(None);
         Ok(())

@@ -1,13 +1,14 @@
 //! What a program does with its connections.
 
 use std::io;
+use std::process::ExitStatus;
 
 use bytes::Bytes;
 
 use crate::close::CloseReport;
 use crate::connection::Via;
-use crate::id::{ConnId, ListenerId, TimerId};
-use crate::net::Net;
+use crate::id::{ChildId, ConnId, ListenerId, TimerId, WatchId};
+use crate::net::{Net, Ready};
 
 /// What a program does with its connections: the reactor calls, the program answers through [`Net`].
 ///
@@ -81,6 +82,19 @@ pub trait Handler {
     /// A listener failed for good and is gone; the connections it brought are not touched.
     fn on_listener_error(&mut self, net: &mut Net, listener: ListenerId, error: &io::Error) {
         let _ = (net, listener, error);
+    }
+
+    /// A child that [`Net::spawn`](crate::Net::spawn) started has ended, and has been waited for. Its connection
+    /// has an end of its own, before this or after: what it wrote last is still delivered, and a grandchild may
+    /// hold its output open.
+    fn on_exit(&mut self, net: &mut Net, child: ChildId, status: ExitStatus) {
+        let _ = (net, child, status);
+    }
+
+    /// A descriptor that [`Net::watch`](crate::Net::watch) watches is ready for something that was asked for. It
+    /// comes again in the next turn for as long as that is so.
+    fn on_ready(&mut self, net: &mut Net, watch: WatchId, ready: Ready) {
+        let _ = (net, watch, ready);
     }
 
     /// A connection has ended; the report says why, and what became of every byte. It also comes

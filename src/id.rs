@@ -86,6 +86,10 @@ identifiers! {
     pub ListenerId
     /// Names one timer, and never any other: cancelling one that fired already does nothing.
     pub TimerId
+    /// Names one child process, and never any other.
+    pub ChildId
+    /// Names one descriptor that is watched, and never any other.
+    pub WatchId
     /// Names one try to reach one of a host's addresses.
     pub(crate) AttemptId
 }
@@ -97,6 +101,8 @@ pub(crate) enum Source {
     Listener { slot: u32, generation: usize },
     Connection { slot: u32, generation: usize },
     Attempt { slot: u32, generation: usize },
+    Child { slot: u32, generation: usize },
+    Watch { slot: u32, generation: usize },
 }
 
 impl Source {
@@ -110,6 +116,8 @@ impl Source {
             1 => Some(Self::Listener { slot, generation }),
             2 => Some(Self::Connection { slot, generation }),
             3 => Some(Self::Attempt { slot, generation }),
+            4 => Some(Self::Child { slot, generation }),
+            5 => Some(Self::Watch { slot, generation }),
             _ => None,
         }
     }
@@ -133,6 +141,18 @@ impl ConnId {
 impl AttemptId {
     pub(crate) fn token(self) -> usize {
         pack(3, self.0)
+    }
+}
+
+impl ChildId {
+    pub(crate) fn token(self) -> usize {
+        pack(4, self.0)
+    }
+}
+
+impl WatchId {
+    pub(crate) fn token(self) -> usize {
+        pack(5, self.0)
     }
 }
 

@@ -29,6 +29,8 @@ pub(crate) enum Command<T> {
     Close(ConnId),
     Abort(ConnId),
     Run(T),
+    /// The same, never refused for want of room: there are no more of them than there are things to tell of.
+    Tell(T),
     Shutdown(Duration),
     /// The addresses of the host that a connection was asked for, or why there are none. There are no
     /// more of them than lookups, which are bounded: none is refused.
@@ -40,7 +42,7 @@ impl<T> Command<T> {
     fn target(&self) -> Option<ConnId> {
         match self {
             Self::Send(conn, _) | Self::Close(conn) | Self::Abort(conn) => Some(*conn),
-            Self::Run(_) | Self::Shutdown(_) | Self::Resolved(..) => None,
+            Self::Run(_) | Self::Tell(_) | Self::Shutdown(_) | Self::Resolved(..) => None,
         }
     }
 
@@ -145,7 +147,8 @@ impl<T> Mailbox<T> {
         // A shutdown is never refused; and one message larger than all may go alone.
         let crowded = inner.count >= self.max_commands
             || (inner.bytes > 0 && inner.bytes.saturating_add(command.weight()) > self.max_bytes);
-        if crowded && !matches!(command, Command::Shutdown(_) | Command::Resolved(..)) {
+        let always = matches!(command, Command::Shutdown(_) | Command::Resolved(..) | Command::Tell(_));
+        if crowded && !always {
             return Err((Refusal::Full, command));
         }
         inner.count += 1;

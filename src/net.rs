@@ -3,14 +3,19 @@
 //! No call here calls back into the handler. What follows from a call is listed, and the reactor
 //! sees to it in the later phases of its turn.
 
+mod adopting;
 mod books;
+mod children;
 mod dialing;
 mod listening;
 #[cfg(feature = "sim")]
 mod observed;
 mod outgoing;
+mod piping;
 #[cfg(feature = "tls")]
 mod securing;
+mod stopping;
+mod watching;
 
 use std::collections::{BTreeSet, VecDeque};
 use std::fmt;
@@ -24,7 +29,7 @@ use crate::addr::Addr;
 use crate::close::CloseReason;
 use crate::config::Config;
 use crate::connection::{Connection, State, Via};
-use crate::id::{AttemptId, ConnId, ListenerId, TimerId};
+use crate::id::{AttemptId, ChildId, ConnId, ListenerId, TimerId};
 use crate::lapses::Lapses;
 use crate::listener::Listener;
 use crate::mailbox::{Command, Mailbox};
@@ -38,11 +43,26 @@ use crate::table::Table;
 use crate::timers::{Armed, Time, Timers};
 use crate::write_buffer::BufferPool;
 
+pub(crate) use adopting::Arrival;
+pub use adopting::{Detached, NotAdopted};
 pub(crate) use dialing::{why_all_failed, Called};
 use dialing::{Call, Try};
+pub(crate) use stopping::Stopping;
+use children::Children;
+pub use watching::{Interest, Ready};
+use watching::Watches;
 
 /// A closure from another thread.
 pub(crate) type Task = Box<dyn FnOnce(&mut Net) + Send>;
+
+/// What other threads ask of the reactor as a whole.
+pub(crate) enum Errand {
+    Task(Task),
+    /// Somebody is to be taken in.
+    Arrival(Box<Arrival>),
+    /// A child has ended.
+    Exited(ChildId),
+}
 
 /// How often a Unix-domain socket whose listener's backlog is full is tried again: no event tells
 /// when there is room.
@@ -65,16 +85,6 @@ pub(crate) enum Deadline {
     Shutdown,
     Listener(ListenerId),
     Conn(ConnId),
-}
-
-/// How far a shutdown has come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Stopping {
-    No,
-    /// Asked for.
-    Asked,
-    /// Every connection has been told to close; the accept queues are being emptied.
-    Draining,
 }
 
 /// A reactor's connections, listeners and timers, and all that can be done with them.
@@ -107,6 +117,8 @@ pub struct Net {
     sessions: PerConn<securing::Pending>,
     /// The attempts under way for them.
     pub(crate) attempts: Table<AttemptId, Try>,
+    pub(crate) children: Children,
+    pub(crate) watches: Watches,
     /// Made when the first name is to be looked up.
     pub(crate) resolver: Option<Box<dyn Resolve>>,
     pub(crate) user_timers: Table<TimerId, Armed>,
@@ -142,9 +154,9 @@ pub struct Net {
     /// How many of them may still be looked at in this turn.
     pub(crate) looks: u32,
 
-    pub(crate) mailbox: Arc<Mailbox<Task>>,
+    pub(crate) mailbox: Arc<Mailbox<Errand>>,
     /// Commands taken from the mailbox and not carried out yet.
-    pub(crate) inbox: VecDeque<Command<Task>>,
+    pub(crate) inbox: VecDeque<Command<Errand>>,
     /// How many of them were carried out that the mailbox does not know of, and their bytes.
     pub(crate) carried_out: (usize, usize),
     /// Sends from other threads that came too late or met a cap, to be given back.
@@ -184,7 +196,7 @@ impl fmt::Debug for Net {
 }
 
 impl Net {
-    pub(crate) fn new(config: Config, system: System, mailbox: Mailbox<Task>) -> io::Result<Self> {
+    pub(crate) fn new(config: Config, system: System, mailbox: Mailbox<Errand>) -> io::Result<Self> {
         let reserve = match config.shed_when_exhausted {
             true => Some(system.reserve()?),
             false => None,
@@ -205,6 +217,8 @@ impl Net {
             sessions: PerConn::new(),
             greeters: VecDeque::new(),
             attempts: Table::new(),
+            children: Children::default(),
+            watches: Watches::default(),
             resolver: None,
             user_timers: Table::new(),
             alarms: Timers::new(),
@@ -493,31 +507,6 @@ impl Net {
     /// The settings in force.
     pub fn config(&self) -> &Config {
         &self.config
-    }
-
-    /// Shuts the reactor down, the last thing that is done with it: every connection is closed as by
-    /// [`close`](Self::close), clients that wait in the backlog are taken in and closed likewise
-    /// (as far as `max_connections` and file descriptors allow), the listeners close, and what is not
-    /// done `deadline` after this call is cut off as [`Shutdown`](CloseReason::Shutdown), though not
-    /// before everybody has been flushed once. Then [`run`](crate::Reactor::run) returns. A second call
-    /// can only bring the deadline forward.
-    pub fn shutdown(&mut self, deadline: Duration) {
-        let now = self.tick();
-        #[cfg(feature = "sim")]
-        self.note_shutdown(deadline);
-        if self.stopping == Stopping::No {
-            self.stopping = Stopping::Asked;
-        }
-        let earlier = self.stop.is_some_and(|(since, limit)| since.plus(limit) <= now.plus(deadline));
-        if !earlier {
-            self.stop = Some((now, deadline));
-            self.deadlines.arm_single(now.plus(deadline), Deadline::Shutdown);
-        }
-    }
-
-    /// When a shutdown cuts off what is left.
-    pub(crate) fn stop_at(&self) -> Time {
-        self.stop.map_or(Time::NEVER, |(since, limit)| self.lapses.end_of(since, limit))
     }
 }
 

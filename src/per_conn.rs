@@ -5,7 +5,7 @@ use std::marker::PhantomData;
 use std::num::NonZeroU32;
 use std::ops::{Index, IndexMut};
 
-use crate::id::{ConnId, Key, ListenerId, TimerId};
+use crate::id::{ChildId, ConnId, Key, ListenerId, TimerId, WatchId};
 
 /// What a program knows of each connection. See [`PerId`].
 pub type PerConn<T> = PerId<ConnId, T>;
@@ -16,7 +16,7 @@ pub type PerTimer<T> = PerId<TimerId, T>;
 /// What a program knows of each listener, such as the protocol spoken there. See [`PerId`].
 pub type PerListener<T> = PerId<ListenerId, T>;
 
-/// The identifiers that a [`PerId`] is for: [`ConnId`], [`ListenerId`] and [`TimerId`].
+/// The identifiers that a [`PerId`] is for: those of connections, listeners, timers, children and watches.
 pub trait Id: Copy + Debug + sealed::Sealed {}
 
 mod sealed {
@@ -46,7 +46,7 @@ macro_rules! ids {
     )*};
 }
 
-ids! { ConnId ListenerId TimerId }
+ids! { ConnId ListenerId TimerId ChildId WatchId }
 
 /// A map from identifiers to values: [`PerConn`] for connections, [`PerTimer`] for timers,
 /// [`PerListener`] for listeners.

@@ -1,5 +1,6 @@
 //! The poll, and the phases of a turn.
 
+mod company;
 mod greeting;
 mod phases;
 
@@ -16,9 +17,9 @@ use crate::config::Config;
 use crate::handler::Handler;
 use crate::id::Source;
 use crate::lapses::LAPSE;
-use crate::mailbox::Mailbox;
+use crate::mailbox::{Command, Mailbox};
 use crate::names::Resolve;
-use crate::net::{Net, LOOKS};
+use crate::net::{Errand, Net, LOOKS};
 use crate::system::{self, Poller, System, Wake};
 use crate::timers::Time;
 
@@ -217,7 +218,8 @@ impl Reactor {
             asked = asked.plus(timeout);
         }
         // Some may be told of twice.
-        let all = 2 * (self.net.conns.len() + self.net.listeners.len() + 1);
+        let others = self.net.children.len() + self.net.watches.len();
+        let all = 2 * (self.net.conns.len() + self.net.listeners.len() + others + 1);
         let mut left = all;
         loop {
             let full = taken >= self.net.config.events_per_turn;
@@ -286,6 +288,12 @@ impl Reactor {
                     }
                     None => net.stats.stale_events += 1,
                 },
+                Some(Source::Child { slot, generation }) => {
+                    net.stats.stale_events += u64::from(!net.children.on_event(slot, generation));
+                }
+                Some(Source::Watch { slot, generation }) => {
+                    net.stats.stale_events += u64::from(!net.watches.on_event(slot, generation, hints));
+                }
                 Some(Source::Waker) => *woken = true,
                 None => net.stats.stale_events += 1,
             }
@@ -314,7 +322,14 @@ impl Reactor {
 
 impl Drop for Reactor {
     fn drop(&mut self) {
-        let waiting = self.net.mailbox.stop().len() + self.net.inbox.len();
+        let waiting = self.net.mailbox.stop();
+        let waiting: Vec<_> = self.net.inbox.drain(..).chain(waiting).collect();
+        for command in &waiting {
+            if let Command::Run(Errand::Arrival(arrival)) = command {
+                arrival.reset();
+            }
+        }
+        let waiting = waiting.len();
         if waiting > 0 {
             log::warn!("the reactor is dropped with {waiting} commands of other threads not carried out");
         }

@@ -5,13 +5,17 @@ mod acceptor;
 mod address;
 mod adopted;
 mod asking;
+mod child;
 mod credentials;
+mod descriptor;
+mod nosignal;
 mod options;
+mod pipe;
 mod unix_path;
 
 use std::io::{self, ErrorKind, IoSlice, Read};
 use std::net::SocketAddr;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 use mio::event::Source;
@@ -34,7 +38,12 @@ use self::asking::{send_queue, tcp_info};
 use self::options::{apply_options, bind_to_connect};
 
 pub(crate) use acceptor::{Accept, Acceptor, Held, Reserve, Shed};
+pub(crate) use adopted::Candidate;
+#[cfg(test)]
+pub(crate) use child::tests::PRETEND_NONE as PRETEND_NO_PIDFD;
+pub(crate) use child::{pidfd, wait_for_end};
 pub use credentials::Credentials;
+pub(crate) use pipe::Pipe;
 
 /// Every send carries it: without it a write to a broken connection kills a host process that
 /// has left SIGPIPE alone. Apple's systems have a socket option instead, which mio sets.
@@ -64,6 +73,7 @@ pub(crate) enum Stream {
     /// A TLS session above one of the others.
     #[cfg(feature = "tls")]
     Tls(Box<Secured<Stream>>),
+    Pipe(Box<Pipe>),
     /// No socket: it could not be made, or is closed.
     None,
     #[cfg(feature = "sim")]
@@ -150,6 +160,7 @@ impl Stream {
             Self::Sim(stream) => return Ok(stream.is_connected()),
             #[cfg(feature = "tls")]
             Self::Tls(_) => return Ok(true),
+            Self::Pipe(_) => return Ok(true),
             Self::Dialing(_) | Self::None => return Ok(false),
         };
         match peer {
@@ -231,6 +242,7 @@ impl Stream {
         match self {
             Self::Tcp(stream) => Some(stream),
             Self::Unix(stream) => Some(stream),
+            Self::Pipe(pipe) => Some(&mut **pipe),
             #[cfg(feature = "tls")]
             Self::Tls(secured) => secured.below_mut().source(),
             Self::Dialing(_) | Self::None => None,
@@ -239,10 +251,24 @@ impl Stream {
         }
     }
 
+    pub(crate) fn has_socket(&self) -> bool {
+        matches!(self, Self::Tcp(_) | Self::Unix(_))
+    }
+
+    /// The descriptor of a socket that has been taken out of the poll.
+    pub(crate) fn into_fd(self) -> Option<OwnedFd> {
+        match self {
+            Self::Tcp(stream) => Some(std::net::TcpStream::from(stream).into()),
+            Self::Unix(stream) => Some(std::os::unix::net::UnixStream::from(stream).into()),
+            _ => None,
+        }
+    }
+
     fn socket(&self) -> Option<SockRef<'_>> {
         match self {
             Self::Tcp(stream) => Some(SockRef::from(stream)),
             Self::Unix(stream) => Some(SockRef::from(stream)),
+            Self::Pipe(_) => None,
             #[cfg(feature = "tls")]
             Self::Tls(secured) => secured.below().socket(),
             Self::Dialing(_) | Self::None => None,
@@ -289,6 +315,7 @@ impl Transport for Stream {
         match self {
             Self::Tcp(stream) => stream.read(buf),
             Self::Unix(stream) => stream.read(buf),
+            Self::Pipe(pipe) => pipe.read(buf),
             #[cfg(feature = "sim")]
             Self::Sim(stream) => stream.read(buf),
             #[cfg(feature = "tls")]
@@ -307,6 +334,7 @@ impl Transport for Stream {
         match self {
             Self::Tcp(stream) => stream.try_io(|| send(SockRef::from(&*stream))),
             Self::Unix(stream) => stream.try_io(|| send(SockRef::from(&*stream))),
+            Self::Pipe(pipe) => pipe.write(slices),
             #[cfg(feature = "sim")]
             Self::Sim(stream) => stream.write(slices),
             #[cfg(feature = "tls")]
@@ -324,6 +352,9 @@ impl Transport for Stream {
         if let Self::Tls(secured) = self {
             return secured.shutdown_write();
         }
+        if let Self::Pipe(pipe) = self {
+            return pipe.shutdown_write();
+        }
         match self.socket() {
             Some(socket) => socket.shutdown(std::net::Shutdown::Write),
             None => not_connected(),
@@ -339,6 +370,9 @@ impl Transport for Stream {
         if let Self::Tls(secured) = self {
             return secured.take_error();
         }
+        if let Self::Pipe(pipe) = self {
+            return pipe.take_error();
+        }
         self.socket().map_or(Ok(None), |socket| socket.take_error())
     }
 
@@ -346,6 +380,7 @@ impl Transport for Stream {
     fn unacknowledged(&self) -> Option<u64> {
         match self {
             Self::Tcp(stream) => send_queue(stream.as_fd()),
+            Self::Pipe(pipe) => pipe.unacknowledged(),
             #[cfg(feature = "sim")]
             Self::Sim(stream) => stream.unacknowledged(),
             #[cfg(feature = "tls")]
@@ -380,6 +415,7 @@ impl Transport for Stream {
         match self {
             Self::Tcp(stream) => input_queue(stream.as_fd()),
             Self::Unix(stream) => input_queue(stream.as_fd()),
+            Self::Pipe(pipe) => pipe.unread(),
             #[cfg(feature = "sim")]
             Self::Sim(stream) => stream.unread(),
             #[cfg(feature = "tls")]

@@ -13,6 +13,8 @@ pub struct Stats {
     pub accepted: u64,
     /// Connections asked for with `connect`.
     pub connects: u64,
+    /// Connections taken in that were made elsewhere.
+    pub adopted: u64,
     /// Connections handed to `on_open`.
     pub opened: u64,
     /// Connections ended, for whatever reason; each had its `on_close`.

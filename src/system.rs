@@ -100,6 +100,15 @@ impl System {
         Acceptor::from_fd(fd, config)
     }
 
+    /// Whether descriptors of the program's can be taken in.
+    pub(crate) fn takes_descriptors(&self) -> io::Result<()> {
+        #[cfg(feature = "sim")]
+        if self.sim.is_some() {
+            return Err(io::Error::new(ErrorKind::Unsupported, "a real descriptor is of no use in a simulation"));
+        }
+        Ok(())
+    }
+
     /// Begins to connect, from an address of this machine if one is given.
     pub(crate) fn connect(
         &self,

@@ -219,6 +219,23 @@ impl WriteBuffer {
         dropped
     }
 
+    /// Takes everything out, shared buffers as they are.
+    pub(crate) fn take_all(&mut self) -> Vec<Bytes> {
+        let tail = std::mem::take(&mut self.tail);
+        let chunks = std::mem::take(&mut self.chunks).into_iter().chain([Chunk::Copied(tail)]);
+        let mut skip = std::mem::take(&mut self.head);
+        self.len = 0;
+        let all = chunks.map(|chunk| {
+            let mut bytes = match chunk {
+                Chunk::Copied(bytes) => Bytes::from(bytes),
+                Chunk::Shared(bytes) => bytes,
+            };
+            let _ = bytes.split_to(std::mem::take(&mut skip).min(bytes.len()));
+            bytes
+        });
+        all.filter(|bytes| !bytes.is_empty()).collect()
+    }
+
     /// Drops everything and returns how many bytes that was.
     pub(crate) fn clear(&mut self) -> usize {
         let dropped = self.len;

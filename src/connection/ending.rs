@@ -8,7 +8,7 @@
 use std::io::ErrorKind;
 use std::time::Duration;
 
-use super::{Connection, Context, State, Terms, UNKNOWN};
+use super::{Connection, Context, Halves, State, Terms, UNKNOWN};
 use crate::close::{reason_for, Circumstances, CloseReason, Timeout};
 use crate::lapses::Lapses;
 use crate::read_buffer::ReadBuffer;
@@ -38,7 +38,8 @@ impl Connection {
     pub(crate) fn close<T: Transport>(&mut self, socket: &mut T, cx: &mut Context<'_>) {
         match self.state {
             State::Flushing | State::Lingering | State::Dead => {}
-            State::Connecting if self.queued() == 0 => self.die(CloseReason::Aborted, socket, cx),
+            // One that was taken in is established, and merely has not been told of yet.
+            State::Connecting if self.queued() == 0 && !self.is_arriving() => self.die(CloseReason::Aborted, socket, cx),
             State::Connecting => {
                 self.close_wanted = true;
                 self.fin_wanted = true;
@@ -55,10 +56,13 @@ impl Connection {
     pub(crate) fn close_write(&mut self, cx: &mut Context<'_>) {
         match self.state {
             State::Connecting | State::Handshaking => self.fin_wanted = true,
+            // A pipe that cannot be sent to.
+            State::Open if self.fin_wanted => {}
             State::Open => {
                 self.fin_wanted = true;
                 self.ended_first = true;
                 self.activity = cx.now;
+                self.begin_to_await_reader(cx.now);
                 self.state = State::HalfClosedLocal;
             }
             // The handler has yet to use what came before the peer's end, and to hear of that.
@@ -100,6 +104,9 @@ impl Connection {
             return;
         }
         if self.is_broken() {
+            if self.goes_on_reading() {
+                return;
+            }
             if self.saw_fin || !self.readable {
                 self.die(CloseReason::Io, socket, cx);
             }
@@ -117,7 +124,7 @@ impl Connection {
         if self.state == State::Flushing && self.fin_sent {
             self.state = State::Lingering;
         }
-        let has_ended = self.saw_fin && !self.ends().tail;
+        let has_ended = self.halves() == Some(Halves::ReadOnly) || self.saw_fin && !self.ends().tail;
         if self.state != State::Lingering || (self.is_lingering() && !has_ended) {
             return;
         }
@@ -151,6 +158,7 @@ impl Connection {
             self.ends_mut().all_taken |= all_taken;
         }
         match socket.shutdown_write() {
+            Ok(()) if self.halves().is_some() => self.pipe_has_ended(),
             Ok(()) => self.fin_counted = true,
             // The end of a session comes first, and the kernel took it in part or not at all.
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
@@ -179,7 +187,7 @@ impl Connection {
     }
 
     /// Bytes of ours that the peer's kernel has not acknowledged, our end of stream not counted.
-    fn unacked_now<T: Transport>(&self, socket: &T) -> Option<u64> {
+    pub(super) fn unacked_now<T: Transport>(&self, socket: &T) -> Option<u64> {
         if self.handed == 0 || self.ends().all_taken {
             // The SYN of a refused connection counts as well, and nobody handed it over.
             return socket.unacknowledged().map(|_| 0);
@@ -251,6 +259,7 @@ impl Connection {
             State::Flushing | State::Lingering => {
                 let look = match (self.state, self.stall_limit(settings)) {
                     (State::Lingering, _) => self.next_look(now),
+                    _ if self.awaits_reader() => self.next_look(now),
                     (_, Some(stall)) => now.next_on_grid(stall / SAMPLES),
                     (_, None) => Time::NEVER,
                 };
@@ -267,6 +276,9 @@ impl Connection {
                 if let (true, Some(stall)) = (self.waiting, settings.write_stall) {
                     let look = now.next_on_grid(stall / SAMPLES);
                     deadline = deadline.min(self.stall_ends(terms)).min(look);
+                }
+                if self.awaits_reader() {
+                    deadline = deadline.min(self.next_look(now));
                 }
                 deadline.min(self.soft_ends(terms)).min(self.alarm)
             }

@@ -117,7 +117,7 @@ impl Connection {
         if count < room && !self.more_hint && socket.short_read_empties() {
             self.readable = false;
         }
-        if self.is_lingering() || self.is_broken() {
+        if self.is_lingering() || (self.is_broken() && !self.goes_on_reading()) {
             // What comes behind an error that only the write half met, or when the peer has all of
             // our bytes and only owes its end, is bounded: it may go on sending for ever.
             self.discarded = self.discarded.saturating_add(u32::try_from(count).unwrap_or(u32::MAX));

@@ -341,13 +341,18 @@ impl Net {
             || !self.dead.is_empty()
             || !self.inbox.is_empty()
             || !self.undelivered.is_empty()
+            || self.children.is_due()
+            || self.watches.is_due()
             || self.stopping == Stopping::Asked
             || self.listeners.iter().any(|(_, listener)| listener.is_ready())
     }
 
     /// Whether a shutdown has been carried out.
     pub(crate) fn has_stopped(&self) -> bool {
-        self.stopping == Stopping::Draining && self.conns.is_empty() && self.listeners.is_empty()
+        self.stopping == Stopping::Draining
+            && self.conns.is_empty()
+            && self.listeners.is_empty()
+            && self.children.is_empty()
     }
 
     /// Before the dead are reported: refuses further commands from other threads for them. For whom

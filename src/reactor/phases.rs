@@ -14,7 +14,7 @@ use crate::handler::Handler;
 use crate::id::{ConnId, ListenerId};
 use crate::listener::Step;
 use crate::mailbox::Command;
-use crate::net::{why_all_failed, Called, Deadline, Entry, Net, Stopping, Task};
+use crate::net::{why_all_failed, Called, Deadline, Entry, Errand, Net, Stopping};
 use crate::read_buffer::ReadBuffer;
 use crate::socket::Stream;
 use crate::timers::Time;
@@ -62,14 +62,15 @@ impl Reactor {
             match self.phase {
                 1 => self.carry_out_commands(handler),
                 2 => self.take_deadlines(),
-                3 => self.serve_ready(handler),
-                4 => self.fire_timers(handler),
-                5 => self.shut_down(handler),
-                6 => self.accept(handler),
-                7 => self.shake_hands(handler, share::HANDSHAKES),
-                8 => self.flush_dirty(handler),
-                9 => self.judge(handler),
-                10 => self.reap(handler),
+                3 => self.tell_of_others(handler),
+                4 => self.serve_ready(handler),
+                5 => self.fire_timers(handler),
+                6 => self.shut_down(handler),
+                7 => self.accept(handler),
+                8 => self.shake_hands(handler, share::HANDSHAKES),
+                9 => self.flush_dirty(handler),
+                10 => self.judge(handler),
+                11 => self.reap(handler),
                 // Again, if it was a command of the last that panicked.
                 _ => return self.end(handler),
             }
@@ -112,7 +113,7 @@ impl Reactor {
         self.give_back(handler, share::COMMANDS);
     }
 
-    fn carry_out(&mut self, command: Command<Task>) {
+    fn carry_out(&mut self, command: Command<Errand>) {
         let net = &mut self.net;
         net.stats.commands += 1;
         // Before it runs: a task that panics has been carried out as well.
@@ -130,15 +131,26 @@ impl Reactor {
             }
             Command::Close(conn) => net.close(conn),
             Command::Abort(conn) => net.abort(conn),
-            Command::Run(task) => {
+            Command::Run(errand) | Command::Tell(errand) => self.run_errand(errand),
+            Command::Shutdown(deadline) => net.shutdown(deadline),
+            Command::Resolved(conn, addrs) => net.resolved(conn, addrs),
+        }
+        self.net.tick_over();
+    }
+
+    fn run_errand(&mut self, errand: Errand) {
+        let net = &mut self.net;
+        match errand {
+            Errand::Task(task) => {
                 // It may take long, and others may post meanwhile.
                 net.make_room_for_commands();
                 task(net);
             }
-            Command::Shutdown(deadline) => net.shutdown(deadline),
-            Command::Resolved(conn, addrs) => net.resolved(conn, addrs),
+            Errand::Arrival(arrival) => {
+                net.take_in(*arrival);
+            }
+            Errand::Exited(child) => net.children.has_ended(child),
         }
-        net.tick_over();
     }
 
     /// Sends from other threads that could not be queued. Returns whether all have been given back.
@@ -449,7 +461,10 @@ impl Reactor {
             }
         }
         for conn in self.net.conns.ids().collect::<Vec<_>>() {
-            self.net.close(conn);
+            // Who has just been taken in is told of first, and closed then.
+            if !self.net.conns.get(conn).is_some_and(|entry| entry.conn.is_arriving()) {
+                self.net.close(conn);
+            }
         }
     }
 
@@ -467,6 +482,7 @@ impl Reactor {
         for conn in net.conns.ids().collect::<Vec<_>>() {
             net.kill(conn, CloseReason::Shutdown);
         }
+        net.children.leave_alone();
         for listener in net.listeners.ids().collect::<Vec<_>>() {
             net.drop_listener(listener);
         }
@@ -606,15 +622,26 @@ fn finish_connect<H: Handler + ?Sized>(net: &mut Net, handler: &mut H, id: ConnI
             let peer = conn.peer();
             conn.opened(stream, peer, cx)
         }
-        Ok(false) => false,
+        Ok(false) => {
+            // One that was taken in, was reset, and had its error asked for by somebody else: there will
+            // be no event.
+            if conn.is_arriving() && !stream.is_connecting() {
+                conn.fail(&std::io::Error::from_raw_os_error(libc::ENOTCONN), stream, cx);
+            }
+            false
+        }
         Err(error) => {
             conn.fail(&error, stream, cx);
             false
         }
     });
+    let Some(via) = net.via(id) else { return };
     if told == Some(true) {
         net.stats.opened += 1;
-        call(net, id, |net| handler.on_open(net, id, Via::Connect));
+        call(net, id, |net| handler.on_open(net, id, via));
+    }
+    if told.is_some() && via != Via::Connect && net.stopping == Stopping::Draining {
+        net.close(id);
     }
 }
 

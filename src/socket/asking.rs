@@ -34,8 +34,26 @@ fn ioctl_int(socket: BorrowedFd<'_>, request: libc::Ioctl) -> Option<libc::c_int
 
 /// `TCP_INFO`: when the peer was last heard of (tcp(7)).
 #[cfg(any(target_os = "linux", target_os = "android"))]
-#[allow(unsafe_code)]
 pub(super) fn tcp_info(socket: BorrowedFd<'_>) -> Option<LastHeard> {
+    let info = raw_tcp_info(socket)?;
+    Some(LastHeard {
+        data: Duration::from_millis(info.tcpi_last_data_recv.into()),
+        ack: Duration::from_millis(info.tcpi_last_ack_recv.into()),
+        round_trip: Duration::from_micros(info.tcpi_rtt.into()),
+    })
+}
+
+/// Whether a connect is under way.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub(super) fn tcp_is_connecting(socket: BorrowedFd<'_>) -> bool {
+    // include/net/tcp_states.h
+    const TCP_SYN_SENT: u8 = 2;
+    raw_tcp_info(socket).is_some_and(|info| info.tcpi_state == TCP_SYN_SENT)
+}
+
+#[cfg(any(target_os = "linux", target_os = "android"))]
+#[allow(unsafe_code)]
+fn raw_tcp_info(socket: BorrowedFd<'_>) -> Option<libc::tcp_info> {
     use std::mem::MaybeUninit;
     use std::os::fd::AsRawFd;
 
@@ -56,12 +74,7 @@ pub(super) fn tcp_info(socket: BorrowedFd<'_>) -> Option<LastHeard> {
         return None;
     }
     // SAFETY: it is made of integers, for which all bytes are valid, and was zero before the call.
-    let info = unsafe { info.assume_init() };
-    Some(LastHeard {
-        data: Duration::from_millis(info.tcpi_last_data_recv.into()),
-        ack: Duration::from_millis(info.tcpi_last_ack_recv.into()),
-        round_trip: Duration::from_micros(info.tcpi_rtt.into()),
-    })
+    Some(unsafe { info.assume_init() })
 }
 
 #[cfg(all(test, any(target_os = "linux", target_os = "android")))]

@@ -276,3 +276,19 @@ fn what_is_cut_off_at_the_end_leaves_the_front_as_it_was() {
         }
     }
 }
+
+#[test]
+fn all_that_is_queued_can_be_taken_out_in_its_order_and_shared_buffers_stay_shared() {
+    let mut buffer = WriteBuffer::default();
+    let shared = Bytes::from(vec![b's'; 2 * BY_REFERENCE]);
+    buffer.push_copy(b"first");
+    buffer.push_shared(shared.clone());
+    buffer.push_copy(b"last");
+    buffer.advance(7);
+    let taken = buffer.take_all();
+    assert_eq!(taken.concat(), [&shared[2..], b"last"].concat());
+    assert_eq!(taken[0].as_ptr(), shared[2..].as_ptr());
+    assert!(buffer.is_empty() && buffer.take_all().is_empty());
+    buffer.push_copy(b"usable");
+    assert_eq!(buffer.take_all(), [&b"usable"[..]]);
+}
