@@ -356,7 +356,8 @@ impl Net {
     pub fn abort_as(&mut self, conn: ConnId, reason: CloseReason) {
         #[cfg(feature = "sim")]
         self.note_by_hand(true);
-        self.kill(conn, if reason.is_clean() { CloseReason::Aborted } else { reason });
+        let is_earned = reason.is_clean() || reason == CloseReason::Detached;
+        self.kill(conn, if is_earned { CloseReason::Aborted } else { reason });
         #[cfg(feature = "sim")]
         self.note_by_hand(false);
     }
