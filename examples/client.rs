@@ -11,13 +11,13 @@ mod tls;
 
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
+use std::os::fd::AsFd;
 use std::process::ExitCode;
-use std::sync::mpsc::{sync_channel, Receiver, SyncSender, TryRecvError};
 use std::time::Duration;
 
 use self::tls::Line;
-use unbroken::{Addr, Bytes, CloseReport, Config, ConnId, Handle, Handler, Net, Reactor, Sent, TimerId, Via};
+use unbroken::{Addr, CloseReport, Config, ConnId, Handler, Net, Reactor, Sent, TimerId, Via};
 
 const FIRST_BACKOFF: Duration = Duration::from_millis(100);
 const LAST_BACKOFF: Duration = Duration::from_secs(30);
@@ -27,54 +27,39 @@ const GOOD: Duration = Duration::from_secs(5);
 struct Client {
     addr: Addr,
     line: Line,
+    /// Standard input, a connection that can only be read from.
+    stdin: ConnId,
     /// Established, and not ended since.
     conn: Option<ConnId>,
-    congested: bool,
-    /// Chunks of standard input. It holds only a few: when the peer is slow, the reader waits.
-    input: Receiver<Bytes>,
-    /// A chunk that no connection took.
-    unsent: Option<Bytes>,
     input_ended: bool,
     backoff: Duration,
     failed: bool,
 }
 
 impl Client {
-    fn new(addr: Addr, line: Line, input: Receiver<Bytes>) -> Self {
-        Self {
-            addr,
-            line,
-            conn: None,
-            congested: false,
-            input,
-            unsent: None,
-            input_ended: false,
-            backoff: FIRST_BACKOFF,
-            failed: false,
+    fn new(addr: Addr, line: Line, stdin: ConnId) -> Self {
+        Self { addr, line, stdin, conn: None, input_ended: false, backoff: FIRST_BACKOFF, failed: false }
+    }
+
+    /// Passes input on. What no connection takes stays unused, and is shown again when one does.
+    fn send(&mut self, net: &mut Net, data: &[u8]) -> usize {
+        match self.conn.map(|conn| net.send(conn, data)) {
+            Some(Ok(Sent::Queued)) => data.len(),
+            Some(Ok(Sent::Congested)) => {
+                net.pause_reading(self.stdin);
+                data.len()
+            }
+            Some(Err(_)) | None => {
+                net.pause_reading(self.stdin);
+                0
+            }
         }
     }
 
-    /// Sends input as long as there is some and the queue has room. While there is no connection
-    /// it stays where it is.
-    fn pump(&mut self, net: &mut Net) {
-        let Some(conn) = self.conn else { return };
-        while !self.congested {
-            let chunk = match self.unsent.take().map_or_else(|| self.input.try_recv(), Ok) {
-                Ok(chunk) => chunk,
-                Err(TryRecvError::Empty) => return,
-                Err(TryRecvError::Disconnected) => {
-                    self.input_ended = true;
-                    return net.close_write(conn);
-                }
-            };
-            match net.send_bytes(conn, chunk.clone()) {
-                Ok(sent) => self.congested = sent == Sent::Congested,
-                // The connection is ending. It took nothing of this chunk: the next one may.
-                Err(_) => {
-                    self.unsent = Some(chunk);
-                    return;
-                }
-            }
+    fn end_input(&mut self, net: &mut Net) {
+        self.input_ended = true;
+        if let Some(conn) = self.conn {
+            net.close_write(conn);
         }
     }
 
@@ -97,13 +82,19 @@ impl Client {
 
 impl Handler for Client {
     fn on_open(&mut self, net: &mut Net, conn: ConnId, _: Via) {
-        eprintln!("client: connected to {}", self.addr);
-        self.conn = Some(conn);
-        self.congested = false;
-        self.pump(net);
+        if conn != self.stdin {
+            eprintln!("client: connected to {}", self.addr);
+            self.conn = Some(conn);
+            net.resume_reading(self.stdin);
+        } else if self.conn.is_none() {
+            net.pause_reading(conn);
+        }
     }
 
     fn on_data(&mut self, net: &mut Net, conn: ConnId, data: &[u8]) -> usize {
+        if conn == self.stdin {
+            return self.send(net, data);
+        }
         let mut out = io::stdout().lock();
         if out.write_all(data).and_then(|()| out.flush()).is_err() {
             // Nobody reads our output any more: there is nothing left to do.
@@ -113,21 +104,32 @@ impl Handler for Client {
         data.len()
     }
 
-    fn on_drain(&mut self, net: &mut Net, _: ConnId) {
-        self.congested = false;
-        self.pump(net);
+    fn on_eof(&mut self, net: &mut Net, conn: ConnId) {
+        if conn == self.stdin {
+            return self.end_input(net);
+        }
+        net.close(conn);
     }
 
-    fn on_wake(&mut self, net: &mut Net) {
-        self.pump(net);
+    fn on_drain(&mut self, net: &mut Net, _: ConnId) {
+        net.resume_reading(self.stdin);
     }
 
     fn on_timer(&mut self, net: &mut Net, _: TimerId) {
         self.connect(net);
     }
 
-    fn on_close(&mut self, net: &mut Net, _: ConnId, report: &CloseReport) {
+    fn on_close(&mut self, net: &mut Net, conn: ConnId, report: &CloseReport) {
+        if conn == self.stdin {
+            if !report.reason.is_clean() {
+                eprintln!("client: standard input: {report}");
+                self.end_input(net);
+            }
+            return;
+        }
         self.conn = None;
+        // What is read from here on, and its end, is for the next connection.
+        net.pause_reading(self.stdin);
         eprintln!("client: {report}");
         if report.lost_bytes() {
             let unacked = report.unacked.map_or("an unknown number of".to_owned(), |n| n.to_string());
@@ -147,38 +149,11 @@ impl Handler for Client {
     }
 }
 
-/// Reads standard input on a thread of its own, for that may block.
-fn read_input(chunks: SyncSender<Bytes>, handle: Handle) {
-    let mut stdin = io::stdin().lock();
-    let mut buf = vec![0; 16 << 10];
-    loop {
-        match stdin.read(&mut buf) {
-            Ok(0) => break,
-            Ok(count) => {
-                let Some(chunk) = buf.get(..count) else { break };
-                let chunk = Bytes::copy_from_slice(chunk);
-                if chunks.send(chunk).is_err() || handle.wake().is_err() {
-                    return;
-                }
-            }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => {
-                eprintln!("client: standard input: {error}");
-                break;
-            }
-        }
-    }
-    drop(chunks);
-    // The end of the input is news as well. If the reactor is gone, nobody waits for it.
-    let _ = handle.wake();
-}
-
 fn run(addr: Addr, line: Line) -> io::Result<bool> {
     let mut reactor = Reactor::new(Config::default())?;
-    let (chunks, input) = sync_channel(4);
-    let handle = reactor.net().handle();
-    std::thread::Builder::new().name("stdin".to_owned()).spawn(move || read_input(chunks, handle))?;
-    let mut client = Client::new(addr, line, input);
+    let stdin = io::stdin().as_fd().try_clone_to_owned()?;
+    let stdin = reactor.net().pipe(Some(stdin), None)?;
+    let mut client = Client::new(addr, line, stdin);
     client.connect(reactor.net());
     reactor.run(&mut client)?;
     Ok(!client.failed)

@@ -142,6 +142,18 @@ impl Handle {
         }
     }
 
+    /// For the handler, from a reactor of the same group or from outside.
+    pub(crate) fn message(&self, from: Option<usize>, message: Bytes) -> Result<(), HandleError<Bytes>> {
+        match self.mailbox.post(Command::Message(from, message)) {
+            Ok(()) => {
+                self.note_taken(None);
+                Ok(())
+            }
+            Err((refusal, Command::Message(_, message))) => Err(HandleError::new(refusal, message)),
+            Err((refusal, _)) => Err(HandleError::new(refusal, Bytes::new())),
+        }
+    }
+
     /// Has the reactor take in a connected stream that was made elsewhere, or another reactor gave away, as
     /// [`Net::adopt`] does. What was taken becomes a connection for certain: it has its `on_close`, and its
     /// `on_open` before that, unless it turns out to be of no use. Only a reactor that is dropped without

@@ -67,6 +67,12 @@ pub trait Handler {
         let _ = net;
     }
 
+    /// A message came: from the handler of another reactor of the group, which `from` names, or from outside
+    /// ([`GroupHandle::broadcast`](crate::GroupHandle::broadcast)). Those of one sender come in their order.
+    fn on_message(&mut self, net: &mut Net, from: Option<usize>, message: Bytes) {
+        let _ = (net, from, message);
+    }
+
     /// Another thread called [`Handle::wake`](crate::Handle::wake).
     fn on_wake(&mut self, net: &mut Net) {
         let _ = net;

@@ -104,6 +104,8 @@ pub(crate) struct Listener<A = Acceptor> {
     /// Its clients speak TLS.
     #[cfg(feature = "tls")]
     pub(crate) tls: Option<Arc<rustls::ServerConfig>>,
+    /// Its clients are handed out among the reactors of the group.
+    pub(crate) hands_out: bool,
     /// Clients may be waiting: an event said so, and no EAGAIN since.
     owed: bool,
     hold: Hold,
@@ -123,6 +125,7 @@ impl<A: Accept> Listener<A> {
             settings,
             #[cfg(feature = "tls")]
             tls: None,
+            hands_out: false,
             // Those who came before the registration may bring no event.
             owed: true,
             hold: Hold::Nothing,

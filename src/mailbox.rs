@@ -29,7 +29,9 @@ pub(crate) enum Command<T> {
     Close(ConnId),
     Abort(ConnId),
     Run(T),
-    /// The same, never refused for want of room: there are no more of them than there are things to tell of.
+    /// For the handler, from a reactor of the same group or from outside.
+    Message(Option<usize>, Bytes),
+    /// As `Run`, never refused for want of room: there are no more of them than there are things to tell of.
     Tell(T),
     Shutdown(Duration),
     /// The addresses of the host that a connection was asked for, or why there are none. There are no
@@ -42,13 +44,13 @@ impl<T> Command<T> {
     fn target(&self) -> Option<ConnId> {
         match self {
             Self::Send(conn, _) | Self::Close(conn) | Self::Abort(conn) => Some(*conn),
-            Self::Run(_) | Self::Tell(_) | Self::Shutdown(_) | Self::Resolved(..) => None,
+            Self::Run(_) | Self::Message(..) | Self::Tell(_) | Self::Shutdown(_) | Self::Resolved(..) => None,
         }
     }
 
     pub(crate) fn weight(&self) -> usize {
         match self {
-            Self::Send(_, data) => data.len(),
+            Self::Send(_, data) | Self::Message(_, data) => data.len(),
             _ => 0,
         }
     }

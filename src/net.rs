@@ -12,6 +12,7 @@ mod listening;
 mod observed;
 mod outgoing;
 mod piping;
+mod seat;
 #[cfg(feature = "tls")]
 mod securing;
 mod stopping;
@@ -45,12 +46,13 @@ use crate::write_buffer::BufferPool;
 
 pub(crate) use adopting::Arrival;
 pub use adopting::{Detached, NotAdopted};
+use children::Children;
 pub(crate) use dialing::{why_all_failed, Called};
 use dialing::{Call, Try};
+pub(crate) use seat::{Client, Seat};
 pub(crate) use stopping::Stopping;
-use children::Children;
-pub use watching::{Interest, Ready};
 use watching::Watches;
+pub use watching::{Interest, Ready};
 
 /// A closure from another thread.
 pub(crate) type Task = Box<dyn FnOnce(&mut Net) + Send>;
@@ -60,6 +62,10 @@ pub(crate) enum Errand {
     Task(Task),
     /// Somebody is to be taken in.
     Arrival(Box<Arrival>),
+    /// Another reactor of the group accepted it.
+    Client(Box<Client>),
+    /// Another reactor of the group has freed what a listener here may wait for.
+    Freed,
     /// A child has ended.
     Exited(ChildId),
 }
@@ -168,6 +174,8 @@ pub struct Net {
     /// How many sends from other threads were carried out for the tenant of each slot.
     carried: Vec<u32>,
 
+    /// Of a reactor that belongs to a group.
+    pub(crate) seat: Option<Seat>,
     pub(crate) reserve: Option<Reserve>,
     pub(crate) pool: BufferPool,
     pub(crate) stats: Stats,
@@ -241,6 +249,7 @@ impl Net {
             tracked: false,
             awaited: VecDeque::new(),
             carried: Vec::new(),
+            seat: None,
             reserve,
             pool: BufferPool::default(),
             stats: Stats::default(),
@@ -284,6 +293,7 @@ impl Net {
     pub(crate) fn add(&mut self, conn: Connection, stream: Stream) -> ConnId {
         let id = self.conns.insert_with(|_| Entry { conn, stream });
         self.stats.connections = self.conns.len();
+        self.count_in();
         if self.tracked {
             if let Some(count) = self.carried.get_mut(id.slot()) {
                 *count = 0;

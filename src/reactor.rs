@@ -111,6 +111,10 @@ impl Reactor {
         &mut self.net
     }
 
+    pub(crate) fn net_ref(&self) -> &Net {
+        &self.net
+    }
+
     /// Has the names of hosts looked up by another [`Resolve`] than the system's, from here on.
     pub fn set_resolver(&mut self, resolver: Box<dyn Resolve>) {
         self.net.resolver = Some(resolver);
@@ -324,9 +328,12 @@ impl Drop for Reactor {
     fn drop(&mut self) {
         let waiting = self.net.mailbox.stop();
         let waiting: Vec<_> = self.net.inbox.drain(..).chain(waiting).collect();
-        for command in &waiting {
-            if let Command::Run(Errand::Arrival(arrival)) = command {
-                arrival.reset();
+        let mut waiting = waiting;
+        for command in &mut waiting {
+            match command {
+                Command::Run(Errand::Arrival(arrival)) => arrival.reset(),
+                Command::Run(Errand::Client(client)) => client.reset(),
+                _ => {}
             }
         }
         let waiting = waiting.len();

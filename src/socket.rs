@@ -4,6 +4,7 @@
 mod acceptor;
 mod address;
 mod adopted;
+mod affinity;
 mod asking;
 mod child;
 mod credentials;
@@ -39,6 +40,7 @@ use self::options::{apply_options, bind_to_connect};
 
 pub(crate) use acceptor::{Accept, Acceptor, Held, Reserve, Shed};
 pub(crate) use adopted::Candidate;
+pub(crate) use affinity::pin_to_core;
 #[cfg(test)]
 pub(crate) use child::tests::PRETEND_NONE as PRETEND_NO_PIDFD;
 pub(crate) use child::{pidfd, wait_for_end};

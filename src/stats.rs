@@ -13,6 +13,8 @@ pub struct Stats {
     pub accepted: u64,
     /// Connections asked for with `connect`.
     pub connects: u64,
+    /// Clients accepted here and handed to another reactor of the group.
+    pub handed_out: u64,
     /// Connections taken in that were made elsewhere.
     pub adopted: u64,
     /// Connections handed to `on_open`.
@@ -81,6 +83,91 @@ impl Stats {
     /// Connections that ended for `reason`.
     pub fn closed_by(&self, reason: CloseReason) -> u64 {
         self.closed_by.get(reason.index()).copied().unwrap_or(0)
+    }
+
+    /// Adds those of another reactor.
+    pub(crate) fn add(&mut self, other: &Self) {
+        // All by name: none that is added later is forgotten.
+        let Self {
+            accepted,
+            connects,
+            handed_out,
+            adopted,
+            opened,
+            closed,
+            connections,
+            closing,
+            handshaking,
+            handshakes,
+            handshake_failures,
+            handshakes_shed,
+            congested,
+            bytes_in,
+            bytes_out,
+            reads,
+            writes,
+            partial_writes,
+            write_eagains,
+            read_eagains,
+            resumed_writes,
+            queued,
+            unused,
+            queued_peak,
+            overflows,
+            stale_sends,
+            stale_events,
+            accept_errors,
+            accept_pauses,
+            shed,
+            commands,
+            turns,
+            longest_turn,
+            closed_by,
+        } = self;
+        for (sum, part) in [
+            (accepted, other.accepted),
+            (connects, other.connects),
+            (handed_out, other.handed_out),
+            (adopted, other.adopted),
+            (opened, other.opened),
+            (closed, other.closed),
+            (handshakes, other.handshakes),
+            (handshake_failures, other.handshake_failures),
+            (handshakes_shed, other.handshakes_shed),
+            (bytes_in, other.bytes_in),
+            (bytes_out, other.bytes_out),
+            (reads, other.reads),
+            (writes, other.writes),
+            (partial_writes, other.partial_writes),
+            (write_eagains, other.write_eagains),
+            (read_eagains, other.read_eagains),
+            (resumed_writes, other.resumed_writes),
+            (overflows, other.overflows),
+            (stale_sends, other.stale_sends),
+            (stale_events, other.stale_events),
+            (accept_errors, other.accept_errors),
+            (accept_pauses, other.accept_pauses),
+            (shed, other.shed),
+            (commands, other.commands),
+            (turns, other.turns),
+        ] {
+            *sum += part;
+        }
+        for (sum, part) in [
+            (connections, other.connections),
+            (closing, other.closing),
+            (handshaking, other.handshaking),
+            (congested, other.congested),
+            (queued, other.queued),
+            (unused, other.unused),
+            (queued_peak, other.queued_peak),
+        ] {
+            *sum += part;
+        }
+        *longest_turn = other.longest_turn.max(*longest_turn);
+        for (sum, part) in closed_by.iter_mut().zip(other.closed_by) {
+            *sum += part;
+        }
     }
 
     pub(crate) fn count_close(&mut self, reason: CloseReason) {

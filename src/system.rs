@@ -104,7 +104,10 @@ impl System {
     pub(crate) fn takes_descriptors(&self) -> io::Result<()> {
         #[cfg(feature = "sim")]
         if self.sim.is_some() {
-            return Err(io::Error::new(ErrorKind::Unsupported, "a real descriptor is of no use in a simulation"));
+            return Err(io::Error::new(
+                ErrorKind::Unsupported,
+                "a real descriptor is of no use in a simulation",
+            ));
         }
         Ok(())
     }

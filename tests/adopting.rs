@@ -19,7 +19,7 @@ use unbroken::{
     Bytes, CloseReason, CloseReport, Config, ConnId, Detached, Handle, HandleError, Handler, Net, Reactor,
     State, Via,
 };
-use util::{pattern, patient, read_all, reset, serve, Custom, Event};
+use util::{patient, pattern, read_all, reset, serve, Custom, Event};
 
 /// Both ends of a TCP connection.
 fn tcp_pair() -> (TcpStream, TcpStream) {
@@ -141,7 +141,9 @@ fn an_adopted_stream_that_has_ended_or_was_reset_delivers_what_came_before() {
         let (_, report) = server.closed();
         match asked_before {
             false => assert_eq!((report.reason, report.received), (CloseReason::Reset, 10)),
-            true => assert_eq!((report.reason, report.errno), (CloseReason::ConnectFailed, Some(libc::ENOTCONN))),
+            true => {
+                assert_eq!((report.reason, report.errno), (CloseReason::ConnectFailed, Some(libc::ENOTCONN)))
+            }
         }
     }
 }
@@ -234,7 +236,13 @@ fn a_connection_moved_between_two_reactors_in_mid_stream_loses_and_repeats_nothi
     writer.join().unwrap();
     let (got, error) = reader.join().unwrap();
     assert!(error.is_none(), "{error:?}");
-    assert!(got == sent, "{} of {} bytes, first difference at {:?}", got.len(), sent.len(), first_difference(&got, &sent));
+    assert!(
+        got == sent,
+        "{} of {} bytes, first difference at {:?}",
+        got.len(),
+        sent.len(),
+        first_difference(&got, &sent)
+    );
     assert!(moves > 20, "{moves}");
     let reports: Vec<CloseReport> = [one, two].iter().flat_map(reports).collect();
     let given_away: Vec<_> = reports.iter().filter(|report| report.reason == CloseReason::Detached).collect();
@@ -318,8 +326,11 @@ fn descriptors_adopted_while_reactors_stop_are_reported_or_given_back() {
                     let close = move |_: &mut Net, _, _: &CloseReport| {
                         closed.fetch_add(1, Ordering::Relaxed);
                     };
-                    let mut handler =
-                        Custom { open: Some(Box::new(open)), close: Some(Box::new(close)), ..Custom::default() };
+                    let mut handler = Custom {
+                        open: Some(Box::new(open)),
+                        close: Some(Box::new(close)),
+                        ..Custom::default()
+                    };
                     reactor.run(&mut handler).unwrap();
                 });
                 (handle.recv().unwrap(), thread)
@@ -388,7 +399,10 @@ fn a_full_mailbox_gives_the_descriptor_back_as_it_was() {
     let mut detached = Detached::from(ours);
     (detached.unread, detached.unsent) = (b"kept".to_vec(), vec![Bytes::from_static(b"too")]);
     let HandleError::Full(back) = handle.adopt(detached).unwrap_err() else { panic!("not full") };
-    assert_eq!((back.unread.as_slice(), back.unsent.as_slice()), (&b"kept"[..], &[Bytes::from_static(b"too")][..]));
+    assert_eq!(
+        (back.unread.as_slice(), back.unsent.as_slice()),
+        (&b"kept"[..], &[Bytes::from_static(b"too")][..])
+    );
     assert!(!fcntl_getfl(back.as_fd()).unwrap().contains(OFlags::NONBLOCK));
     two.write_all(b"x").unwrap();
     assert_eq!(TcpStream::from(back.fd).read(&mut [0]).unwrap(), 1);

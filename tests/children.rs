@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{eventfd, EventfdFlags};
 use unbroken::{
-    ChildId, CloseReason, CloseReport, Config, ConnId, Handle, Handler, Interest, Net, Reactor, Ready, Via, WatchId,
+    ChildId, CloseReason, CloseReport, Config, ConnId, Handle, Handler, Interest, Net, Reactor, Ready, Via,
+    WatchId,
 };
 
 #[derive(Debug, PartialEq)]

@@ -266,7 +266,13 @@ fn a_terminal_is_a_connection_and_the_shells_own_stays_blocking() {
     let (mut master, mut slave) = (-1, -1);
     // SAFETY: two numbers are written, the other pointers may be null.
     let status = unsafe {
-        libc::openpty(&mut master, &mut slave, std::ptr::null_mut(), std::ptr::null_mut(), std::ptr::null_mut())
+        libc::openpty(
+            &mut master,
+            &mut slave,
+            std::ptr::null_mut(),
+            std::ptr::null_mut(),
+            std::ptr::null_mut(),
+        )
     };
     assert_eq!(status, 0);
     // SAFETY: they have just been made, for us alone.

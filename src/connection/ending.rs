@@ -39,7 +39,9 @@ impl Connection {
         match self.state {
             State::Flushing | State::Lingering | State::Dead => {}
             // One that was taken in is established, and merely has not been told of yet.
-            State::Connecting if self.queued() == 0 && !self.is_arriving() => self.die(CloseReason::Aborted, socket, cx),
+            State::Connecting if self.queued() == 0 && !self.is_arriving() => {
+                self.die(CloseReason::Aborted, socket, cx)
+            }
             State::Connecting => {
                 self.close_wanted = true;
                 self.fin_wanted = true;

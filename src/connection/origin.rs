@@ -110,7 +110,10 @@ mod tests {
             assert_eq!(Origin::of(via).via(), via);
         }
         for halves in [Halves::Both, Halves::ReadOnly, Halves::WriteOnly] {
-            assert_eq!((Origin::pipe(halves).via(), Origin::pipe(halves).halves()), (Via::Pipe, Some(halves)));
+            assert_eq!(
+                (Origin::pipe(halves).via(), Origin::pipe(halves).halves()),
+                (Via::Pipe, Some(halves))
+            );
         }
         assert_eq!(size_of::<Origin>(), 8);
     }

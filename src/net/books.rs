@@ -69,6 +69,7 @@ impl Net {
             if conn.ranked != Time::NEVER {
                 self.rank(id);
             }
+            self.count_out();
             #[cfg(feature = "sim")]
             self.note_death(id);
         }
@@ -324,6 +325,8 @@ impl Net {
     pub(crate) fn remove(&mut self, id: ConnId) {
         let Some(mut entry) = self.conns.remove(id) else { return };
         entry.stream.deregister(&self.system.registry);
+        drop(entry.stream);
+        self.tell_freed();
         self.deadlines.disarm_single(entry.conn.armed, Deadline::Conn(id));
         self.holders.remove(&(entry.conn.ranked, id));
         #[cfg(feature = "tls")]

@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
-use super::Net;
+use super::{Deadline, Net};
 use crate::addr::{Addr, IntoAddr};
 use crate::id::{ConnId, ListenerId};
 use crate::listen_options::ListenOptions;
@@ -71,6 +71,16 @@ impl Net {
         self.add_listener(acceptor, None)
     }
 
+    /// Takes a listener of a group's acceptor for its own: there is none to accept from here, but its address,
+    /// its settings and its identifier are the same in all reactors.
+    pub(crate) fn listen_elsewhere(
+        &mut self,
+        addr: Addr,
+        settings: Option<Settings>,
+    ) -> io::Result<ListenerId> {
+        self.add_listener(Acceptor::Elsewhere(addr), settings.map(Arc::new))
+    }
+
     fn add_listener(
         &mut self,
         mut acceptor: Acceptor,
@@ -111,6 +121,16 @@ impl Net {
         self.drop_listener(listener);
         #[cfg(feature = "sim")]
         self.note_by_hand(false);
+    }
+
+    /// Something was freed that a listener may wait for. Returns whether it has a try to make up for.
+    pub(crate) fn listener_may_go_on(&mut self, id: ListenerId) -> bool {
+        let Some(listener) = self.listeners.get_mut(id) else { return false };
+        let (retry, owed) = (listener.retry_at(), listener.on_freed());
+        // Under churn at the limit there is a pause for each connection that ends: none of those
+        // that were cut short is to wake anybody when it would have been over.
+        self.deadlines.disarm_single(retry, Deadline::Listener(id));
+        owed
     }
 
     pub(crate) fn drop_listener(&mut self, listener: ListenerId) {

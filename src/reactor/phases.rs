@@ -14,7 +14,7 @@ use crate::handler::Handler;
 use crate::id::{ConnId, ListenerId};
 use crate::listener::Step;
 use crate::mailbox::Command;
-use crate::net::{why_all_failed, Called, Deadline, Entry, Errand, Net, Stopping};
+use crate::net::{why_all_failed, Called, Client, Deadline, Entry, Errand, Net, Stopping};
 use crate::read_buffer::ReadBuffer;
 use crate::socket::Stream;
 use crate::timers::Time;
@@ -104,7 +104,7 @@ impl Reactor {
         }
         for _ in 0..self.net.config.commands_per_turn {
             let Some(command) = self.net.inbox.pop_front() else { break };
-            self.carry_out(command);
+            self.carry_out(handler, command);
             if self.is_spent(share::COMMANDS) {
                 break;
             }
@@ -113,7 +113,7 @@ impl Reactor {
         self.give_back(handler, share::COMMANDS);
     }
 
-    fn carry_out(&mut self, command: Command<Errand>) {
+    fn carry_out<H: Handler + ?Sized>(&mut self, handler: &mut H, command: Command<Errand>) {
         let net = &mut self.net;
         net.stats.commands += 1;
         // Before it runs: a task that panics has been carried out as well.
@@ -131,26 +131,12 @@ impl Reactor {
             }
             Command::Close(conn) => net.close(conn),
             Command::Abort(conn) => net.abort(conn),
-            Command::Run(errand) | Command::Tell(errand) => self.run_errand(errand),
+            Command::Run(errand) | Command::Tell(errand) => self.run_errand(handler, errand),
+            Command::Message(from, message) => handler.on_message(net, from, message),
             Command::Shutdown(deadline) => net.shutdown(deadline),
             Command::Resolved(conn, addrs) => net.resolved(conn, addrs),
         }
         self.net.tick_over();
-    }
-
-    fn run_errand(&mut self, errand: Errand) {
-        let net = &mut self.net;
-        match errand {
-            Errand::Task(task) => {
-                // It may take long, and others may post meanwhile.
-                net.make_room_for_commands();
-                task(net);
-            }
-            Errand::Arrival(arrival) => {
-                net.take_in(*arrival);
-            }
-            Errand::Exited(child) => net.children.has_ended(child),
-        }
     }
 
     /// Sends from other threads that could not be queued. Returns whether all have been given back.
@@ -392,15 +378,17 @@ impl Reactor {
     /// Accepts one client. Returns whether it is worth trying for another.
     fn accept_one<H: Handler + ?Sized>(&mut self, handler: &mut H, id: ListenerId) -> bool {
         let net = &mut self.net;
-        let mut full = net.is_full();
+        if !net.listeners.get(id).is_some_and(|listener| listener.is_ready()) {
+            return false;
+        }
+        let mut full = !net.reserve_place();
         let draining = net.stopping == Stopping::Draining;
         let stalled = net.stalled_handshake();
         let stalls_at = net.handshake_stalls_at();
+        let waits = stalled.is_none() && net.config.at_limit == AtLimit::Wait;
+        full = full && !(waits && net.await_place(true));
         let Some(listener) = net.listeners.get_mut(id) else { return false };
-        if !listener.is_ready() {
-            return false;
-        }
-        if full && stalled.is_none() && net.config.at_limit == AtLimit::Wait {
+        if full && waits {
             listener.hold_at_limit(stalls_at);
             if stalls_at != Time::NEVER {
                 net.deadlines.arm_single(stalls_at, Deadline::Listener(id));
@@ -413,28 +401,42 @@ impl Reactor {
             Step::Accepted(stream, peer) => {
                 listener.acceptor.finish_accept(&stream, &net.config);
                 let last = draining && listener.accepted_last() >= LAST_ACCEPTS;
+                let hands_out = listener.hands_out;
                 if full {
                     net.shed_handshake();
-                    full = net.is_full();
+                    full = !net.reserve_place();
                 }
-                let conn = admit(net, handler, id, stream, peer, full);
-                if draining {
-                    net.close(conn);
+                let client = Client { listener: id, stream, peer };
+                let kept = if hands_out && !full { net.hand_out(client) } else { Some(client) };
+                if let Some(Client { stream, peer, .. }) = kept {
+                    let conn = admit(net, handler, id, stream, peer, full);
+                    if draining {
+                        net.close(conn);
+                    }
                 }
                 if last {
                     net.drop_listener(id);
                 }
                 true
             }
-            Step::GoOn => true,
-            Step::Empty => false,
+            Step::GoOn => {
+                net.give_place_back();
+                true
+            }
+            Step::Empty => {
+                net.give_place_back();
+                false
+            }
             Step::Pause(until) => {
+                net.give_place_back();
+                net.await_place(false);
                 net.shed_handshake();
                 net.deadlines.arm_single(until, Deadline::Listener(id));
                 false
             }
             Step::Broken(error) => {
                 log::error!("listener {id}: {error}");
+                net.give_place_back();
                 net.drop_listener(id);
                 handler.on_listener_error(net, id, &error);
                 net.tick_over();
@@ -554,13 +556,8 @@ impl Reactor {
             }
         }
         for id in self.net.listeners.ids().collect::<Vec<_>>() {
-            let Some(listener) = self.net.listeners.get_mut(id) else { continue };
-            let (retry, owed) = (listener.retry_at(), listener.on_freed());
-            // Under churn at the limit there is a pause for each connection that ends: none of those
-            // that were cut short is to wake anybody when it would have been over.
-            self.net.deadlines.disarm_single(retry, Deadline::Listener(id));
             // In a shutdown they are all looked into together, in the next turn.
-            if owed && self.net.stopping != Stopping::Draining {
+            if self.net.listener_may_go_on(id) && self.net.stopping != Stopping::Draining {
                 self.accept_from(handler, id);
             }
         }
@@ -570,13 +567,14 @@ impl Reactor {
     /// out.
     fn end<H: Handler + ?Sized>(&mut self, handler: &mut H) {
         self.net.limit_closing();
+        self.net.pass_shutdown_on();
         if !self.net.has_stopped() {
             return;
         }
         let waiting = self.net.mailbox.stop();
         self.net.inbox.extend(waiting);
         while let Some(command) = self.net.inbox.pop_front() {
-            self.carry_out(command);
+            self.carry_out(handler, command);
         }
         while !self.give_back(handler, share::ENDS) {}
     }
@@ -690,7 +688,7 @@ fn go_on_calling<H: Handler + ?Sized>(net: &mut Net, handler: &mut H, id: ConnId
 }
 
 /// Takes in a client, or turns it away.
-fn admit<H: Handler + ?Sized>(
+pub(super) fn admit<H: Handler + ?Sized>(
     net: &mut Net,
     handler: &mut H,
     listener: ListenerId,

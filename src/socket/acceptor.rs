@@ -28,6 +28,8 @@ pub(crate) enum Acceptor {
         path: Option<OwnedPath>,
         listener: UnixListener,
     },
+    /// Another reactor of the group accepts, and hands out.
+    Elsewhere(Addr),
     #[cfg(feature = "sim")]
     Sim(SimListener),
 }
@@ -91,6 +93,7 @@ impl Acceptor {
                 }
                 Some(listener.as_fd())
             }
+            Self::Elsewhere(_) => None,
             #[cfg(feature = "sim")]
             Self::Sim(_) => None,
         }
@@ -103,6 +106,7 @@ impl Acceptor {
                 let name = SockRef::from(listener).local_addr()?;
                 addr_of(&name).ok_or_else(|| ErrorKind::Unsupported.into())
             }
+            Self::Elsewhere(addr) => Ok(addr.clone()),
             #[cfg(feature = "sim")]
             Self::Sim(listener) => listener.local_addr().map(Addr::Tcp),
         }
@@ -113,6 +117,7 @@ impl Acceptor {
         match self {
             Self::Tcp(listener) => registry.register(listener, token, Interest::READABLE),
             Self::Unix { listener, .. } => registry.register(listener, token, Interest::READABLE),
+            Self::Elsewhere(_) => Ok(()),
             #[cfg(feature = "sim")]
             Self::Sim(listener) => {
                 listener.register(token.0);
@@ -125,6 +130,7 @@ impl Acceptor {
         let result = match self {
             Self::Tcp(listener) => registry.deregister(listener),
             Self::Unix { listener, .. } => registry.deregister(listener),
+            Self::Elsewhere(_) => Ok(()),
             #[cfg(feature = "sim")]
             Self::Sim(_) => Ok(()),
         };
@@ -158,6 +164,7 @@ impl Accept for Acceptor {
                 let (stream, peer) = accept_unix(listener)?;
                 Ok((Stream::Unix(stream), peer))
             }
+            Self::Elsewhere(_) => Err(ErrorKind::WouldBlock.into()),
             #[cfg(feature = "sim")]
             Self::Sim(listener) => {
                 let (stream, peer) = listener.accept()?;

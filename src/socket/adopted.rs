@@ -2,14 +2,14 @@
 //! their past.
 
 use std::io::{self, ErrorKind};
-use std::os::fd::OwnedFd;
 #[cfg(any(target_os = "linux", target_os = "android"))]
 use std::os::fd::AsFd;
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 
+use mio::net::{TcpStream, UnixStream};
 #[cfg(any(target_os = "linux", target_os = "android", target_os = "freebsd"))]
 use socket2::Protocol;
-use mio::net::{TcpStream, UnixStream};
 use socket2::{SockRef, Socket, Type};
 
 use super::address::addr_of;
@@ -130,9 +130,7 @@ fn refuse<T>(reason: &str) -> io::Result<T> {
 fn is_stream(socket: &SockRef<'_>) -> io::Result<()> {
     match socket.r#type() {
         Ok(Type::STREAM) => Ok(()),
-        Ok(Type::DGRAM) => {
-            refuse("a datagram socket has no connections: a stream socket is wanted")
-        }
+        Ok(Type::DGRAM) => refuse("a datagram socket has no connections: a stream socket is wanted"),
         Ok(Type::SEQPACKET) => refuse(
             "a SOCK_SEQPACKET socket keeps its packets apart, and as a stream they would be cut and joined: \
              a SOCK_STREAM socket is wanted",

@@ -57,9 +57,8 @@ fn write_with_flag(fd: BorrowedFd<'_>, slices: &[IoSlice<'_>]) -> io::Result<usi
     // An offset of -1 is the file's own position, as with writev.
     // SAFETY: an IoSlice has the layout of an iovec (promised by std); so many of them are borrowed for the
     // call, which only reads what they point to; the descriptor is borrowed, hence open.
-    let written = unsafe {
-        libc::pwritev2(fd.as_raw_fd(), slices.as_ptr().cast(), count(slices), -1, RWF_NOSIGNAL)
-    };
+    let written =
+        unsafe { libc::pwritev2(fd.as_raw_fd(), slices.as_ptr().cast(), count(slices), -1, RWF_NOSIGNAL) };
     outcome(written)
 }
 
