@@ -89,6 +89,12 @@ try:
         http.send_signal(signal.SIGTERM)
         check("http ends with status 0", http.wait(15) == 0)
 
+    inetd = start("inetd", "127.0.0.1:0", "--", "sort")
+    sorted_by = connect(address(inetd.stdout.readline().decode()))
+    sorted_by.sendall(b"b\na\n")
+    sorted_by.shutdown(socket.SHUT_WR)
+    check("inetd serves a client by a program", read_all(sorted_by) == b"a\nb\n")
+
     embed = start("embed", "127.0.0.1:0", stdin=subprocess.PIPE)
     member = connect(address(embed.stdout.readline().decode()))
     member.sendall(b"mine ")
