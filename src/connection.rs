@@ -120,8 +120,25 @@ struct Extra {
     ends: Ends,
 }
 
+impl Extra {
+    /// Whether a connection without it would be the same: a session that has got through its handshake
+    /// without an incident leaves nothing here.
+    fn is_idle(&self) -> bool {
+        let Self { settings, connect_timeout, attempts, lookup_error, handshake, alert, tls_error, ends } =
+            self;
+        settings.is_none()
+            && connect_timeout.is_none()
+            && attempts.is_empty()
+            && lookup_error.is_none()
+            && handshake.is_none()
+            && alert.is_none()
+            && tls_error.is_none()
+            && *ends == Ends::default()
+    }
+}
+
 /// What the end of a session has come to.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Ends {
     /// It failed.
     failed: bool,

@@ -82,6 +82,8 @@ impl Connection {
             Ok(true) => {
                 cx.stats.handshakes += 1;
                 self.activity = cx.now;
+                // Nothing is left in the socket or in the session: a read would find that out again.
+                self.readable = self.more_hint || !socket.short_read_empties();
                 return Greeting::Done { tell: self.end_handshake(socket, cx) };
             }
             Ok(false) => {
@@ -126,7 +128,13 @@ impl Connection {
             return None;
         }
         cx.stats.handshaking -= 1;
-        self.extra.as_mut()?.handshake.take()
+        let extra = self.extra.as_mut()?;
+        let handshake = extra.handshake.take();
+        // Sessions are many, and idle most of the time.
+        if extra.is_idle() {
+            self.extra = None;
+        }
+        handshake
     }
 
     /// Since when the handshake has been under way.

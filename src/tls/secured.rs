@@ -26,10 +26,10 @@ const LEAST_READ: usize = 4 << 10;
 
 /// A record on its way: plaintext in it, and bytes of it still to be handed over below, those of the
 /// session's own before it included.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 struct Record {
-    plain: usize,
-    left: usize,
+    plain: u32,
+    left: u32,
 }
 
 /// Where reading stands.
@@ -51,8 +51,11 @@ pub(crate) struct Secured<S> {
     /// Bytes of the queue above that are older than the session: they go out as they are, before
     /// anything of the session does.
     clear: usize,
-    /// Sealed, and not wholly handed over below; oldest first.
-    records: VecDeque<Record>,
+    /// Sealed, and not wholly handed over below: the oldest, of which nothing is left when there is none,
+    /// and those behind it. Who is idle, or sends a little at a time, owns no memory for more.
+    front: Record,
+    #[allow(clippy::box_collection)]
+    behind: Option<Box<VecDeque<Record>>>,
     /// Bytes that they have left. What else is sealed is the session's own.
     recorded: usize,
     /// Plaintext sealed and not yet counted as taken, and the part of it that is handed over.
@@ -63,7 +66,7 @@ pub(crate) struct Secured<S> {
     taken_in: usize,
     reading: Reading,
     /// Why the session failed, until it has been told: what came before that is read first.
-    failure: Option<SessionError>,
+    failure: Option<Box<SessionError>>,
     has_failed: bool,
     /// An error of the transport below, behind bytes that it took: the next write tells it.
     write_error: Option<io::Error>,
@@ -84,7 +87,8 @@ impl<S: Transport> Secured<S> {
             below,
             session,
             clear,
-            records: VecDeque::new(),
+            front: Record::default(),
+            behind: None,
             recorded: 0,
             sealed: 0,
             done: 0,
@@ -143,7 +147,7 @@ impl<S: Transport> Secured<S> {
     fn after_absorbing(&mut self, absorbed: Result<usize, SessionError>) -> usize {
         absorbed.unwrap_or_else(|error| {
             self.has_failed = true;
-            self.failure = Some(error);
+            self.failure = Some(Box::new(error));
             self.forget_backlog();
             0
         })
@@ -154,7 +158,7 @@ impl<S: Transport> Secured<S> {
         match self.failure.take() {
             Some(error) => {
                 self.reading = Reading::Discarding;
-                Err(io::Error::new(ErrorKind::InvalidData, error))
+                Err(io::Error::new(ErrorKind::InvalidData, *error))
             }
             None => Ok(()),
         }
@@ -220,16 +224,17 @@ impl<S: Transport> Secured<S> {
     }
 
     fn count_sent(&mut self, mut sent: usize) {
-        while let Some(record) = self.records.front_mut() {
-            if sent < record.left {
-                record.left -= sent;
+        while self.front.left > 0 {
+            let left = self.front.left as usize;
+            if sent < left {
+                self.front.left -= sent as u32;
                 self.recorded -= sent;
                 return;
             }
-            sent -= record.left;
-            self.recorded -= record.left;
-            self.done += record.plain;
-            self.records.pop_front();
+            sent -= left;
+            self.recorded -= left;
+            self.done += self.front.plain as usize;
+            self.front = self.behind.as_mut().and_then(|behind| behind.pop_front()).unwrap_or_default();
         }
     }
 
@@ -244,7 +249,12 @@ impl<S: Transport> Secured<S> {
             // The session's own bytes go before the record, and with it.
             let left = self.session.sealed() - self.recorded;
             self.recorded += left;
-            self.records.push_back(Record { plain, left });
+            // A record, and what was before it, is far below 4 GiB.
+            let record = Record { plain: plain as u32, left: left as u32 };
+            match self.front.left {
+                0 => self.front = record,
+                _ => self.behind.get_or_insert_default().push_back(record),
+            }
         }
     }
 }
@@ -373,6 +383,8 @@ impl<S: Transport> Transport for Secured<S> {
     }
 
     fn shake_hands(&mut self, buf: &mut [u8]) -> io::Result<bool> {
+        // What an earlier read found out is no news: there may be more by now.
+        self.is_dry = false;
         if self.session.is_handshaking() && !self.backlog.is_empty() {
             self.absorb_backlog();
             self.take_failure()?;
