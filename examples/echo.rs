@@ -3,15 +3,17 @@
 //!
 //! Sends back whatever a client sends, and says on standard error how each connection ended
 //! (`RUST_LOG=debug` for the rest). A client that does not read is not read from. With `--tls CERT KEY` it
-//! speaks TLS, and its handler is the same.
+//! speaks TLS, with `--threads N` it uses N cores, and its handler is the same.
 
+mod cores;
 mod tls;
 
 use std::io;
 use std::process::ExitCode;
 
+use self::cores::{take_threads, Service};
 use self::tls::Front;
-use unbroken::{CloseReport, Config, ConnId, Handler, Net, Reactor};
+use unbroken::{CloseReport, Config, ConnId, Handler, Net};
 
 struct Echo;
 
@@ -28,22 +30,21 @@ impl Handler for Echo {
     }
 }
 
-fn serve(addr: &str, front: &Front) -> io::Result<()> {
-    let mut reactor = Reactor::new(Config::default())?;
-    front.open(reactor.net(), addr)?;
-    reactor.run(&mut Echo)
+fn serve(addr: &str, threads: usize, front: &Front) -> io::Result<()> {
+    Service::open(Config::default(), threads, front, addr)?.run(|_| Echo)
 }
 
 fn main() -> ExitCode {
     env_logger::init_from_env(env_logger::Env::default().default_filter_or("info"));
     let mut args = std::env::args().skip(1).collect();
     let front = Front::take(&mut args, &[]);
+    let threads = take_threads(&mut args);
     let addr = match args.as_slice() {
         [] => "127.0.0.1:7007",
         [addr] => addr,
-        _ => return refuse("usage: echo [ADDR] [--tls CERT KEY]"),
+        _ => return refuse("usage: echo [ADDR] [--threads N] [--tls CERT KEY]"),
     };
-    match front.and_then(|front| serve(addr, &front)) {
+    match front.and_then(|front| serve(addr, threads?, &front)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => refuse(&format!("{addr}: {error}")),
     }

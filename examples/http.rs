@@ -3,26 +3,27 @@
 //!
 //! An HTTP/1.1 server to begin one's own with: the files of a directory, and `POST /echo`, which sends a
 //! body back while it comes. What a client sends, asks for or leaves unread costs a few pieces of memory;
-//! what takes too long is ended. The loop reads files itself, and everybody waits for each piece.
+//! what takes too long is ended. The loop reads files itself, and everybody waits for each piece. With
+//! `--threads N` it uses N cores; on SIGHUP it is replaced, without a client noticing, by the program that
+//! stands at its path by then.
 
+mod cores;
 mod tls;
 use std::io::{self, Read, Write};
 use std::time::{Duration, SystemTime};
-use std::{fs::File, process::ExitCode};
+use std::{fs::File, process::ExitCode, sync::Arc};
 
 use httparse::{Error, Status};
 use rustix::fs::{fstat, openat, FileType, Mode, OFlags};
 use rustix::io::Errno;
-use signal_hook::{consts::SIGINT, consts::SIGTERM, iterator::Signals};
 use unbroken::frame::{Frame, Lines};
-use unbroken::{CloseReport, Config, ConnId, Handler, Net, PerConn, Reactor, Via};
+use unbroken::{CloseReport, Config, ConnId, Handler, Net, PerConn, Via};
 
 const MAX_HEAD: usize = 16 << 10;
 const MAX_BODY: u64 = 16 << 20;
 const PIECE: usize = 64 << 10; // Of a file. A client that has as much to read gets no further answers.
 const HEAD_TIME: Duration = Duration::from_secs(10); // For a head, however it trickles in.
 const WAIT_TIME: Duration = Duration::from_secs(30); // For the next one to begin, and for more of a body.
-const DRAIN_TIME: Duration = Duration::from_secs(10); // For what is queued, when we are told to end.
 
 /// Why it does not go on: more has to come, or the request is turned away with this status.
 type Stop = Option<&'static str>;
@@ -82,7 +83,8 @@ impl Client {
         let (method, echo) = (head.method.unwrap_or_default(), path == "/echo");
         // A body that nobody wants is not waited for: the connection ends instead.
         let unwanted = length != Some(0) && !(echo && method == "POST");
-        self.last = unwanted || says("Connection", b"close") || !(newer || says("Connection", b"keep-alive"));
+        let leave = cores::is_draining() || says("Connection", b"close");
+        self.last = unwanted || leave || !(newer || says("Connection", b"keep-alive"));
         match (method, echo) {
             ("GET" | "HEAD", false) => match open(root, path) {
                 Ok((file, len)) => {
@@ -235,7 +237,7 @@ fn kind_of(path: &str) -> &'static str {
 }
 
 pub struct Http {
-    pub root: File,
+    pub root: Arc<File>,
     pub clients: PerConn<Client>,
 }
 
@@ -277,23 +279,21 @@ impl Handler for Http {
     }
 }
 
-fn serve(addr: &str, dir: &str, front: &tls::Front) -> io::Result<()> {
+fn serve(addr: &str, dir: &str, threads: usize, front: &tls::Front) -> io::Result<()> {
     let mut config = Config::default();
     config.high_water = PIECE;
-    let mut reactor = Reactor::new(config)?;
-    let mut http = Http { root: File::open(dir)?, clients: PerConn::new() };
-    let (handle, mut signals) = (reactor.net().handle(), Signals::new([SIGINT, SIGTERM])?);
-    std::thread::spawn(move || signals.forever().for_each(|_| drop(handle.shutdown(DRAIN_TIME))));
-    front.open(reactor.net(), addr)?;
-    reactor.run(&mut http)
+    let root = Arc::new(File::open(dir)?);
+    let service = cores::Service::open(config, threads, front, addr)?;
+    service.run(|_| Http { root: root.clone(), clients: PerConn::new() })
 }
 
 fn main() -> ExitCode {
     env_logger::init();
     let mut args = std::env::args().skip(1).collect();
     let front = tls::Front::take(&mut args, &["http/1.1"]);
+    let threads = cores::take_threads(&mut args);
     let arg = |at: usize, default| args.get(at).map_or(default, String::as_str);
-    let serve = |front| serve(arg(0, "127.0.0.1:8081"), arg(1, "."), &front);
+    let serve = |front| serve(arg(0, "127.0.0.1:8081"), arg(1, "."), threads?, &front);
     let Err(error) = front.and_then(serve) else { return ExitCode::SUCCESS };
     eprintln!("http: {error}");
     ExitCode::from(2)

@@ -153,10 +153,17 @@ impl Group {
         tls: Arc<rustls::ServerConfig>,
     ) -> io::Result<ListenerId> {
         let id = self.listen_with(addr, options)?;
-        for reactor in &mut self.reactors {
-            reactor.net().set_tls(id, tls.clone());
-        }
+        self.set_tls(id, tls);
         Ok(id)
+    }
+
+    /// Gives a listener a configuration of TLS, as [`Net::set_tls`] does, in all reactors. While the group runs,
+    /// [`GroupHandle::run_on`] does it in each.
+    #[cfg(feature = "tls")]
+    pub fn set_tls(&mut self, listener: ListenerId, tls: Arc<rustls::ServerConfig>) {
+        for reactor in &mut self.reactors {
+            reactor.net().set_tls(listener, tls.clone());
+        }
     }
 
     fn first(&mut self) -> io::Result<&mut Net> {

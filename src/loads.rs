@@ -81,17 +81,13 @@ impl Loads {
         self.waiting.load(Ordering::SeqCst) && self.waiting.swap(false, Ordering::SeqCst)
     }
 
-    /// The reactor with the fewest; of equals the first from `start` on, which is to be another each time:
-    /// else the first of all would get every odd one (seastar#290).
-    pub(crate) fn fewest(&self, start: usize) -> usize {
-        let count = self.each.len().max(1);
+    /// The reactor with the fewest, among those that `may` be chosen; of equals the first from `start` on, which
+    /// is to be another each time: else the first of all would get every odd one (seastar#290).
+    pub(crate) fn fewest(&self, start: usize, may: impl Fn(usize) -> bool) -> Option<usize> {
+        let count = self.each.len();
         let load =
             |reactor: &usize| self.each.get(*reactor).map_or(usize::MAX, |load| load.load(Ordering::SeqCst));
-        (0..count).map(|step| (start + step) % count).min_by_key(load).unwrap_or(0)
-    }
-
-    pub(crate) fn len(&self) -> usize {
-        self.each.len()
+        (0..count).map(|step| (start + step) % count).filter(|reactor| may(*reactor)).min_by_key(load)
     }
 
     /// Connections of each reactor as they stand.
@@ -111,15 +107,18 @@ mod tests {
         let mut start = 0;
         let mut order = Vec::new();
         for _ in 0..6 {
-            let reactor = loads.fewest(start);
+            let reactor = loads.fewest(start, |_| true).unwrap();
             start = reactor + 1;
             loads.assign(reactor);
             order.push(reactor);
         }
         assert_eq!(order, [0, 1, 2, 0, 1, 2]);
         // One that comes and goes at once does not always meet the same.
-        let met: Vec<_> = (0..3).map(|start| loads.fewest(start)).collect();
+        let met: Vec<_> = (0..3).filter_map(|start| loads.fewest(start, |_| true)).collect();
         assert_eq!(met, [0, 1, 2]);
+        loads.assign(2);
+        assert_eq!(loads.fewest(1, |reactor| reactor != 1), Some(0));
+        assert_eq!(loads.fewest(1, |_| false), None);
     }
 
     #[test]
@@ -142,7 +141,7 @@ mod tests {
             let loads = Loads::new(reactors, None);
             let (mut random, mut start, mut all) = (seed, 0, Vec::new());
             for _ in 0..2000 {
-                let reactor = loads.fewest(start);
+                let reactor = loads.fewest(start, |_| true).unwrap();
                 start = reactor + 1;
                 loads.assign(reactor);
                 all.push(reactor);

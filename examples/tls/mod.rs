@@ -10,7 +10,7 @@ use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
-use unbroken::{Addr, ConnId, IntoAddr, ListenerId, Net};
+use unbroken::{Addr, ConnId, Group, IntoAddr, ListenerId, Net};
 
 /// What a server speaks with its clients.
 #[derive(Clone, Debug, Default)]
@@ -38,6 +38,13 @@ impl Front {
             let _ = writeln!(std::io::stdout(), "listening on {addr}");
         }
         Ok(listener)
+    }
+
+    /// Has a group's listener speak TLS, if that is asked for.
+    pub fn secure(&self, group: &mut Group, listener: ListenerId) {
+        if let Some(config) = &self.0 {
+            group.set_tls(listener, config.clone());
+        }
     }
 
     pub fn listen(&self, net: &mut Net, addr: impl IntoAddr) -> IoResult<ListenerId> {

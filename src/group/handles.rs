@@ -18,7 +18,10 @@ use crate::stats::Stats;
 enum Thread {
     #[default]
     NotStarted,
+    /// Its reactor is about to be run: what is asked of it meanwhile waits in its mailbox.
+    Starts,
     Runs(ThreadId),
+    Panicked,
     /// With the counters as they were in the end.
     Ended(Box<Stats>),
 }
@@ -42,6 +45,10 @@ impl Shared {
         if let Some(place) = threads.get_mut(reactor) {
             *place = thread;
         }
+    }
+
+    pub(super) fn start(&self) {
+        (0..self.handles.len()).for_each(|reactor| self.note(reactor, Thread::Starts));
     }
 
     pub(super) fn has_started(&self, reactor: usize) {
@@ -134,10 +141,11 @@ impl GroupHandle {
     ///
     /// As [`Handle::adopt`], when no reactor takes it.
     pub fn adopt(&self, stream: impl Into<Detached>) -> Result<(), HandleError<Detached>> {
-        let first = self.shared.loads.fewest(0);
-        let (before, after) = self.shared.handles.split_at(first.min(self.len()));
         let mut refused = HandleError::Stopped(stream.into());
-        for handle in after.iter().chain(before) {
+        let mut tried = Vec::new();
+        while let Some(reactor) = self.shared.loads.fewest(0, |reactor| !tried.contains(&reactor)) {
+            tried.push(reactor);
+            let Some(handle) = self.handle(reactor) else { break };
             match handle.adopt(refused.into_inner()) {
                 Ok(()) => return Ok(()),
                 Err(unfit @ HandleError::Unfit(_)) => return Err(unfit),
@@ -192,7 +200,8 @@ impl GroupHandle {
         let asked = asked.into_iter().map(|(index, (handle, thread))| match thread {
             Thread::NotStarted => Err(io::Error::new(ErrorKind::NotConnected, "the group does not run")),
             Thread::Ended(stats) => Ok((index, None, *stats)),
-            Thread::Runs(_) => {
+            Thread::Panicked => Err(panicked()),
+            Thread::Starts | Thread::Runs(_) => {
                 let (answer, answered) = channel();
                 let asked = handle.run(move |net| {
                     let _ = answer.send(net.stats().clone());
@@ -226,17 +235,19 @@ impl GroupHandle {
             let threads = self.shared.threads.lock().unwrap_or_else(PoisonError::into_inner);
             match threads.get(reactor) {
                 Some(Thread::Ended(stats)) => return Ok((**stats).clone()),
-                Some(Thread::Runs(_)) => {}
-                Some(Thread::NotStarted) | None => {
-                    return Err(io::Error::new(ErrorKind::NotConnected, "the reactor panicked"));
-                }
+                Some(Thread::Panicked) | None => return Err(panicked()),
+                Some(_) => {}
             }
         }
     }
 
     pub(super) fn has_panicked(&self, reactor: usize) {
-        self.shared.note(reactor, Thread::NotStarted);
+        self.shared.note(reactor, Thread::Panicked);
     }
+}
+
+fn panicked() -> io::Error {
+    io::Error::new(ErrorKind::NotConnected, "a reactor has panicked")
 }
 
 /// A reactor of a group and the others, as its handler sees them.

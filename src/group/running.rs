@@ -27,6 +27,7 @@ pub(super) fn run<H: Handler, F: Fn(Peers) -> H + Send + Sync>(
     cores: &[usize],
     make: &F,
 ) -> io::Result<()> {
+    shared.start();
     let outcomes: Vec<Outcome> = thread::scope(|scope| {
         let threads: Vec<_> = reactors
             .into_iter()

@@ -8,7 +8,7 @@ use super::{Errand, Net, Stopping};
 use crate::addr::Addr;
 use crate::id::ListenerId;
 use crate::loads::Loads;
-use crate::mailbox::{Command, Mailbox};
+use crate::mailbox::{Command, Mailbox, Refusal};
 use crate::socket::Stream;
 use crate::transport::Transport;
 
@@ -43,6 +43,8 @@ pub(crate) struct Seat {
     mailboxes: Arc<[Arc<Mailbox<Errand>>]>,
     /// Which of several with the fewest comes first next time.
     start: usize,
+    /// Those that have stopped.
+    gone: Vec<usize>,
     counted: Counted,
     has_told_shutdown: bool,
 }
@@ -55,7 +57,15 @@ impl fmt::Debug for Seat {
 
 impl Seat {
     pub(crate) fn new(index: usize, loads: Arc<Loads>, mailboxes: Arc<[Arc<Mailbox<Errand>>]>) -> Self {
-        Self { index, loads, mailboxes, start: 0, counted: Counted::Nothing, has_told_shutdown: false }
+        Self {
+            index,
+            loads,
+            mailboxes,
+            start: 0,
+            gone: Vec::new(),
+            counted: Counted::Nothing,
+            has_told_shutdown: false,
+        }
     }
 
     /// Those of the others.
@@ -138,29 +148,32 @@ impl Net {
     /// be served here, also when nobody else can take it.
     pub(crate) fn hand_out(&mut self, client: Client) -> Option<Client> {
         let Some(seat) = &mut self.seat else { return Some(client) };
-        let first = seat.loads.fewest(seat.start);
-        seat.start = first + 1;
-        let count = seat.loads.len();
         let mut command = Command::Run(Errand::Client(Box::new(client)));
-        for reactor in (first..first + count).map(|reactor| reactor % count) {
-            if reactor == seat.index {
-                break;
-            }
+        let mut full: Vec<usize> = Vec::new();
+        loop {
+            let may = |reactor| !seat.gone.contains(&reactor) && !full.contains(&reactor);
+            let chosen = seat.loads.fewest(seat.start, may).filter(|reactor| *reactor != seat.index);
+            let Some(reactor) = chosen else { break };
             let Some(mailbox) = seat.mailboxes.get(reactor) else { break };
             seat.loads.assign(reactor);
+            seat.start = reactor + 1;
             match mailbox.post(command) {
                 Ok(()) => {
                     seat.counted = Counted::Nothing;
                     self.stats.handed_out += 1;
                     return None;
                 }
-                // It is full, or has stopped: the next one.
-                Err((_, refused)) => {
+                Err((refusal, refused)) => {
                     seat.loads.unassign(reactor);
+                    match refusal {
+                        Refusal::Stopped => seat.gone.push(reactor),
+                        _ => full.push(reactor),
+                    }
                     command = refused;
                 }
             }
         }
+        seat.start = seat.index + 1;
         match command {
             Command::Run(Errand::Client(client)) => Some(*client),
             _ => None,

@@ -1,6 +1,7 @@
 //! Deadlines, and networks at their worst, in virtual time: the same handler on a simulated kernel.
 
 use std::fs::File;
+use std::sync::Arc;
 use std::time::Duration;
 
 use unbroken::sim::{End, Faults, PeerId, Reading, Script, Sim};
@@ -17,7 +18,7 @@ const ADDR: &str = "10.0.0.1:80";
 const SECOND: Duration = Duration::from_secs(1);
 
 fn http(folder: &Folder) -> http::Http {
-    http::Http { root: File::open(&folder.0).unwrap(), clients: PerConn::new() }
+    http::Http { root: Arc::new(File::open(&folder.0).unwrap()), clients: PerConn::new() }
 }
 
 fn sim(folder: &Folder) -> Sim<http::Http> {
