@@ -55,6 +55,15 @@ try:
     check("client sends its input and prints the answer", out == b"x" * 300000 and one.returncode == 0)
     check("client tells how it ended", b"finished" in err)
 
+    files = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "tests", "tls", "files")
+    cert, key = (os.path.join(files, "ed25519.%s.pem" % kind) for kind in ("cert", "key"))
+    sealed = start("echo", "127.0.0.1:0", "--tls", cert, key, stderr=subprocess.DEVNULL)
+    sealed_addr = address(sealed.stdout.readline().decode())
+    one = start("client", "localhost:%d" % sealed_addr[1], "--tls", "--ca", cert,
+                stdin=subprocess.PIPE, stderr=subprocess.PIPE)
+    out, err = one.communicate(b"x" * 300000, timeout=20)
+    check("echo and client do the same over TLS", out == b"x" * 300000 and one.returncode == 0 and b"finished" in err)
+
     proxy = start("proxy", "127.0.0.1:0", "%s:%d" % echo_addr, stderr=subprocess.DEVNULL)
     proxied = connect(address(proxy.stdout.readline().decode()))
     proxied.sendall(b"through")
@@ -79,6 +88,12 @@ try:
         check("http serves a file and sends a body back", b"\r\n\r\na page" in page and echoed == b"body")
         http.send_signal(signal.SIGTERM)
         check("http ends with status 0", http.wait(15) == 0)
+
+    inetd = start("inetd", "127.0.0.1:0", "--", "sort")
+    sorted_by = connect(address(inetd.stdout.readline().decode()))
+    sorted_by.sendall(b"b\na\n")
+    sorted_by.shutdown(socket.SHUT_WR)
+    check("inetd serves a client by a program", read_all(sorted_by) == b"a\nb\n")
 
     embed = start("embed", "127.0.0.1:0", stdin=subprocess.PIPE)
     member = connect(address(embed.stdout.readline().decode()))

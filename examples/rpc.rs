@@ -211,9 +211,9 @@ impl Handler for Peer {
 
 fn serve(addr: &str, front: &tls::Front) -> io::Result<ExitCode> {
     let mut reactor = Reactor::new(Config::default())?;
-    front.open(reactor.net(), addr)?;
     let (handle, mut signals) = (reactor.net().handle(), Signals::new([SIGTERM, SIGINT])?);
     std::thread::spawn(move || signals.forever().all(|_| handle.wake().is_ok()));
+    front.open(reactor.net(), addr)?;
     reactor.run(&mut Peer::default()).map(|()| ExitCode::SUCCESS)
 }
 

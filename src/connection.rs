@@ -132,8 +132,23 @@ struct Extra {
     ends: Ends,
 }
 
+impl Extra {
+    /// Whether a connection without it would be the same: a session that has got through its handshake
+    /// without an incident leaves nothing here.
+    fn is_idle(&self) -> bool {
+        self.settings.is_none()
+            && self.connect_timeout.is_none()
+            && self.attempts.is_empty()
+            && self.lookup_error.is_none()
+            && self.handshake.is_none()
+            && self.alert.is_none()
+            && self.tls_error.is_none()
+            && self.ends == Ends::default()
+    }
+}
+
 /// How a session stands, and what its end has come to.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Ends {
     /// It failed.
     failed: bool,
@@ -143,9 +158,6 @@ struct Ends {
     tail: bool,
     /// Nothing but the end of ours was left for the peer to take when that was sent.
     all_taken: bool,
-    /// Bytes that had come and gone below it, and those that the peer had taken, when it was last looked.
-    moved: u64,
-    taken: u64,
 }
 
 /// A handshake under way.

@@ -7,6 +7,9 @@ use bytes::Bytes;
 use crate::read_buffer::ReadBuffer;
 use crate::write_buffer::{WriteBuffer, GATHER};
 
+#[cfg(feature = "tls")]
+pub use session::session;
+
 /// Takes numbers out of the input of a fuzzer.
 struct Input<'a>(&'a [u8]);
 
@@ -109,5 +112,138 @@ pub fn read_buffer(data: &[u8]) {
             }
         }
         assert_eq!((buffer.view(), buffer.len()), (model.as_slice(), model.len()));
+    }
+}
+
+#[cfg(feature = "tls")]
+mod session {
+    use std::collections::VecDeque;
+    use std::io::{self, ErrorKind, IoSlice, Write};
+    use std::sync::Arc;
+
+    use rustls::pki_types::ServerName;
+    use rustls::{ClientConfig, ClientConnection, ServerConfig};
+
+    use super::Input;
+    use crate::tls::{Secured, Tls};
+    use crate::transport::{LastHeard, Transport};
+
+    /// What the peer sent, which comes in pieces, and what goes to it.
+    #[derive(Debug, Default)]
+    struct Wire {
+        incoming: VecDeque<u8>,
+        outgoing: Vec<u8>,
+        piece: usize,
+        ended: bool,
+    }
+
+    impl Transport for Wire {
+        fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+            let count = self.incoming.len().min(buf.len()).min(self.piece);
+            if count == 0 {
+                return if self.ended { Ok(0) } else { Err(ErrorKind::WouldBlock.into()) };
+            }
+            for (place, byte) in buf.iter_mut().zip(self.incoming.drain(..count)) {
+                *place = byte;
+            }
+            Ok(count)
+        }
+
+        fn write(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+            let before = self.outgoing.len();
+            slices.iter().for_each(|slice| self.outgoing.extend_from_slice(slice));
+            Ok(self.outgoing.len() - before)
+        }
+
+        fn shutdown_write(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn take_error(&mut self) -> io::Result<Option<io::Error>> {
+            Ok(None)
+        }
+
+        fn unacknowledged(&self) -> Option<u64> {
+            Some(0)
+        }
+
+        fn last_heard(&self) -> Option<LastHeard> {
+            None
+        }
+
+        fn unread(&self) -> Option<usize> {
+            Some(self.incoming.len())
+        }
+
+        fn short_read_empties(&self) -> bool {
+            false
+        }
+
+        fn reset_on_close(&mut self) {}
+    }
+
+    /// A client of rustls talks to a session of ours; what it sends is cut, damaged and added to.
+    ///
+    /// # Panics
+    ///
+    /// When something is shown that the client did not send, or the session does not come to an end.
+    pub fn session(data: &[u8], server: &Arc<ServerConfig>, client: &Arc<ClientConfig>) {
+        let mut input = Input(data);
+        let Ok(session) = Tls::Server(server.clone()).session() else { return };
+        let Ok(name) = ServerName::try_from("localhost") else { return };
+        let Ok(mut peer) = ClientConnection::new(client.clone(), name) else { return };
+        let mut ours = Secured::new(Wire::default(), session, 0, false);
+        let (mut sent, mut came, mut buf) = (Vec::new(), 0, vec![0; 3000]);
+        for _ in 0..60 {
+            let (Some(op), Some(len)) = (input.byte(), input.length()) else { break };
+            ours.below_mut().piece = 1 + len;
+            if !peer.is_handshaking() && op % 3 == 0 {
+                let plain: Vec<u8> = (sent.len()..sent.len() + len).map(|at| (at % 251) as u8).collect();
+                sent.extend_from_slice(&plain);
+                let _ = peer.writer().write_all(&plain);
+            }
+            let mut bytes = Vec::new();
+            while peer.wants_write() && peer.write_tls(&mut bytes).is_ok() {}
+            match op {
+                200.. => {
+                    let place = if bytes.is_empty() { 0 } else { len % bytes.len() };
+                    if let Some(byte) = bytes.get_mut(place) {
+                        *byte ^= op;
+                    }
+                }
+                190.. => bytes.extend((0..len).map(|at| (at as u8).wrapping_mul(op))),
+                185.. => ours.below_mut().ended = true,
+                _ => {}
+            }
+            ours.below_mut().incoming.extend(bytes);
+            // A record of sixteen kilobytes in pieces of a byte each, at most.
+            for _ in 0..100_000 {
+                let is_open = ours.takes_data() && !ours.has_tail();
+                let step = match ours.takes_data() {
+                    false => ours.shake_hands(&mut buf).map(|_| 1),
+                    true => ours.read(&mut buf),
+                };
+                match step {
+                    Ok(0) => break,
+                    Ok(count) if is_open && !ours.has_tail() => {
+                        let shown = buf.get(..count).unwrap_or_default();
+                        let is_sent = sent.get(came..).is_some_and(|rest| rest.starts_with(shown));
+                        assert!(is_sent, "something was shown that was not sent");
+                        came += count;
+                    }
+                    Ok(_) => {}
+                    Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                    Err(_) => break,
+                }
+            }
+            let _ = ours.send_own();
+            let answer = std::mem::take(&mut ours.below_mut().outgoing);
+            let mut rest = answer.as_slice();
+            while !rest.is_empty() && peer.read_tls(&mut rest).is_ok_and(|count| count > 0) {
+                if peer.process_new_packets().is_err() {
+                    return;
+                }
+            }
+        }
     }
 }

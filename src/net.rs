@@ -362,11 +362,13 @@ impl Net {
     /// passed: [`InputOverflow`](CloseReason::InputOverflow) for a frame too long,
     /// [`TimedOut(Idle)`](crate::Timeout::Idle) for a heartbeat missed. A connection that loses bytes of ours by it is
     /// reset, as every time. An error that was met before stays the reason; a clean reason, which
-    /// only a close in good order can earn, counts as [`Aborted`](CloseReason::Aborted).
+    /// only a close in good order can earn, counts as [`Aborted`](CloseReason::Aborted), and so does
+    /// [`Detached`](CloseReason::Detached).
     pub fn abort_as(&mut self, conn: ConnId, reason: CloseReason) {
         #[cfg(feature = "sim")]
         self.note_by_hand(true);
-        self.kill(conn, if reason.is_clean() { CloseReason::Aborted } else { reason });
+        let is_earned = reason.is_clean() || reason == CloseReason::Detached;
+        self.kill(conn, if is_earned { CloseReason::Aborted } else { reason });
         #[cfg(feature = "sim")]
         self.note_by_hand(false);
     }

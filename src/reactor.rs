@@ -1,6 +1,8 @@
 //! The poll, and the phases of a turn.
 
+mod accepting;
 mod company;
+mod connecting;
 mod greeting;
 mod phases;
 

@@ -485,13 +485,13 @@ impl Transport for Stream {
     }
 
     #[cfg(feature = "tls")]
-    fn taken_below(&self) -> u64 {
-        self.session().map_or(0, Transport::taken_below)
+    fn has_taken_below(&self) -> bool {
+        self.session().is_some_and(Transport::has_taken_below)
     }
 
     #[cfg(feature = "tls")]
-    fn moved_below(&self) -> u64 {
-        self.session().map_or(0, Transport::moved_below)
+    fn has_moved_below(&self) -> bool {
+        self.session().is_some_and(Transport::has_moved_below)
     }
 
     #[cfg(feature = "tls")]

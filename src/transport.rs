@@ -111,15 +111,15 @@ pub(crate) trait Transport {
         0
     }
 
-    /// Bytes that the peer has taken of what a session made, whether they complete a record or not. It
-    /// only grows.
-    fn taken_below(&self) -> u64 {
-        0
+    /// Whether the peer has taken bytes of what a session made since this was asked last, be they a whole
+    /// record or not.
+    fn has_taken_below(&self) -> bool {
+        false
     }
 
-    /// Bytes that have come and gone below a session.
-    fn moved_below(&self) -> u64 {
-        0
+    /// Whether bytes have come or gone below a session since this was asked last.
+    fn has_moved_below(&self) -> bool {
+        false
     }
 
     /// After the end of the stream: whether a session should have been ended first, and was not.

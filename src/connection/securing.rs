@@ -82,6 +82,8 @@ impl Connection {
             Ok(true) => {
                 cx.stats.handshakes += 1;
                 self.activity = cx.now;
+                // Nothing is left in the socket or in the session: a read would find that out again.
+                self.readable = self.more_hint || !socket.short_read_empties();
                 return Greeting::Done { tell: self.end_handshake(socket, cx) };
             }
             Ok(false) => {
@@ -126,7 +128,13 @@ impl Connection {
             return None;
         }
         cx.stats.handshaking -= 1;
-        self.extra.as_mut()?.handshake.take()
+        let extra = self.extra.as_mut()?;
+        let handshake = extra.handshake.take();
+        // Sessions are many, and idle most of the time.
+        if extra.is_idle() {
+            self.extra = None;
+        }
+        handshake
     }
 
     /// Since when the handshake has been under way.
@@ -236,8 +244,7 @@ impl Connection {
     /// After each call of a socket that a session may have made use of.
     pub(super) fn after_session_step<T: Transport>(&mut self, socket: &T, now: Time) {
         // A part of a record that came or went is in no account yet, but it is no silence.
-        let moved = socket.moved_below();
-        if moved != std::mem::replace(&mut self.ends_mut().moved, moved) {
+        if socket.has_moved_below() {
             self.activity = now;
         }
         self.own = !self.write_failed && socket.has_own();
@@ -247,9 +254,7 @@ impl Connection {
     /// Whether the peer has taken a part of what the session made, since this was last asked: a record
     /// counts as a whole, and may take a slow peer long.
     pub(super) fn took_part<T: Transport>(&mut self, socket: &T) -> bool {
-        let taken = socket.taken_below();
-        let before = std::mem::replace(&mut self.ends_mut().taken, taken);
-        taken > before
+        socket.has_taken_below()
     }
 
     /// The peer's stream has come to an end, or its session has.

@@ -19,7 +19,7 @@ impl Net {
     /// Shuts the reactor down, the last thing that is done with it: every connection is closed as by
     /// [`close`](Self::close), clients that wait in the backlog are taken in and closed likewise
     /// (as far as `max_connections` and file descriptors allow), the listeners close, and what is not
-    /// done `deadline` after this call is cut off as [`Shutdown`](CloseReason::Shutdown), though not
+    /// done `deadline` after this call is cut off as [`Shutdown`](crate::CloseReason::Shutdown), though not
     /// before everybody has been flushed once. Then [`run`](crate::Reactor::run) returns. A second call
     /// can only bring the deadline forward.
     pub fn shutdown(&mut self, deadline: Duration) {

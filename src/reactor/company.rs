@@ -1,7 +1,7 @@
 //! What a turn does for others than its connections: what other threads and reactors ask for, children that
 //! have ended, descriptors that are ready.
 
-use super::phases::admit;
+use super::accepting::admit;
 use super::Reactor;
 use crate::handler::Handler;
 use crate::net::{Client, Errand, Stopping};

@@ -5,23 +5,16 @@
 
 use std::time::Duration;
 
+use super::connecting::{finish_connect, go_on_calling, redial};
 use super::Reactor;
-use crate::addr::Addr;
 use crate::close::CloseReason;
-use crate::config::AtLimit;
-use crate::connection::{Connection, Received, State, Via};
+use crate::connection::{Received, State};
 use crate::handler::Handler;
-use crate::id::{ConnId, ListenerId};
-use crate::listener::Step;
+use crate::id::ConnId;
 use crate::mailbox::Command;
-use crate::net::{why_all_failed, Called, Client, Deadline, Entry, Errand, Net, Stopping};
+use crate::net::{Deadline, Entry, Errand, Net, Stopping};
 use crate::read_buffer::ReadBuffer;
-use crate::socket::Stream;
 use crate::timers::Time;
-
-/// Clients taken from one backlog at most when a shutdown empties it: as many as a backlog holds
-/// under the usual limit of the system.
-const LAST_ACCEPTS: u32 = 4096;
 
 /// Connections that are read from before they are all written to. Reading many and then writing
 /// many costs less processor time than turning from one to the other; a larger batch brings nothing
@@ -33,14 +26,14 @@ const LONGEST_BATCH: Duration = Duration::from_millis(1);
 
 /// Up to where in its slice a turn goes on with each phase, in tenths. What a phase does not need
 /// is left to those behind it; one step of each is made in any case.
-mod share {
-    pub(super) const COMMANDS: u32 = 2;
-    pub(super) const CONNECTIONS: u32 = 6;
-    pub(super) const TIMERS: u32 = 7;
-    pub(super) const ACCEPTS: u32 = 8;
-    pub(super) const HANDSHAKES: u32 = 9;
-    pub(super) const FLUSHES: u32 = 9;
-    pub(super) const ENDS: u32 = 10;
+pub(super) mod share {
+    pub(in crate::reactor) const COMMANDS: u32 = 2;
+    pub(in crate::reactor) const CONNECTIONS: u32 = 6;
+    pub(in crate::reactor) const TIMERS: u32 = 7;
+    pub(in crate::reactor) const ACCEPTS: u32 = 8;
+    pub(in crate::reactor) const HANDSHAKES: u32 = 9;
+    pub(in crate::reactor) const FLUSHES: u32 = 9;
+    pub(in crate::reactor) const ENDS: u32 = 10;
 }
 
 /// Runs a callback of a connection, so that a panic can be laid at its door. The clock is read
@@ -320,131 +313,6 @@ impl Reactor {
         }
     }
 
-    /// New clients, after those who are in.
-    fn accept<H: Handler + ?Sized>(&mut self, handler: &mut H) {
-        let listeners = self.net.listeners.iter();
-        let mut ready: Vec<_> = listeners.filter(|(_, l)| l.is_ready()).map(|(id, _)| id).collect();
-        if ready.is_empty() {
-            return;
-        }
-        if self.net.stopping == Stopping::Draining {
-            return self.accept_last(handler, &ready);
-        }
-        // Whose turn comes last in a turn that is cut short comes first in the next.
-        let first = self.first_listener % ready.len();
-        ready.rotate_left(first);
-        for id in ready {
-            self.accept_from(handler, id);
-            if self.is_spent(share::ACCEPTS) {
-                self.first_listener = self.first_listener.wrapping_add(1);
-                break;
-            }
-        }
-    }
-
-    fn accept_from<H: Handler + ?Sized>(&mut self, handler: &mut H, id: ListenerId) {
-        for _ in 0..self.net.config.accepts_per_turn {
-            if !self.accept_one(handler, id) || self.is_spent(share::ACCEPTS) {
-                return;
-            }
-        }
-    }
-
-    /// A shutdown takes in whoever waits, for closing a listener resets them. A pass that finds
-    /// nobody at any of them closes them all: no callback comes between, in which others could come.
-    fn accept_last<H: Handler + ?Sized>(&mut self, handler: &mut H, ready: &[ListenerId]) {
-        loop {
-            let mut accepted = false;
-            for id in ready {
-                accepted |= self.accept_one(handler, *id);
-            }
-            let listeners = ready.iter().filter_map(|id| Some((*id, self.net.listeners.get(*id)?)));
-            let empty: Vec<_> = listeners.filter(|(_, l)| l.is_empty()).map(|(id, _)| id).collect();
-            if !accepted {
-                return empty.into_iter().for_each(|id| self.net.drop_listener(id));
-            }
-            // They are asked once more, in this turn or in the next.
-            for id in empty {
-                if let Some(listener) = self.net.listeners.get_mut(id) {
-                    listener.on_readable();
-                }
-            }
-            if self.is_spent(share::ACCEPTS) {
-                return;
-            }
-        }
-    }
-
-    /// Accepts one client. Returns whether it is worth trying for another.
-    fn accept_one<H: Handler + ?Sized>(&mut self, handler: &mut H, id: ListenerId) -> bool {
-        let net = &mut self.net;
-        if !net.listeners.get(id).is_some_and(|listener| listener.is_ready()) {
-            return false;
-        }
-        let mut full = !net.reserve_place();
-        let draining = net.stopping == Stopping::Draining;
-        let stalled = net.stalled_handshake();
-        let stalls_at = net.handshake_stalls_at();
-        let waits = stalled.is_none() && net.config.at_limit == AtLimit::Wait;
-        full = full && !(waits && net.await_place(true));
-        let Some(listener) = net.listeners.get_mut(id) else { return false };
-        if full && waits {
-            listener.hold_at_limit(stalls_at);
-            if stalls_at != Time::NEVER {
-                net.deadlines.arm_single(stalls_at, Deadline::Listener(id));
-            }
-            return false;
-        }
-        // Who waits is turned away only when nobody is in who could go instead.
-        let reserve = if stalled.is_none() { net.reserve.as_mut() } else { None };
-        match listener.accept(net.now, reserve, &mut net.stats) {
-            Step::Accepted(stream, peer) => {
-                listener.acceptor.finish_accept(&stream, &net.config);
-                let last = draining && listener.accepted_last() >= LAST_ACCEPTS;
-                let hands_out = listener.hands_out;
-                if full {
-                    net.shed_handshake();
-                    full = !net.reserve_place();
-                }
-                let client = Client { listener: id, stream, peer };
-                let kept = if hands_out && !full { net.hand_out(client) } else { Some(client) };
-                if let Some(Client { stream, peer, .. }) = kept {
-                    let conn = admit(net, handler, id, stream, peer, full);
-                    if draining {
-                        net.close(conn);
-                    }
-                }
-                if last {
-                    net.drop_listener(id);
-                }
-                true
-            }
-            Step::GoOn => {
-                net.give_place_back();
-                true
-            }
-            Step::Empty => {
-                net.give_place_back();
-                false
-            }
-            Step::Pause(until) => {
-                net.give_place_back();
-                net.await_place(false);
-                net.shed_handshake();
-                net.deadlines.arm_single(until, Deadline::Listener(id));
-                false
-            }
-            Step::Broken(error) => {
-                log::error!("listener {id}: {error}");
-                net.give_place_back();
-                net.drop_listener(id);
-                handler.on_listener_error(net, id, &error);
-                net.tick_over();
-                false
-            }
-        }
-    }
-
     /// A shutdown was asked for: after the handler's last words everybody is told to close, and the
     /// accept queues are looked into, for those who came since the poll have brought no event yet.
     fn shut_down<H: Handler + ?Sized>(&mut self, handler: &mut H) {
@@ -597,141 +465,6 @@ impl Reactor {
         net.remove(id);
         net.dead.pop_front();
     }
-}
-
-/// Looks whether a connection under way is established. Readiness is a hint here as well.
-fn finish_connect<H: Handler + ?Sized>(net: &mut Net, handler: &mut H, id: ConnId) {
-    let Some(entry) = net.conns.get_mut(id) else { return };
-    let outcome = entry.stream.finish_connect();
-    #[cfg(feature = "tls")]
-    // A reset came after the connection was established.
-    if matches!(outcome, Ok(true)) || outcome.as_ref().is_err_and(was_established) {
-        net.secure(id);
-    }
-    let told = net.touch(id, |conn, stream, cx| match outcome {
-        Err(error) if was_established(&error) => {
-            let peer = conn.peer();
-            let told = conn.opened(stream, peer, cx);
-            conn.broken_at_birth(&error);
-            told
-        }
-        // The peer stays the address that was asked for: what the system calls it may be less.
-        Ok(true) => {
-            let peer = conn.peer();
-            conn.opened(stream, peer, cx)
-        }
-        Ok(false) => {
-            // One that was taken in, was reset, and had its error asked for by somebody else: there will
-            // be no event.
-            if conn.is_arriving() && !stream.is_connecting() {
-                conn.fail(&std::io::Error::from_raw_os_error(libc::ENOTCONN), stream, cx);
-            }
-            false
-        }
-        Err(error) => {
-            conn.fail(&error, stream, cx);
-            false
-        }
-    });
-    let Some(via) = net.via(id) else { return };
-    if told == Some(true) {
-        net.stats.opened += 1;
-        call(net, id, |net| handler.on_open(net, id, via));
-    }
-    if told.is_some() && via != Via::Connect && net.stopping == Stopping::Draining {
-        net.close(id);
-    }
-}
-
-/// Only an established connection is reset, a pending one is refused (tcp_reset in Linux).
-fn was_established(error: &std::io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::ECONNRESET | libc::EPIPE))
-}
-
-/// Looks what has become of the attempts to reach a host.
-fn go_on_calling<H: Handler + ?Sized>(net: &mut Net, handler: &mut H, id: ConnId) {
-    match net.go_on_calling(id) {
-        Called::Waits => {}
-        Called::Failed => {
-            let attempts = net.end_call(id, false);
-            let error = why_all_failed(&attempts);
-            net.touch(id, |conn, stream, cx| {
-                conn.note_attempts(attempts);
-                conn.fail(&error, stream, cx);
-            });
-        }
-        Called::Won(stream, peer, pending) => {
-            let mut attempts = net.end_call(id, false);
-            // Those who were still under way have not failed, they have lost.
-            attempts.retain(|attempt| attempt.errno != libc::EINPROGRESS);
-            let registered = net.take_winner(id, stream);
-            #[cfg(feature = "tls")]
-            net.secure(id);
-            let told = net.touch(id, |conn, stream, cx| {
-                conn.note_attempts(attempts);
-                if let Err(error) = registered {
-                    conn.fail(&error, stream, cx);
-                    return false;
-                }
-                let told = conn.opened(stream, Some(peer), cx);
-                if let Some(error) = pending {
-                    conn.broken_at_birth(&error);
-                }
-                told
-            });
-            if told == Some(true) {
-                net.stats.opened += 1;
-                call(net, id, |net| handler.on_open(net, id, Via::Connect));
-            }
-        }
-    }
-}
-
-/// Takes in a client, or turns it away.
-pub(super) fn admit<H: Handler + ?Sized>(
-    net: &mut Net,
-    handler: &mut H,
-    listener: ListenerId,
-    mut stream: Stream,
-    peer: Option<Addr>,
-    refuse: bool,
-) -> ConnId {
-    let via = Via::Listener(listener);
-    let mut conn = Connection::new(State::Open, via, peer, net.now);
-    if let Some(settings) = net.listeners.get(listener).and_then(|listener| listener.settings.clone()) {
-        conn.set_settings(settings);
-    }
-    if refuse {
-        let id = net.add(conn, stream);
-        net.kill(id, CloseReason::Refused);
-        return id;
-    }
-    let id = net.add(conn, Stream::None);
-    let registered = stream.register(&net.system.registry, id.token());
-    if let Some(entry) = net.conns.get_mut(id) {
-        entry.stream = stream;
-    }
-    if let Err(error) = registered {
-        net.touch(id, |conn, stream, cx| conn.fail(&error, stream, cx));
-        return id;
-    }
-    #[cfg(feature = "tls")]
-    if net.secure_client(id, listener) {
-        net.settle(id);
-        return id;
-    }
-    net.stats.opened += 1;
-    call(net, id, |net| handler.on_open(net, id, via));
-    net.settle(id);
-    id
-}
-
-/// Tries once more to connect to a Unix-domain socket whose backlog was full.
-fn redial(net: &mut Net, id: ConnId) {
-    let Some(Entry { stream, .. }) = net.conns.get_mut(id) else { return };
-    let connect = std::mem::replace(stream, Stream::None).redial();
-    net.connecting(id, connect);
-    net.settle(id);
 }
 
 /// Hands new input to the handler: as it came when nothing older is unused, else behind that.

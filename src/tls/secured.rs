@@ -7,7 +7,7 @@
 //!
 //! No more is decrypted than is asked for: what a read did not take stays sealed.
 
-use std::cell::OnceCell;
+use std::cell::{Cell, OnceCell};
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, IoSlice};
 
@@ -26,10 +26,10 @@ const LEAST_READ: usize = 4 << 10;
 
 /// A record on its way: plaintext in it, and bytes of it still to be handed over below, those of the
 /// session's own before it included.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 struct Record {
-    plain: usize,
-    left: usize,
+    plain: u32,
+    left: u32,
 }
 
 /// Where reading stands.
@@ -51,8 +51,11 @@ pub(crate) struct Secured<S> {
     /// Bytes of the queue above that are older than the session: they go out as they are, before
     /// anything of the session does.
     clear: usize,
-    /// Sealed, and not wholly handed over below; oldest first.
-    records: VecDeque<Record>,
+    /// Sealed, and not wholly handed over below: the oldest, of which nothing is left when there is none,
+    /// and those behind it. Who is idle, or sends a little at a time, owns no memory for more.
+    front: Record,
+    #[allow(clippy::box_collection)]
+    behind: Option<Box<VecDeque<Record>>>,
     /// Bytes that they have left. What else is sealed is the session's own.
     recorded: usize,
     /// Plaintext sealed and not yet counted as taken, and the part of it that is handed over.
@@ -63,7 +66,7 @@ pub(crate) struct Secured<S> {
     taken_in: usize,
     reading: Reading,
     /// Why the session failed, until it has been told: what came before that is read first.
-    failure: Option<SessionError>,
+    failure: Option<Box<SessionError>>,
     has_failed: bool,
     /// An error of the transport below, behind bytes that it took: the next write tells it.
     write_error: Option<io::Error>,
@@ -75,6 +78,9 @@ pub(crate) struct Secured<S> {
     /// Bytes handed over below and read from there, whatever is in them.
     sent: u64,
     came: u64,
+    /// How many of them the peer had taken, and how many there were, when that was last asked.
+    told_taken: Cell<u64>,
+    told_moved: Cell<u64>,
     /// The peer may end its stream without ending its session.
     allow_truncation: bool,
     /// The stream below ended, and the session had not.
@@ -89,7 +95,8 @@ impl<S: Transport> Secured<S> {
             below,
             session,
             clear,
-            records: VecDeque::new(),
+            front: Record::default(),
+            behind: None,
             recorded: 0,
             sealed: 0,
             done: 0,
@@ -104,6 +111,8 @@ impl<S: Transport> Secured<S> {
             is_shut: false,
             sent: 0,
             came: 0,
+            told_taken: Cell::new(0),
+            told_moved: Cell::new(0),
             allow_truncation,
             truncated: false,
             info: OnceCell::new(),
@@ -151,7 +160,7 @@ impl<S: Transport> Secured<S> {
     fn after_absorbing(&mut self, absorbed: Result<usize, SessionError>) -> usize {
         absorbed.unwrap_or_else(|error| {
             self.has_failed = true;
-            self.failure = Some(error);
+            self.failure = Some(Box::new(error));
             self.forget_backlog();
             0
         })
@@ -162,7 +171,7 @@ impl<S: Transport> Secured<S> {
         match self.failure.take() {
             Some(error) => {
                 self.reading = Reading::Discarding;
-                Err(io::Error::new(ErrorKind::InvalidData, error))
+                Err(io::Error::new(ErrorKind::InvalidData, *error))
             }
             None => Ok(()),
         }
@@ -231,16 +240,17 @@ impl<S: Transport> Secured<S> {
 
     fn count_sent(&mut self, mut sent: usize) {
         self.sent += sent as u64;
-        while let Some(record) = self.records.front_mut() {
-            if sent < record.left {
-                record.left -= sent;
+        while self.front.left > 0 {
+            let left = self.front.left as usize;
+            if sent < left {
+                self.front.left -= sent as u32;
                 self.recorded -= sent;
                 return;
             }
-            sent -= record.left;
-            self.recorded -= record.left;
-            self.done += record.plain;
-            self.records.pop_front();
+            sent -= left;
+            self.recorded -= left;
+            self.done += self.front.plain as usize;
+            self.front = self.behind.as_mut().and_then(|behind| behind.pop_front()).unwrap_or_default();
         }
     }
 
@@ -255,7 +265,12 @@ impl<S: Transport> Secured<S> {
             // The session's own bytes go before the record, and with it.
             let left = self.session.sealed() - self.recorded;
             self.recorded += left;
-            self.records.push_back(Record { plain, left });
+            // A record, and what was before it, is far below 4 GiB.
+            let record = Record { plain: plain as u32, left: left as u32 };
+            match self.front.left {
+                0 => self.front = record,
+                _ => self.behind.get_or_insert_default().push_back(record),
+            }
         }
     }
 }
@@ -397,6 +412,8 @@ impl<S: Transport> Transport for Secured<S> {
     }
 
     fn shake_hands(&mut self, buf: &mut [u8]) -> io::Result<bool> {
+        // What an earlier read found out is no news: there may be more by now.
+        self.is_dry = false;
         if self.session.is_handshaking() && !self.backlog.is_empty() {
             self.absorb_backlog();
         }
@@ -419,12 +436,14 @@ impl<S: Transport> Transport for Secured<S> {
         self.clear + self.sealed
     }
 
-    fn taken_below(&self) -> u64 {
-        self.sent - self.below.unacknowledged().unwrap_or(0).min(self.sent)
+    fn has_taken_below(&self) -> bool {
+        let taken = self.sent - self.below.unacknowledged().unwrap_or(0).min(self.sent);
+        taken > self.told_taken.replace(taken)
     }
 
-    fn moved_below(&self) -> u64 {
-        self.sent + self.came
+    fn has_moved_below(&self) -> bool {
+        let moved = self.sent + self.came;
+        moved != self.told_moved.replace(moved)
     }
 
     fn is_truncated(&self) -> bool {

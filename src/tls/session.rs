@@ -201,6 +201,19 @@ fn alert_for(error: &Error) -> Option<AlertDescription> {
     }
 }
 
+/// Up to `most` bytes of `slices`, from `skip` on, in the pieces that they stand in.
+fn parts<'a>(slices: &'a [IoSlice<'_>], skip: usize, most: usize) -> impl Iterator<Item = &'a [u8]> {
+    let (mut skip, mut left) = (skip, most);
+    let parts = slices.iter().map(move |slice| {
+        let rest = slice.get(skip.min(slice.len())..).unwrap_or_default();
+        skip = skip.saturating_sub(slice.len());
+        let part = rest.get(..left).unwrap_or(rest);
+        left -= part.len();
+        part
+    });
+    parts.filter(|part| !part.is_empty())
+}
+
 /// Writes by the slices that rustls has ready.
 struct Sink<'a> {
     send: &'a mut dyn FnMut(&[IoSlice<'_>]) -> io::Result<usize>,
@@ -259,22 +272,19 @@ impl Session for Rustls {
     }
 
     fn seal(&mut self, plain: &[IoSlice<'_>], skip: usize, most: usize) -> usize {
-        let mut parts = Vec::new();
-        let (mut skip, mut left) = (skip, most);
-        for slice in plain {
-            let rest = slice.get(skip.min(slice.len())..).unwrap_or_default();
-            skip = skip.saturating_sub(slice.len());
-            let part = rest.get(..left).unwrap_or(rest);
-            left -= part.len();
-            if !part.is_empty() {
-                parts.push(IoSlice::new(part));
-            }
-            if left == 0 {
-                break;
-            }
-        }
         let before = self.sealed;
-        let sealed = self.connection.writer().write_vectored(&parts).unwrap_or(0);
+        let mut parts = parts(plain, skip, most);
+        let (first, second) = (parts.next().unwrap_or_default(), parts.next());
+        let mut writer = self.connection.writer();
+        let sealed = match second {
+            // As is usual: no list is needed.
+            None => writer.write(first),
+            Some(second) => {
+                let all = [first, second].into_iter().chain(parts).map(IoSlice::new);
+                writer.write_vectored(&all.collect::<Vec<_>>())
+            }
+        };
+        let sealed = sealed.unwrap_or(0);
         // It tells how long the record is.
         let _ = self.process();
         // When its keys are used up it says that it took what it dropped.

@@ -148,6 +148,9 @@ fn the_help_names_every_flag_with_its_default() {
         ("history", "0"),
         ("accounts", ""),
         ("operators", ""),
+        ("cert", ""),
+        ("key", ""),
+        ("ircs", "127.0.0.1:6697"),
     ];
     let words = help.split_whitespace().collect::<Vec<_>>().join(" ");
     for (flag, default) in flags {

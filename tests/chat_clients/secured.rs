@@ -10,7 +10,7 @@ use nix::sys::signal::Signal;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConnection, StreamOwned};
 
-use crate::chat::{connect, Chat, Scratch};
+use crate::chat::{connect, Chat, Program, Scratch};
 use crate::programs::Terminal;
 use crate::util::{self, eventually};
 
@@ -131,6 +131,33 @@ fn irssi_talks_over_tls() {
     friend.hear(":irma!");
     irssi.keys("good evening from behind a lock");
     friend.hear("PRIVMSG #terminal :good evening from behind a lock");
+}
+
+#[test]
+fn weechat_talks_over_tls() {
+    if !util::have("weechat-headless") {
+        return;
+    }
+    let chat = start("ed25519");
+    let mut friend = chat.member("friend", "#garden");
+    let dir = Scratch::new("weechat-tls");
+    let port = chat.ircs.expect("a port for TLS").port();
+    let mut weechat = Command::new("weechat-headless");
+    weechat.arg("--dir").arg(dir.path()).env("HOME", dir.path());
+    for command in [
+        format!("/server add test localhost/{port}"),
+        // What they are called depends on its version.
+        "/set irc.server.test.ssl on".to_owned(),
+        "/set irc.server.test.tls on".to_owned(),
+        format!("/set weechat.network.gnutls_ca_user {}", file("ed25519.cert.pem")),
+        "/set irc.server.test.nicks winnie".to_owned(),
+        "/set irc.server.test.autojoin #garden".to_owned(),
+        "/connect test".to_owned(),
+    ] {
+        weechat.args(["--run-command", &command]);
+    }
+    let _weechat = Program::start(&mut weechat);
+    friend.hear(":winnie!~");
 }
 
 #[test]

@@ -1,6 +1,7 @@
 /* libevent: bufferevents, as its book teaches them.
  *
- * libevent ROLE [UPSTREAM], with the roles and the first line of race-peer (main.rs). */
+ * libevent ROLE [UPSTREAM | CERT KEY], with the roles and the first line of race-peer (main.rs). Under TLS
+ * its filter over OpenSSL is used, straight on the socket. */
 
 #include <errno.h>
 #include <signal.h>
@@ -16,6 +17,10 @@
 #include <event2/event.h>
 #include <event2/listener.h>
 #include <event2/util.h>
+#ifdef WITH_TLS
+#include <event2/bufferevent_ssl.h>
+#include <openssl/ssl.h>
+#endif
 
 enum { FRAME = 64, CAP = 1 << 20, RELAY_HIGH = 256 << 10 };
 enum role { ECHO, FANOUT, PROXY };
@@ -142,7 +147,9 @@ static void start(struct conn *conn);
 static void on_event(struct bufferevent *bev, short what, void *arg) {
     struct conn *conn = arg;
     if (what & BEV_EVENT_CONNECTED) {
-        start(conn->partner);
+        /* Without a partner it is a handshake that is done. */
+        if (conn->partner)
+            start(conn->partner);
     } else if (!(what & BEV_EVENT_EOF)) {
         drop_pair(conn);
     } else if (role == PROXY) {
@@ -157,8 +164,31 @@ static void on_event(struct bufferevent *bev, short what, void *arg) {
     }
 }
 
+#ifdef WITH_TLS
+static SSL_CTX *tls;
+
+/* No tickets: every handshake is a full one. */
+static int prepare_tls(const char *cert, const char *key) {
+    tls = SSL_CTX_new(TLS_server_method());
+    return tls && SSL_CTX_use_certificate_chain_file(tls, cert) == 1
+        && SSL_CTX_use_PrivateKey_file(tls, key, SSL_FILETYPE_PEM) == 1 && SSL_CTX_set_num_tickets(tls, 0) == 1;
+}
+#else
+static int prepare_tls(const char *cert, const char *key) {
+    (void)cert, (void)key;
+    return 0;
+}
+#endif
+
 static struct conn *add(evutil_socket_t fd) {
     struct conn *conn = calloc(1, sizeof *conn);
+#ifdef WITH_TLS
+    if (tls) {
+        conn->bev = bufferevent_openssl_socket_new(
+            base, fd, SSL_new(tls), BUFFEREVENT_SSL_ACCEPTING, BEV_OPT_CLOSE_ON_FREE);
+        return conn;
+    }
+#endif
     conn->bev = bufferevent_socket_new(base, fd, BEV_OPT_CLOSE_ON_FREE);
     return conn;
 }
@@ -206,6 +236,11 @@ static void on_accept_error(struct evconnlistener *listener, void *arg) {
 int main(int argc, char **argv) {
     if (argc < 2)
         return 2;
+    if (!strncmp(argv[1], "tls-", 4)) {
+        if (argc < 4 || !prepare_tls(argv[2], argv[3]))
+            return 2;
+        argv[1] += 4;
+    }
     role = !strcmp(argv[1], "fanout") ? FANOUT : !strcmp(argv[1], "proxy") ? PROXY : ECHO;
     int len = sizeof upstream;
     if (role == PROXY && (argc < 3 || evutil_parse_sockaddr_port(argv[2], (struct sockaddr *)&upstream, &len)))

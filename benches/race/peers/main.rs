@@ -1,6 +1,7 @@
 //! The peers of the race that are written in Rust: one program, one server a run.
 //!
 //! race-peer PEER echo|fanout|proxy [UPSTREAM]
+//! race-peer unbroken|tokio-taught|tokio-tuned tls-echo|tls-fanout CERT KEY
 //! race-peer hyper http DIR
 //!
 //! Every server listens on a free port of 127.0.0.1 and says which. What it has to do stands at
@@ -19,6 +20,7 @@ mod mio;
 mod monoio;
 mod smol;
 mod tokio_taught;
+mod tokio_tls;
 mod tokio_tuned;
 mod unbroken;
 
@@ -26,7 +28,12 @@ use std::io::{self, ErrorKind, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 
+use rustls::crypto::ring;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::ServerConfig;
 use socket2::{Domain, Socket, Type};
 
 /// What a server does.
@@ -67,6 +74,18 @@ pub fn no_such_role() -> io::Error {
     io::Error::new(ErrorKind::Unsupported, "this peer has no server of that kind")
 }
 
+/// What all of them speak TLS by: the same provider, and no tickets, for every handshake is a full one.
+fn secured(cert: &str, key: &str) -> io::Result<Arc<ServerConfig>> {
+    let cert = CertificateDer::from_pem_file(cert).map_err(io::Error::other)?;
+    let key = PrivateKeyDer::from_pem_file(key).map_err(io::Error::other)?;
+    let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .and_then(|builder| builder.with_no_client_auth().with_single_cert(vec![cert], key))
+        .map_err(io::Error::other)?;
+    config.send_tls13_tickets = 0;
+    Ok(Arc::new(config))
+}
+
 fn run(args: &[String]) -> io::Result<()> {
     let invalid = |what: String| io::Error::new(ErrorKind::InvalidInput, what);
     let (peer, role) = match args {
@@ -78,13 +97,27 @@ fn run(args: &[String]) -> io::Result<()> {
             let upstream = upstream.parse().map_err(|_| invalid(format!("{upstream} is no address")))?;
             (peer, Role::Proxy(upstream))
         }
+        [peer, role, cert, key] => {
+            let tls = secured(cert, key)?;
+            let role = match role.as_str() {
+                "tls-echo" => Role::Echo,
+                "tls-fanout" => Role::Fanout,
+                _ => return Err(no_such_role()),
+            };
+            return match peer.as_str() {
+                "unbroken" => unbroken::serve(role, Some(tls)),
+                "tokio-taught" => tokio_tls::serve(role, tls, false),
+                "tokio-tuned" => tokio_tls::serve(role, tls, true),
+                _ => Err(no_such_role()),
+            };
+        }
         _ => return Err(invalid("usage: race-peer PEER echo|fanout|proxy [UPSTREAM]".to_owned())),
     };
     match peer.as_str() {
         #[cfg(target_os = "linux")]
         "epoll" => handwritten::serve::<epoll::Epoll>(role),
         "mio" => handwritten::serve::<mio::Mio>(role),
-        "unbroken" => unbroken::serve(role),
+        "unbroken" => unbroken::serve(role, None),
         "tokio-taught" => tokio_taught::serve(role),
         "tokio-tuned" => tokio_tuned::serve(role),
         "smol" => smol::serve(role),

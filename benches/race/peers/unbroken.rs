@@ -2,27 +2,34 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
+use rustls::ServerConfig;
 use unbroken::{Addr, Bytes, CloseReport, Config, ConnId, Handler, Net, PerConn, Reactor, Sent, Via};
 
 use super::frames::{runs, Run, FRAME};
 use super::{Role, SUBSCRIBER_CAP};
 
-pub fn serve(role: Role) -> io::Result<()> {
+pub fn serve(role: Role, tls: Option<Arc<ServerConfig>>) -> io::Result<()> {
     match role {
-        Role::Echo => run(Config::default(), &mut Echo),
+        Role::Echo => run(Config::default(), tls, &mut Echo),
         Role::Fanout => {
             let mut config = Config::default();
             config.max_write_buffer = SUBSCRIBER_CAP;
-            run(config, &mut Fanout::default())
+            run(config, tls, &mut Fanout::default())
         }
-        Role::Proxy(upstream) => run(Config::default(), &mut Proxy { upstream, partners: PerConn::new() }),
+        Role::Proxy(upstream) => {
+            run(Config::default(), tls, &mut Proxy { upstream, partners: PerConn::new() })
+        }
     }
 }
 
-fn run(config: Config, handler: &mut dyn Handler) -> io::Result<()> {
+fn run(config: Config, tls: Option<Arc<ServerConfig>>, handler: &mut dyn Handler) -> io::Result<()> {
     let mut reactor = Reactor::new(config)?;
-    let listener = reactor.net().listen("127.0.0.1:0")?;
+    let listener = match tls {
+        Some(tls) => reactor.net().listen_tls("127.0.0.1:0", tls)?,
+        None => reactor.net().listen("127.0.0.1:0")?,
+    };
     let addr = reactor.net().local_addr(listener).as_ref().and_then(Addr::as_tcp);
     super::announce(addr.ok_or_else(|| io::Error::other("the listener has no address"))?)?;
     reactor.run(handler)

@@ -28,7 +28,7 @@ fn run(peer: &Peer, scenario: &Scenario, time: Duration) -> io::Result<(u64, u64
     let under = ["valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null"];
     let mut under: Vec<String> = under.map(str::to_owned).into();
     under.push(format!("--log-file={}", log.display()));
-    let (role, opening) = scenario.play.set_up()?;
+    let (role, opening) = scenario.set_up()?;
     let mut server = peer.start(&role, &under).map_err(io::Error::other)?;
     let mut game = opening(server.addr)?;
     let units = game.play(time, &mut latencies())?;

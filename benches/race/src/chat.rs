@@ -55,7 +55,7 @@ fn measure(bare: &Server, plan: Plan) -> io::Result<ChatCost> {
 
 fn deliver(bare: &Server, plan: Plan, in_flight: usize) -> io::Result<Delivery> {
     let server = start()?;
-    let mut fanout = Fanout::open(bare.addr, MEMBERS, 0, in_flight)?;
+    let mut fanout = Fanout::open(bare.addr, MEMBERS, 0, in_flight, &None)?;
     let mut channel = chat::Chat::open(server.addr, MEMBERS, in_flight)?;
     let slice = |server: &Server, game: &mut dyn Game| -> io::Result<f64> {
         let before = server.cpu()?;

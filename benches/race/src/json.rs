@@ -24,7 +24,7 @@ fn cell(data: &Data) -> Value {
     json!({
         "units_per_second": rounds(&data.rate),
         "cpu_us_per_unit": rounds(&data.cpu),
-        "cpu_ratio_to_raw_epoll": rounds(&data.ratio),
+        "cpu_ratio": rounds(&data.ratio),
         "user_share": data.user_share,
         "latency_us": percentiles(&data.latencies),
         "resident_bytes": data.resident,
@@ -57,7 +57,7 @@ pub fn render(results: &Results) -> String {
             };
             peers.insert(entry.peer.to_owned(), value);
         }
-        let value = json!({ "title": scenario.title, "unit": scenario.unit, "peers": peers });
+        let value = json!({ "title": scenario.title, "unit": scenario.unit, "reference": scenario.reference(), "peers": peers });
         scenarios.insert(scenario.id.to_owned(), value);
     }
     let redis = match &results.redis {
@@ -122,6 +122,14 @@ pub fn render(results: &Results) -> String {
             "busy": famine.busy,
             "recovery_ms": famine.recovery.as_secs_f64() * 1e3,
         })),
+        "tls_idle": special(&results.tls_idle, |idle| json!({
+            "bytes_fresh": idle.fresh, "bytes_used": idle.used,
+        })),
+        "tls_storm": special(&results.tls_storm, |storm| json!({
+            "alone_us": percentiles(&storm.calm), "beside_us": percentiles(&storm.stormy),
+            "p99_ratio": rounds(&storm.ratio), "lasted_ms": storm.lasted.as_secs_f64() * 1e3,
+        })),
+        "tls_bare_us": results.tls_bare.as_ref().and_then(|bare| bare.as_ref().ok()).map(rounds),
         "redis": redis,
         "chat": chat,
         "http": http,

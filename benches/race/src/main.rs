@@ -36,6 +36,7 @@ mod special;
 mod targets;
 #[cfg(test)]
 mod tests;
+mod tls;
 
 use std::io;
 use std::path::Path;
@@ -45,6 +46,7 @@ use std::time::{Duration, Instant};
 use self::measure::Cell;
 use self::peers::Peer;
 use self::process::Side;
+use self::rounds::Rounds;
 use self::scenarios::{Scenario, SCENARIOS};
 use self::special::{Famine, GreedyCost, IdleCost};
 
@@ -100,6 +102,10 @@ pub struct Results {
     pub redis: Option<Result<redis::Outcome, String>>,
     pub chat: Option<Result<chat::ChatCost, String>>,
     pub http: Option<Result<http::Outcome, String>>,
+    pub tls_idle: Special<IdleCost>,
+    pub tls_storm: Special<tls::Storm>,
+    /// Microseconds to open and seal 1 MiB in memory.
+    pub tls_bare: Option<Result<Rounds, String>>,
 }
 
 /// One figure for each peer; empty when it was not asked for.
@@ -113,13 +119,16 @@ impl Results {
 }
 
 /// The figures beside the scenarios that can be asked for by name.
-const SPECIAL: [(&str, &str); 6] = [
+const SPECIAL: [(&str, &str); 9] = [
     ("idle", "memory of idle connections, and an echo beside them"),
     ("greedy", "clients that send and never read beside healthy ones"),
     ("emfile", "a server whose descriptors run out, and its recovery"),
     ("redis", "redis-benchmark against the example resp and redis-server"),
     ("chat", "the chat server: delivery to 1,000 members, memory of idle clients"),
     ("http", "wrk against the example http and hyper"),
+    ("tls_bare", "TLS: opening and sealing 1 MiB, in memory"),
+    ("tls_idle", "TLS: memory of idle connections, and an echo beside them"),
+    ("tls_storm", "TLS: 1,000 handshakes at once, and an echo beside them"),
 ];
 
 fn main() -> ExitCode {
@@ -193,6 +202,9 @@ fn run(args: &[String]) -> io::Result<()> {
         redis: None,
         chat: None,
         http: None,
+        tls_idle: Vec::new(),
+        tls_storm: Vec::new(),
+        tls_bare: None,
     };
     for scenario in SCENARIOS.iter().filter(|scenario| wanted(scenario.id)) {
         progress.step(scenario.title);
@@ -210,11 +222,18 @@ fn run(args: &[String]) -> io::Result<()> {
         progress.step(title);
         let some = peers.iter().filter(|peer| few(peer.name));
         match id {
-            "idle" => results.idle = each(some, |peer| special::idle(peer, plan)),
+            "idle" => results.idle = each(some, |peer| special::idle(peer, plan, false)),
             "greedy" => results.greedy = each(some, |peer| special::greedy(peer, plan)),
             "emfile" => results.emfile = each(some, special::emfile),
             "redis" => results.redis = Some(redis::race(plan)),
             "http" => results.http = Some(http::race(&target, plan)),
+            "tls_bare" => results.tls_bare = Some(tls::bare(plan).map_err(special::text)),
+            "tls_idle" => {
+                // A handshake costs the load more than the server.
+                let plan = Plan { idle: plan.idle.min(2_000), ..plan };
+                results.tls_idle = each(peers.iter(), |peer| special::idle(peer, plan, true));
+            }
+            "tls_storm" => results.tls_storm = each(peers.iter(), |peer| tls::storm(peer, plan)),
             _ => results.chat = Some(chat::race(&peers, plan)),
         }
     }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::count::{self, Counts, Tool};
 use crate::load::{latencies, Game, Latencies};
-use crate::peers::{Peer, ENGINE, REFERENCE};
+use crate::peers::{Peer, ENGINE};
 use crate::process::Server;
 use crate::rounds::Rounds;
 use crate::scenarios::Scenario;
@@ -63,7 +63,7 @@ struct Contender<'a> {
 
 impl<'a> Contender<'a> {
     fn start(peer: &'a Peer, scenario: &Scenario, plan: Plan) -> Result<Self, String> {
-        let (role, opening) = scenario.play.set_up().map_err(|error| error.to_string())?;
+        let (role, opening) = scenario.set_up().map_err(|error| error.to_string())?;
         let server = peer.start(&role, &[])?;
         let game = opening(server.addr).map_err(|error| error.to_string())?;
         let mut contender = Self {
@@ -121,7 +121,7 @@ pub fn run(scenario: &Scenario, peers: &[Peer], plan: Plan) -> Vec<Cell> {
             fates.iter_mut().flatten().for_each(Contender::end_round);
         }
     }
-    let reference = peers.iter().position(|peer| peer.name == REFERENCE);
+    let reference = peers.iter().position(|peer| peer.name == scenario.reference());
     let reference: Vec<Option<f64>> = match reference.and_then(|n| fates.get(n)) {
         Some(Ok(contender)) => contender.rounds.iter().map(|round| round.map(|(_, cpu)| cpu)).collect(),
         _ => Vec::new(),
@@ -143,7 +143,7 @@ fn finish(
     let ticks = contender.server.ticks().map_err(|error| error.to_string())?;
     let (user, system) = (ticks.0 - contender.ticks.0, ticks.1 - contender.ticks.1);
     let resident = contender.server.resident().map_err(|error| error.to_string())?;
-    let first = matches!(contender.peer.name, REFERENCE | ENGINE);
+    let first = contender.peer.name == ENGINE || contender.peer.name == scenario.reference();
     let matters = first || matches!(contender.peer.name, "raw mio" | "tokio taught");
     let calls = match scenario.calls && (first || !plan.quick) {
         true => count_calls(&mut contender).map_err(|error| format!("failed: {error}"))?,

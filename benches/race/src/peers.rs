@@ -6,11 +6,18 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use crate::process::{self, Server, Side, LISTENING};
+use crate::tls;
 
 /// The reference of every ratio.
 pub const REFERENCE: &str = "raw epoll";
+/// The reference of those under TLS, for which nobody writes a server by hand.
+pub const SECURED_REFERENCE: &str = "tokio tuned";
 /// What the race is for.
 pub const ENGINE: &str = "unbroken";
+
+/// Peers that have no server for TLS here.
+const NEVER_SECURED: [&str; 9] =
+    [REFERENCE, "raw mio", "smol", "message-io", "monoio", "libuv", "asyncio", "asyncio + malloc", "uvloop"];
 
 pub struct Peer {
     pub name: &'static str,
@@ -77,8 +84,13 @@ fn output(command: &mut Command) -> Result<String, String> {
 
 /// A server in C, compiled here when its library is installed.
 fn compile(library: &str, binaries: &Path) -> Result<Vec<String>, String> {
-    let flags = output(Command::new("pkg-config").args(["--cflags", "--libs", library]))
-        .map_err(|_| format!("{library} is not installed"))?;
+    let packages =
+        |names: &[&str]| output(Command::new("pkg-config").args(["--cflags", "--libs"]).args(names));
+    // One of them speaks TLS where its library was built with OpenSSL.
+    let flags = match packages(&[library, "libevent_openssl", "openssl"]) {
+        Ok(flags) if library == "libevent" => format!("-DWITH_TLS {flags}"),
+        _ => packages(&[library]).map_err(|_| format!("{library} is not installed"))?,
+    };
     let binary = binaries.join(library);
     let mut compiler = Command::new("cc");
     compiler.args(["-O2", "-o"]).arg(&binary).arg(source(&format!("{library}.c")));
@@ -104,21 +116,23 @@ impl Peer {
     /// Starts its server for `role`, on the server's processor, run by `under` when there is one.
     pub fn start(&self, role: &[String], under: &[String]) -> Result<Server, String> {
         let own = self.command.as_ref().map_err(Clone::clone)?;
+        if self.lacks(role) {
+            return Err("has no server of that kind".to_owned());
+        }
         let mut words = under.iter().chain(own).chain(role);
         let mut command = Command::new(words.next().ok_or("no program")?);
         command.args(words);
         if under.is_empty() {
             command.stderr(Stdio::null());
         }
-        launch(&mut command).map_err(|error| match error {
-            // It has said so itself, on standard error.
-            _ if under.is_empty() && self.lacks(role) => "has no server of that kind".to_owned(),
-            error => error.to_string(),
-        })
+        launch(&mut command).map_err(|error| error.to_string())
     }
 
     fn lacks(&self, role: &[String]) -> bool {
         let role = role.first().map_or("", String::as_str);
+        if role.starts_with(tls::PREFIX) && NEVER_SECURED.contains(&self.name) {
+            return true;
+        }
         matches!((self.name, role), ("message-io", "proxy") | ("monoio", "fanout"))
     }
 }

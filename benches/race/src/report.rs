@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use crate::measure::{Cell, Data};
-use crate::peers::{ENGINE, REFERENCE};
+use crate::peers::{ENGINE, REFERENCE, SECURED_REFERENCE};
 use crate::rounds::Rounds;
 use crate::scenarios::Scenario;
 use crate::{targets, Results, Special};
@@ -16,10 +16,11 @@ pub fn summary(scenario: &Scenario, cells: &[Cell]) -> String {
     match cells.iter().find(|cell| cell.peer == ENGINE).map(|cell| &cell.outcome) {
         Some(Ok(engine)) if engine.ratio.len() == 0 => "no reference".to_owned(),
         Some(Ok(engine)) => format!(
-            "{:.2} µs of processor per {}, {} of raw epoll",
+            "{:.2} µs of processor per {}, {} of {}",
             engine.cpu.median(),
             scenario.unit,
             engine.ratio.show_interval(),
+            scenario.reference(),
         ),
         Some(Err(why)) => why.clone(),
         None => "without the engine".to_owned(),
@@ -52,12 +53,12 @@ fn table(text: &mut String, corner: &str, peers: &[&str], rows: &[Row]) {
 }
 
 /// One row for each scenario.
-fn scenario_rows(results: &Results, show: impl Fn(&str, &Data) -> Option<String>) -> Vec<Row> {
+fn scenario_rows(results: &Results, show: impl Fn(&Scenario, &str, &Data) -> Option<String>) -> Vec<Row> {
     let mut rows = Vec::new();
     for (scenario, cells) in &results.scenarios {
         let shown: Vec<Option<String>> = cells
             .iter()
-            .map(|cell| cell.outcome.as_ref().ok().and_then(|data| show(cell.peer, data)))
+            .map(|cell| cell.outcome.as_ref().ok().and_then(|data| show(scenario, cell.peer, data)))
             .collect();
         if shown.iter().any(Option::is_some) {
             let head = format!("{}, per {}", scenario.title, scenario.unit);
@@ -121,14 +122,22 @@ fn scenarios(text: &mut String, results: &Results) {
         return;
     }
     text.push_str("## Server processor time, as a ratio to raw epoll of the same round\n\n");
-    let rows = scenario_rows(results, |peer, data| match peer {
+    let rows = scenario_rows(results, |scenario, peer, data| match peer {
         REFERENCE => Some(format!("{} µs", number(data.cpu.median()))),
-        _ => Some(ratio(&data.ratio)),
+        _ => (!scenario.tls).then(|| ratio(&data.ratio)),
     });
     table(text, "scenario", &results.peers, &rows);
+    let rows = scenario_rows(results, |scenario, peer, data| match peer {
+        SECURED_REFERENCE if scenario.tls => Some(format!("{} µs", number(data.cpu.median()))),
+        _ => scenario.tls.then(|| ratio(&data.ratio)),
+    });
+    if !rows.is_empty() {
+        text.push_str("Under TLS, as a ratio to tokio and tokio-rustls, tuned:\n\n");
+        table(text, "scenario", &results.peers, &rows);
+    }
 
     let mut part = |title: &str, show: &dyn Fn(&Data) -> Option<String>| {
-        let rows = scenario_rows(results, |_, data| show(data));
+        let rows = scenario_rows(results, |_, _, data| show(data));
         if !rows.is_empty() {
             let _ = writeln!(text, "## {title}\n");
             table(text, "scenario", &results.peers, &rows);
@@ -159,7 +168,7 @@ fn scenarios(text: &mut String, results: &Results) {
 fn calls(text: &mut String, results: &Results) {
     let mut lines = String::new();
     for (scenario, cells) in &results.scenarios {
-        for cell in cells.iter().filter(|cell| matches!(cell.peer, REFERENCE | ENGINE)) {
+        for cell in cells.iter().filter(|cell| cell.peer == ENGINE || cell.peer == scenario.reference()) {
             if let Some(calls) = cell.outcome.as_ref().ok().and_then(|data| data.calls.as_ref()) {
                 let _ =
                     writeln!(lines, "- {}, {} ({}): {}", scenario.title, cell.peer, calls.tool, calls.detail);
@@ -204,6 +213,27 @@ fn specials(text: &mut String, results: &Results) {
         };
         rows.push(row("out of descriptors: share of a processor", &|famine| format!("{:.2}", famine.busy)));
         rows.push(row("… recovery, ms", &|famine| number(famine.recovery.as_secs_f64() * 1e3)));
+    }
+    if !results.tls_idle.is_empty() {
+        let row = |head: &str, show: &dyn Fn(&crate::special::IdleCost) -> String| {
+            special_row(head, results, &results.tls_idle, show)
+        };
+        rows.push(row("TLS, idle: bytes of memory each", &|idle| number(idle.fresh)));
+        rows.push(row("… the same once used", &|idle| number(idle.used)));
+    }
+    if !results.tls_storm.is_empty() {
+        let row = |head: &str, show: &dyn Fn(&crate::tls::Storm) -> String| {
+            special_row(head, results, &results.tls_storm, show)
+        };
+        let p99 =
+            |latencies: &crate::load::Latencies| number(latencies.value_at_quantile(0.99) as f64 / 1000.0);
+        rows.push(row("TLS, echo of 50, p99 µs: alone / beside 1,000 handshakes", &|storm| {
+            format!("{} / {}", p99(&storm.calm), p99(&storm.stormy))
+        }));
+        rows.push(row("… their ratio in a round", &|storm| ratio(&storm.ratio)));
+        rows.push(row("… how long the handshakes lasted, ms", &|storm| {
+            number(storm.lasted.as_secs_f64() * 1e3)
+        }));
     }
     if !rows.is_empty() {
         text.push_str("## Crowds, clients that never read, and want of descriptors\n\n");
@@ -304,6 +334,8 @@ fn absent(text: &mut String, results: &Results) {
     }
     let all: Vec<(&str, &str, &str)> = scenarios
         .chain(failures("idle connections", &results.idle))
+        .chain(failures("TLS, idle connections", &results.tls_idle))
+        .chain(failures("TLS, handshakes at once", &results.tls_storm))
         .chain(failures("clients that never read", &results.greedy))
         .chain(failures("out of descriptors", &results.emfile))
         .collect();

@@ -5,6 +5,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::load::{Arrivals, Churn, Echo, Fanout, Game, Proxy, Shape};
+use crate::peers::{REFERENCE, SECURED_REFERENCE};
+use crate::tls;
 use crate::Plan;
 
 /// What the clients do.
@@ -26,6 +28,8 @@ pub struct Scenario {
     pub calls: bool,
     /// Instructions are counted.
     pub instructions: bool,
+    /// All of it goes through TLS 1.3.
+    pub tls: bool,
 }
 
 const fn echo(connections: usize, length: usize, messages: u64) -> Play {
@@ -37,12 +41,54 @@ const fn fanout(subscribers: usize, silent: usize, in_flight: usize) -> Play {
 }
 
 const fn scenario(id: &'static str, title: &'static str, unit: &'static str, play: Play) -> Scenario {
-    Scenario { id, title, unit, play, calls: false, instructions: false }
+    Scenario { id, title, unit, play, calls: false, instructions: false, tls: false }
 }
 
 impl Scenario {
     const fn counted(self, instructions: bool) -> Self {
         Self { calls: true, instructions, ..self }
+    }
+
+    const fn secured(self) -> Self {
+        Self { tls: true, ..self }
+    }
+
+    /// The peer whose processor time is 1.
+    pub fn reference(&self) -> &'static str {
+        if self.tls {
+            SECURED_REFERENCE
+        } else {
+            REFERENCE
+        }
+    }
+
+    /// What a server has to be started as, and the game against it.
+    pub fn set_up(&self) -> io::Result<(Vec<String>, Opening)> {
+        let tls = tls::client(self.tls)?;
+        let (role, opening): (&str, Opening) = match self.play {
+            Play::Echo(shape) => ("echo", Box::new(move |addr| Ok(Box::new(Echo::open(addr, shape, &tls)?)))),
+            Play::Churn => ("echo", Box::new(move |addr| Ok(Box::new(Churn::open(addr, &tls)?)))),
+            Play::Fanout { subscribers, silent, in_flight } => {
+                let open = move |addr| -> io::Result<Box<dyn Game>> {
+                    let mut game = Fanout::open(addr, subscribers, silent, in_flight, &tls)?;
+                    if silent > 0 {
+                        game.set_patience(Duration::from_secs(2));
+                    }
+                    Ok(Box::new(game))
+                };
+                ("fanout", Box::new(open))
+            }
+            Play::Proxy => {
+                let mut proxy = Proxy::listen()?;
+                let role = vec!["proxy".to_owned(), proxy.upstream()?.to_string()];
+                let open = move |addr| -> io::Result<Box<dyn Game>> {
+                    proxy.open(addr)?;
+                    Ok(Box::new(proxy))
+                };
+                return Ok((role, Box::new(open)));
+            }
+        };
+        Ok((tls::role(role, self.tls), opening))
     }
 }
 
@@ -71,40 +117,24 @@ pub const SCENARIOS: &[Scenario] = &[
         .counted(false),
     scenario("fanout_silent", "fan-out to 100, 10 more never read", "delivery", fanout(100, 10, 16)),
     scenario("proxy", "proxy, a fast sender to a slow reader", "megabyte", Play::Proxy),
+    scenario("tls_echo", "TLS: echo 64 B, 50 connections", "message", echo(50, 64, 1))
+        .counted(true)
+        .secured(),
+    scenario("tls_stream", "TLS: blocks of 1 MiB, 2 connections", "block", echo(2, 1 << 20, 1))
+        .counted(false)
+        .secured(),
+    scenario("tls_fanout", "TLS: fan-out to 100, 16 in flight", "delivery", fanout(100, 0, 16))
+        .counted(true)
+        .secured(),
+    scenario("tls_churn", "TLS: connect, full handshake, echo, close", "connection", Play::Churn)
+        .counted(false)
+        .secured(),
 ];
 
 /// The beginning of a game, once the server's address is known.
 pub type Opening = Box<dyn FnOnce(SocketAddr) -> io::Result<Box<dyn Game>>>;
 
 impl Play {
-    /// What a server has to be started as, and the game against it.
-    pub fn set_up(self) -> io::Result<(Vec<String>, Opening)> {
-        let (role, opening): (&str, Opening) = match self {
-            Self::Echo(shape) => ("echo", Box::new(move |addr| Ok(Box::new(Echo::open(addr, shape)?)))),
-            Self::Churn => ("echo", Box::new(|addr| Ok(Box::new(Churn::open(addr)?)))),
-            Self::Fanout { subscribers, silent, in_flight } => {
-                let open = move |addr| -> io::Result<Box<dyn Game>> {
-                    let mut game = Fanout::open(addr, subscribers, silent, in_flight)?;
-                    if silent > 0 {
-                        game.set_patience(Duration::from_secs(2));
-                    }
-                    Ok(Box::new(game))
-                };
-                ("fanout", Box::new(open))
-            }
-            Self::Proxy => {
-                let mut proxy = Proxy::listen()?;
-                let role = vec!["proxy".to_owned(), proxy.upstream()?.to_string()];
-                let open = move |addr| -> io::Result<Box<dyn Game>> {
-                    proxy.open(addr)?;
-                    Ok(Box::new(proxy))
-                };
-                return Ok((role, Box::new(open)));
-            }
-        };
-        Ok((vec![role.to_owned()], opening))
-    }
-
     /// How many turns a round has, and how long each peer's slice of one is.
     pub fn turns(self, plan: Plan) -> (usize, Duration) {
         match self {

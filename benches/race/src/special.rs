@@ -10,15 +10,16 @@ use crate::load::{connect, latencies, Arrivals, Echo, Game, Greedy, Idle, Latenc
 use crate::peers::Peer;
 use crate::process::Server;
 use crate::rounds::Rounds;
+use crate::tls;
 use crate::Plan;
 
-const HEALTHY: Shape = Shape { connections: 50, length: 64, messages: 1, arrivals: Arrivals::Closed };
+pub const HEALTHY: Shape = Shape { connections: 50, length: 64, messages: 1, arrivals: Arrivals::Closed };
 
 fn start(peer: &Peer) -> Result<Server, String> {
-    peer.start(&["echo".to_owned()], &[])
+    peer.start(&tls::role("echo", false), &[])
 }
 
-fn text(error: io::Error) -> String {
+pub fn text(error: io::Error) -> String {
     format!("failed: {error}")
 }
 
@@ -32,13 +33,14 @@ pub struct IdleCost {
     pub cpu: f64,
 }
 
-pub fn idle(peer: &Peer, plan: Plan) -> Result<IdleCost, String> {
-    let server = start(peer)?;
+pub fn idle(peer: &Peer, plan: Plan, secured: bool) -> Result<IdleCost, String> {
+    let server = peer.start(&tls::role("echo", secured), &[])?;
+    let tls = tls::client(secured).map_err(text)?;
     let measure = || -> io::Result<IdleCost> {
-        let mut beside = Echo::open(server.addr, HEALTHY)?;
+        let mut beside = Echo::open(server.addr, HEALTHY, &tls)?;
         beside.play(plan.slice, &mut latencies())?;
         let before = server.resident()?;
-        let mut crowd = Idle::open(server.addr, plan.idle)?;
+        let mut crowd = Idle::open(server.addr, plan.idle, &tls)?;
         settle(&server)?;
         let fresh = server.resident()?;
         crowd.use_each()?;
@@ -83,8 +85,8 @@ pub struct GreedyCost {
 pub fn greedy(peer: &Peer, plan: Plan) -> Result<GreedyCost, String> {
     let (with, without) = (start(peer)?, start(peer)?);
     let measure = || -> io::Result<GreedyCost> {
-        let mut alone = Echo::open(without.addr, HEALTHY)?;
-        let mut beside = Echo::open(with.addr, HEALTHY)?;
+        let mut alone = Echo::open(without.addr, HEALTHY, &None)?;
+        let mut beside = Echo::open(with.addr, HEALTHY, &None)?;
         alone.play(plan.slice, &mut latencies())?;
         beside.play(plan.slice, &mut latencies())?;
         let before = with.resident()?;

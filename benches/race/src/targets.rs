@@ -24,6 +24,10 @@ pub fn judge(results: &Results) -> Vec<Target> {
     let mut targets = Vec::new();
     for (scenario, cells) in &results.scenarios {
         let Some(engine) = of(cells, ENGINE) else { continue };
+        if scenario.tls {
+            secured(results, scenario, cells, engine, &mut targets);
+            continue;
+        }
         processor_time(scenario, engine, &mut targets);
         if let Some(reference) = of(cells, REFERENCE) {
             system_calls(scenario, engine, reference, &mut targets);
@@ -44,6 +48,45 @@ pub fn judge(results: &Results) -> Vec<Target> {
     }
     others(results, &mut targets);
     targets
+}
+
+/// Under TLS: what the engine has to be beside tokio-rustls and libevent, and the cryptography alone.
+fn secured(results: &Results, scenario: &Scenario, cells: &[Cell], engine: &Data, targets: &mut Vec<Target>) {
+    let mut push = |what: String, measured: String, must: String, met: bool| {
+        targets.push(Target { what: format!("{}: {what}", scenario.title), measured, must, met });
+    };
+    let limit = match scenario.id {
+        "tls_echo" | "tls_fanout" => 0.95,
+        _ => 1.0,
+    };
+    if engine.ratio.len() > 0 {
+        let (measured, must) = (engine.ratio.show_interval(), format!("median ≤ {limit:.2}"));
+        push(
+            "processor time ÷ tokio-rustls tuned".to_owned(),
+            measured,
+            must,
+            engine.ratio.median() <= limit,
+        );
+    }
+    let taught = of(cells, "tokio taught").filter(|_| scenario.id == "tls_fanout");
+    for (peer, data, limit) in [("tokio taught", taught, 0.5), ("libevent", of(cells, "libevent"), 1.0)] {
+        let Some(data) = data else { continue };
+        let ratio = engine.cpu.median() / data.cpu.median();
+        let must = format!("≤ {limit:.2}");
+        push(format!("processor time ÷ {peer}"), format!("{ratio:.2}"), must, ratio <= limit);
+    }
+    let plain = results.scenario("stream").and_then(|(_, cells)| of(cells, ENGINE));
+    let bare = results.tls_bare.as_ref().and_then(|bare| bare.as_ref().ok());
+    if let ("tls_stream", Some(plain), Some(bare)) = (scenario.id, plain, bare) {
+        let floor = plain.cpu.median() + bare.median();
+        let ratio = engine.cpu.median() / floor;
+        let what = format!(
+            "processor time ÷ (the plain row's {:.0} µs + opening and sealing in memory, {:.0} µs)",
+            plain.cpu.median(),
+            bare.median()
+        );
+        push(what, format!("{ratio:.2}"), "≤ 1.10".to_owned(), ratio <= 1.1);
+    }
 }
 
 fn processor_time(scenario: &Scenario, engine: &Data, targets: &mut Vec<Target>) {
@@ -134,6 +177,19 @@ fn others(results: &Results, targets: &mut Vec<Target>) {
             format!("{} KiB", growth >> 10),
             "≤ 10 × (high water + one read) = 1,280 KiB",
             growth <= allowed,
+        );
+    }
+    if let Some((_, Ok(idle))) = results.tls_idle.iter().find(|(peer, _)| *peer == ENGINE) {
+        let most = idle.fresh.max(idle.used);
+        let measured = format!("{most:.0} B");
+        push("TLS: memory of an idle connection, fresh or used", measured, "≤ 8,192 B", most <= 8192.0);
+    }
+    if let Some((_, Ok(storm))) = results.tls_storm.iter().find(|(peer, _)| *peer == ENGINE) {
+        push(
+            "TLS: p99 of an echo of 50 beside 1,000 handshakes ÷ without them",
+            storm.ratio.show_interval(),
+            "median ≤ 3.00",
+            storm.ratio.median() <= 3.0,
         );
     }
     if let Some(Ok(chat)) = &results.chat {

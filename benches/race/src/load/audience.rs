@@ -6,10 +6,11 @@ use std::time::{Duration, Instant};
 
 use rustix::event::epoll::EventFlags;
 
-use super::{read_some, reset, wrong, Latencies, Poll, BLOCK};
+use super::line::scratch;
+use super::{reset, wrong, Latencies, Line, Poll};
 
 struct Member {
-    stream: TcpStream,
+    line: Line,
     got: usize,
 }
 
@@ -22,12 +23,13 @@ pub struct Audience {
 
 impl Audience {
     pub fn new() -> io::Result<Self> {
-        Ok(Self { poll: Poll::new()?, members: Vec::new(), scratch: vec![0; BLOCK], ready: Vec::new() })
+        Ok(Self { poll: Poll::new()?, members: Vec::new(), scratch: scratch(), ready: Vec::new() })
     }
 
-    pub fn add(&mut self, stream: TcpStream) -> io::Result<()> {
-        self.poll.add(&stream, self.members.len(), EventFlags::IN)?;
-        self.members.push(Member { stream, got: 0 });
+    pub fn add(&mut self, line: impl Into<Line>) -> io::Result<()> {
+        let line = line.into();
+        self.poll.add(&line, self.members.len(), EventFlags::IN)?;
+        self.members.push(Member { line, got: 0 });
         Ok(())
     }
 
@@ -36,7 +38,7 @@ impl Audience {
     }
 
     pub fn streams(&self) -> impl Iterator<Item = &TcpStream> {
-        self.members.iter().map(|member| &member.stream)
+        self.members.iter().map(|member| member.line.stream())
     }
 
     /// Reads until everybody has `total` bytes since the beginning. The first `cycle` bytes of
@@ -55,7 +57,7 @@ impl Audience {
             self.poll.wait(Duration::from_millis(20), &mut self.ready)?;
             for slot in &self.ready {
                 let Some(member) = self.members.get_mut(*slot) else { continue };
-                let Some(count) = read_some(&member.stream, &mut self.scratch)? else { continue };
+                let Some(count) = member.line.read(&mut self.scratch)? else { continue };
                 let from = member.got % cycle;
                 member.got += count;
                 if member.got > total || stream.get(from..from + count) != Some(&self.scratch[..count]) {
@@ -74,8 +76,8 @@ impl Audience {
     pub fn drain(&mut self) -> io::Result<()> {
         let mut last = Instant::now();
         while last.elapsed() < Duration::from_millis(300) {
-            for member in &self.members {
-                while read_some(&member.stream, &mut self.scratch)?.is_some() {
+            for member in &mut self.members {
+                while member.line.read(&mut self.scratch)?.is_some() {
                     last = Instant::now();
                 }
             }

@@ -1,20 +1,21 @@
 //! Clients that connect, have one message echoed, and close.
 
-use std::io::{self, Write};
+use std::io;
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use rustix::event::epoll::EventFlags;
 use rustix::io::Errno;
 
-use super::{client_socket, pattern, read_some, wrong, Game, Latencies, Poll, PERIOD};
+use super::line::scratch;
+use super::{client_socket, pattern, wrong, Game, Latencies, Line, Poll, Tls, PERIOD};
 
 const MESSAGE: usize = 64;
 /// How many do so at a time.
 const AT_A_TIME: usize = 16;
 
 struct Client {
-    stream: TcpStream,
+    line: Line,
     phase: usize,
     sent: bool,
     got: usize,
@@ -23,18 +24,29 @@ struct Client {
 
 pub struct Churn {
     addr: SocketAddr,
+    tls: Tls,
     poll: Poll,
     slots: Vec<Option<Client>>,
     pattern: Vec<u8>,
+    scratch: Vec<u8>,
     ready: Vec<usize>,
     connected: usize,
 }
 
 impl Churn {
-    pub fn open(addr: SocketAddr) -> io::Result<Self> {
+    pub fn open(addr: SocketAddr, tls: &Tls) -> io::Result<Self> {
         let slots = (0..AT_A_TIME).map(|_| None).collect();
         let pattern = pattern(MESSAGE + PERIOD);
-        Ok(Self { addr, poll: Poll::new()?, slots, pattern, ready: Vec::new(), connected: 0 })
+        Ok(Self {
+            addr,
+            tls: tls.clone(),
+            poll: Poll::new()?,
+            slots,
+            pattern,
+            scratch: scratch(),
+            ready: Vec::new(),
+            connected: 0,
+        })
     }
 
     fn connect(&mut self, slot: usize) -> io::Result<()> {
@@ -47,10 +59,10 @@ impl Churn {
             Err(error) if error.raw_os_error() == Some(Errno::INPROGRESS.raw_os_error()) => {}
             result => result?,
         }
-        let stream = TcpStream::from(socket);
-        self.poll.add(&stream, slot, EventFlags::IN | EventFlags::OUT)?;
+        let line = Line::begin(TcpStream::from(socket), &self.tls)?;
+        self.poll.add(&line, slot, EventFlags::IN | EventFlags::OUT)?;
         let phase = self.connected % PERIOD;
-        self.slots[slot] = Some(Client { stream, phase, sent: false, got: 0, begun });
+        self.slots[slot] = Some(Client { line, phase, sent: false, got: 0, begun });
         Ok(())
     }
 }
@@ -68,11 +80,12 @@ impl Game for Churn {
             self.poll.wait(Duration::from_millis(20), &mut ready)?;
             for slot in &ready {
                 let Some(Some(client)) = self.slots.get_mut(*slot) else { continue };
-                if !client.advance(&self.pattern)? {
+                if !client.advance(&self.pattern, &mut self.scratch)? {
                     continue;
                 }
                 latencies.saturating_record(client.begun.elapsed().as_nanos() as u64);
                 done += 1;
+                client.line.end()?;
                 // Dropped, it is closed.
                 self.slots[*slot] = None;
                 if Instant::now() < end {
@@ -89,19 +102,18 @@ impl Game for Churn {
 
 impl Client {
     /// Returns whether the answer is complete.
-    fn advance(&mut self, pattern: &[u8]) -> io::Result<bool> {
+    fn advance(&mut self, pattern: &[u8], answer: &mut [u8]) -> io::Result<bool> {
         if !self.sent {
-            if let Some(error) = self.stream.take_error()? {
+            if let Some(error) = self.line.stream().take_error()? {
                 return Err(error);
             }
             self.sent = true;
-            if self.stream.write(&pattern[self.phase..self.phase + MESSAGE])? < MESSAGE {
+            if self.line.write(&pattern[self.phase..self.phase + MESSAGE])? < MESSAGE {
                 return Err(wrong("the kernel took part of a message"));
             }
             return Ok(false);
         }
-        let mut answer = [0; MESSAGE + 1];
-        if let Some(count) = read_some(&self.stream, &mut answer)? {
+        if let Some(count) = self.line.read(answer)? {
             let from = self.phase + self.got;
             if self.got + count > MESSAGE || answer[..count] != pattern[from..from + count] {
                 return Err(wrong("an answer differs from what was sent"));

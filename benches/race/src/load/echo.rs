@@ -4,13 +4,14 @@
 //! which stops is not let off the messages that nobody sent meanwhile (coordinated omission).
 
 use std::collections::VecDeque;
-use std::io::{self, ErrorKind, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::io::{self, ErrorKind};
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use rustix::event::epoll::EventFlags;
 
-use super::{connect, pattern, read_some, reset, wrong, Game, Latencies, Poll, BLOCK, PERIOD};
+use super::line::scratch;
+use super::{pattern, reset, wrong, Game, Latencies, Line, Poll, Tls, PERIOD};
 
 /// When clients send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,7 +33,7 @@ pub struct Shape {
 }
 
 struct Client {
-    stream: TcpStream,
+    line: Line,
     /// Where in the pattern the present message begins.
     phase: usize,
     sent: usize,
@@ -53,16 +54,16 @@ pub struct Echo {
 }
 
 impl Echo {
-    pub fn open(addr: SocketAddr, shape: Shape) -> io::Result<Self> {
+    pub fn open(addr: SocketAddr, shape: Shape, tls: &Tls) -> io::Result<Self> {
         let poll = Poll::new()?;
         let mut clients = Vec::new();
         for n in 0..shape.connections {
-            let stream = connect(addr, n, None)?;
+            let line = Line::open(addr, n, None, tls)?;
             // A short message always fits: nobody has to be told that there is room again.
             let flags = if shape.length > 4096 { EventFlags::IN | EventFlags::OUT } else { EventFlags::IN };
-            poll.add(&stream, n, flags)?;
+            poll.add(&line, n, flags)?;
             clients.push(Client {
-                stream,
+                line,
                 phase: n % PERIOD,
                 sent: shape.length,
                 got: shape.length,
@@ -71,7 +72,7 @@ impl Echo {
             });
         }
         let pattern = pattern(shape.length + PERIOD);
-        Ok(Self { shape, poll, clients, pattern, scratch: vec![0; BLOCK], ready: Vec::new() })
+        Ok(Self { shape, poll, clients, pattern, scratch: scratch(), ready: Vec::new() })
     }
 
     /// Waits, and sends and receives what can be. Returns which clients have their answer.
@@ -84,6 +85,7 @@ impl Echo {
                 // Told once more that there is room.
                 continue;
             }
+            client.line.flush()?;
             if client.sent < self.shape.length {
                 client.push(&self.pattern, self.shape.length)?;
             }
@@ -164,7 +166,7 @@ impl Game for Echo {
 
 impl Drop for Echo {
     fn drop(&mut self) {
-        self.clients.iter().for_each(|client| reset(&client.stream));
+        self.clients.iter().for_each(|client| reset(client.line.stream()));
     }
 }
 
@@ -178,7 +180,7 @@ impl Client {
 
     fn push(&mut self, pattern: &[u8], length: usize) -> io::Result<()> {
         while self.sent < length {
-            match self.stream.write(&pattern[self.phase + self.sent..self.phase + length]) {
+            match self.line.write(&pattern[self.phase + self.sent..self.phase + length]) {
                 Ok(count) => self.sent += count,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => break,
                 Err(error) => return Err(error),
@@ -190,13 +192,13 @@ impl Client {
     /// Returns whether the answer is complete.
     fn receive(&mut self, pattern: &[u8], length: usize, scratch: &mut [u8]) -> io::Result<bool> {
         while self.got < length {
-            let Some(count) = read_some(&self.stream, scratch)? else { break };
+            let Some(count) = self.line.read(scratch)? else { break };
             let expected = pattern[self.phase..self.phase + length].get(self.got..self.got + count);
             if expected != Some(&scratch[..count]) {
                 return Err(wrong("an answer differs from what was sent"));
             }
             self.got += count;
-            if count < scratch.len() {
+            if count < scratch.len() && self.line.is_plain() {
                 break;
             }
         }

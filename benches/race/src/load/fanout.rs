@@ -1,21 +1,21 @@
 //! One publisher, many subscribers: each gets every message, in order.
 
-use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::io;
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use super::audience::Audience;
-use super::{connect, reset, wrong, Game, Latencies, PERIOD};
+use super::{reset, wrong, Game, Latencies, Line, Tls, PERIOD};
 
 const FRAME: usize = 64;
 /// After so many frames the stream of them begins again.
 const CYCLE: usize = PERIOD * FRAME;
 
 pub struct Fanout {
-    publisher: TcpStream,
+    publisher: Line,
     subscribers: Audience,
     /// Subscribe, and never read again.
-    silent: Vec<TcpStream>,
+    silent: Vec<Line>,
     /// Frames sent at once: the next come when all subscribers have these.
     in_flight: usize,
     /// Bytes published.
@@ -25,14 +25,20 @@ pub struct Fanout {
 }
 
 impl Fanout {
-    pub fn open(addr: SocketAddr, subscribers: usize, silent: usize, in_flight: usize) -> io::Result<Self> {
+    pub fn open(
+        addr: SocketAddr,
+        subscribers: usize,
+        silent: usize,
+        in_flight: usize,
+        tls: &Tls,
+    ) -> io::Result<Self> {
         let mut frames = Vec::new();
         for n in 0..PERIOD + in_flight {
             frames.push(b'M');
             frames.extend((0..FRAME - 1).map(|i| ((n * (FRAME - 1) + i) % PERIOD) as u8));
         }
         let mut fanout = Self {
-            publisher: connect(addr, 0, None)?,
+            publisher: Line::open(addr, 0, None, tls)?,
             subscribers: Audience::new()?,
             silent: Vec::new(),
             in_flight,
@@ -40,12 +46,13 @@ impl Fanout {
             frames,
         };
         for n in 0..subscribers + silent {
-            let stream = connect(addr, n, (n >= subscribers).then_some(4096))?;
-            subscribe(&stream)?;
+            let mut line = Line::open(addr, n, (n >= subscribers).then_some(4096), tls)?;
+            // It asks to be sent what is published, and waits for the confirmation.
+            line.ask(&[b'S'; FRAME])?;
             if n < subscribers {
-                fanout.subscribers.add(stream)?;
+                fanout.subscribers.add(line)?;
             } else {
-                fanout.silent.push(stream);
+                fanout.silent.push(line);
             }
         }
         Ok(fanout)
@@ -55,19 +62,6 @@ impl Fanout {
     pub fn set_patience(&mut self, patience: Duration) {
         self.subscribers.poll.patience = patience;
     }
-}
-
-/// Asks to be sent what is published, and waits for the confirmation.
-fn subscribe(mut stream: &TcpStream) -> io::Result<()> {
-    stream.set_nonblocking(false)?;
-    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
-    stream.write_all(&[b'S'; FRAME])?;
-    let mut answer = [0; FRAME];
-    stream.read_exact(&mut answer)?;
-    if answer != [b'S'; FRAME] {
-        return Err(wrong("the confirmation differs from what was sent"));
-    }
-    stream.set_nonblocking(true)
 }
 
 impl Game for Fanout {
@@ -82,7 +76,9 @@ impl Game for Fanout {
             }
             let from = self.published % CYCLE;
             let length = self.in_flight * FRAME;
-            self.publisher.write_all(&self.frames[from..from + length])?;
+            if self.publisher.write(&self.frames[from..from + length])? < length {
+                return Err(wrong("the kernel took part of what was published"));
+            }
             self.published += length;
             self.subscribers.hear(self.published, &self.frames, CYCLE, latencies, begun)?;
             deliveries += (self.subscribers.len() * self.in_flight) as u64;
@@ -92,7 +88,7 @@ impl Game for Fanout {
 
 impl Drop for Fanout {
     fn drop(&mut self) {
-        self.silent.iter().for_each(reset);
-        reset(&self.publisher);
+        self.silent.iter().map(Line::stream).for_each(reset);
+        reset(self.publisher.stream());
     }
 }

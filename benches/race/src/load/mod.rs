@@ -7,11 +7,13 @@ pub mod chat;
 mod churn;
 mod echo;
 mod fanout;
+mod line;
 mod proxy;
 
 pub use self::churn::Churn;
 pub use self::echo::{Arrivals, Echo, Shape};
 pub use self::fanout::Fanout;
+pub use self::line::{Line, Tls};
 pub use self::proxy::Proxy;
 
 use std::io::{self, ErrorKind, Read};
@@ -54,7 +56,7 @@ fn wrong(what: &str) -> io::Error {
 }
 
 /// A wait for many sockets at once.
-struct Poll {
+pub struct Poll {
     epoll: OwnedFd,
     events: Vec<epoll::Event>,
     heard: Instant,
@@ -62,7 +64,7 @@ struct Poll {
 }
 
 impl Poll {
-    fn new() -> io::Result<Self> {
+    pub fn new() -> io::Result<Self> {
         Ok(Self {
             epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?,
             events: Vec::with_capacity(1024),
@@ -72,13 +74,13 @@ impl Poll {
     }
 
     /// Edge-triggered: who is told reads or writes as far as it goes.
-    fn add(&self, socket: impl AsFd, token: usize, flags: epoll::EventFlags) -> io::Result<()> {
+    pub fn add(&self, socket: impl AsFd, token: usize, flags: epoll::EventFlags) -> io::Result<()> {
         let data = epoll::EventData::new_u64(token as u64);
         Ok(epoll::add(&self.epoll, socket, data, flags | epoll::EventFlags::ET)?)
     }
 
     /// The tokens that are ready. Fails when nothing has come for too long.
-    fn wait(&mut self, timeout: Duration, ready: &mut Vec<usize>) -> io::Result<()> {
+    pub fn wait(&mut self, timeout: Duration, ready: &mut Vec<usize>) -> io::Result<()> {
         ready.clear();
         self.events.clear();
         let timeout = Timespec { tv_sec: 0, tv_nsec: timeout.as_nanos().min(999_999_999) as i64 };
@@ -132,41 +134,32 @@ fn client_socket(n: usize) -> io::Result<Socket> {
 }
 
 /// Resets instead of closing: thousands of ports in TIME-WAIT would be missing in the next round.
-fn reset(stream: &TcpStream) {
+pub fn reset(stream: &TcpStream) {
     let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
 }
 
 /// Clients that are connected and do nothing.
-pub struct Idle(Vec<TcpStream>);
+pub struct Idle(Vec<Line>);
 
 impl Idle {
-    pub fn open(addr: SocketAddr, count: usize) -> io::Result<Self> {
+    pub fn open(addr: SocketAddr, count: usize, tls: &Tls) -> io::Result<Self> {
         let mut idle = Self(Vec::with_capacity(count));
         for n in 0..count {
-            idle.0.push(connect(addr, n, None)?);
+            idle.0.push(Line::open(addr, n, None, tls)?);
         }
         Ok(idle)
     }
 
     /// Each sends a message and gets it back.
     pub fn use_each(&mut self) -> io::Result<()> {
-        let (message, mut answer) = (pattern(64), [0; 64]);
-        for mut stream in &self.0 {
-            stream.set_nonblocking(false)?;
-            stream.set_read_timeout(Some(Duration::from_secs(5)))?;
-            io::Write::write_all(&mut stream, &message[..64])?;
-            stream.read_exact(&mut answer)?;
-            if answer != message[..64] {
-                return Err(wrong("an answer differs from what was sent"));
-            }
-        }
-        Ok(())
+        let message = pattern(64);
+        self.0.iter_mut().try_for_each(|line| line.ask(&message[..64]))
     }
 }
 
 impl Drop for Idle {
     fn drop(&mut self) {
-        self.0.iter().for_each(reset);
+        self.0.iter().map(Line::stream).for_each(reset);
     }
 }
 
