@@ -38,6 +38,18 @@ pub mod threads {
     #![doc = include_str!("guide/threads.md")]
 }
 
+pub mod cores {
+    #![doc = include_str!("guide/cores.md")]
+}
+
+pub mod upgrading {
+    #![doc = include_str!("guide/upgrading.md")]
+}
+
+pub mod pipes {
+    #![doc = include_str!("guide/pipes.md")]
+}
+
 pub mod embedding {
     #![doc = include_str!("guide/embedding.md")]
 }
