@@ -37,6 +37,14 @@ pub fn pin(side: Side) -> io::Result<()> {
     Ok(())
 }
 
+/// Lets this process, and those it starts, run on every processor that the program was allowed.
+pub fn unpin() -> io::Result<()> {
+    let Ok(list) = std::env::var(ALLOWED) else { return Ok(()) };
+    let mut set = CpuSet::new();
+    list.split(',').filter_map(|n| n.parse().ok()).for_each(|core| set.set(core));
+    Ok(sched_setaffinity(None, &set)?)
+}
+
 /// The processors that the program was allowed at its start.
 const ALLOWED: &str = "UNBROKEN_FIGURES_CORES";
 

@@ -69,10 +69,14 @@ struct Server<P> {
 }
 
 pub fn serve<P: Poller>(role: Role) -> io::Result<()> {
-    let mut poll = P::new()?;
     let listener = super::listen()?;
-    poll.add(listener.as_raw_fd(), LISTENER)?;
     super::announce(listener.local_addr()?)?;
+    serve_from::<P>(role, listener)
+}
+
+pub fn serve_from<P: Poller>(role: Role, listener: TcpListener) -> io::Result<()> {
+    let mut poll = P::new()?;
+    poll.add(listener.as_raw_fd(), LISTENER)?;
     let mut server = Server {
         poll,
         listener,

@@ -18,6 +18,7 @@ mod message_io;
 mod mio;
 #[cfg(target_os = "linux")]
 mod monoio;
+mod several;
 mod smol;
 mod tokio_taught;
 mod tokio_tls;
@@ -62,6 +63,17 @@ pub fn listen() -> io::Result<TcpListener> {
     Ok(socket.into())
 }
 
+/// One of several at the same address, among which the kernel spreads the clients.
+pub fn listen_beside(addr: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+    socket.set_nonblocking(true)?;
+    socket.set_reuse_port(true)?;
+    socket.bind(&addr.into())?;
+    socket.listen(4096)?;
+    socket.set_tcp_nodelay(true)?;
+    Ok(socket.into())
+}
+
 /// Tells the harness where to connect.
 pub fn announce(addr: SocketAddr) -> io::Result<()> {
     let mut out = io::stdout();
@@ -91,6 +103,9 @@ fn run(args: &[String]) -> io::Result<()> {
     let (peer, role) = match args {
         // What the others are, it is not: it takes part in one row.
         [peer, role, dir] if peer == "hyper" && role == "http" => return hyper::serve(Path::new(dir)),
+        // On several cores, or on two pipes: rows of their own.
+        [peer, role, threads] if peer.starts_with("several-") => return several::serve(peer, role, threads),
+        [peer, role] if role == "pipe" => return several::pipe(peer),
         [peer, role] if role == "echo" => (peer, Role::Echo),
         [peer, role] if role == "fanout" => (peer, Role::Fanout),
         [peer, role, upstream] if role == "proxy" => {

@@ -15,6 +15,7 @@ compile_error!("the race is run on Linux: it reads /proc and pins its processes"
 
 mod callgrind;
 mod chat;
+mod cores;
 #[path = "../../support/count.rs"]
 #[allow(dead_code)]
 mod count;
@@ -102,6 +103,7 @@ pub struct Results {
     pub redis: Option<Result<redis::Outcome, String>>,
     pub chat: Option<Result<chat::ChatCost, String>>,
     pub http: Option<Result<http::Outcome, String>>,
+    pub cores: Option<Result<Vec<cores::Verdict>, String>>,
     pub tls_idle: Special<IdleCost>,
     pub tls_storm: Special<tls::Storm>,
     /// Microseconds to open and seal 1 MiB in memory.
@@ -119,13 +121,14 @@ impl Results {
 }
 
 /// The figures beside the scenarios that can be asked for by name.
-const SPECIAL: [(&str, &str); 9] = [
+const SPECIAL: [(&str, &str); 10] = [
     ("idle", "memory of idle connections, and an echo beside them"),
     ("greedy", "clients that send and never read beside healthy ones"),
     ("emfile", "a server whose descriptors run out, and its recovery"),
     ("redis", "redis-benchmark against the example resp and redis-server"),
     ("chat", "the chat server: delivery to 1,000 members, memory of idle clients"),
     ("http", "wrk against the example http and hyper"),
+    ("cores", "a group on two cores beside tokio's and raw epoll's, and an echo between pipes"),
     ("tls_bare", "TLS: opening and sealing 1 MiB, in memory"),
     ("tls_idle", "TLS: memory of idle connections, and an echo beside them"),
     ("tls_storm", "TLS: 1,000 handshakes at once, and an echo beside them"),
@@ -202,6 +205,7 @@ fn run(args: &[String]) -> io::Result<()> {
         redis: None,
         chat: None,
         http: None,
+        cores: None,
         tls_idle: Vec::new(),
         tls_storm: Vec::new(),
         tls_bare: None,
@@ -226,6 +230,7 @@ fn run(args: &[String]) -> io::Result<()> {
             "greedy" => results.greedy = each(some, |peer| special::greedy(peer, plan)),
             "emfile" => results.emfile = each(some, special::emfile),
             "redis" => results.redis = Some(redis::race(plan)),
+            "cores" => results.cores = Some(cores::race(plan)),
             "http" => results.http = Some(http::race(&target, plan)),
             "tls_bare" => results.tls_bare = Some(tls::bare(plan).map_err(special::text)),
             "tls_idle" => {

@@ -192,6 +192,13 @@ fn others(results: &Results, targets: &mut Vec<Target>) {
             storm.ratio.median() <= 3.0,
         );
     }
+    for verdict in results.cores.iter().flatten().flatten() {
+        let must = match verdict.at_least {
+            true => format!("median ≥ {:.2}", verdict.limit),
+            false => format!("median ≤ {:.2}", verdict.limit),
+        };
+        push(verdict.what, verdict.ratio.show_interval(), &must, verdict.met());
+    }
     if let Some(Ok(chat)) = &results.chat {
         for delivery in &chat.deliveries {
             push(

@@ -1,0 +1,194 @@
+//! What several cores bring and cost, and an echo between two pipes. Server and load share all processors
+//! here, so that figures compare within a run only: the servers take turns, and ratios are of one round.
+
+use std::io::{self, Read, Write};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::load::{latencies, Arrivals, Churn, Echo, Fanout, Game, Shape};
+use crate::process::{self, Server, Side, LISTENING};
+use crate::rounds::Rounds;
+use crate::special::text;
+use crate::Plan;
+
+/// A ratio that has to be reached.
+pub struct Verdict {
+    pub what: &'static str,
+    pub ratio: Rounds,
+    /// At least, or at most.
+    pub limit: f64,
+    pub at_least: bool,
+}
+
+impl Verdict {
+    pub fn met(&self) -> bool {
+        match self.at_least {
+            true => self.ratio.median() >= self.limit,
+            false => self.ratio.median() <= self.limit,
+        }
+    }
+}
+
+struct Contender {
+    server: Server,
+    game: Box<dyn Game>,
+}
+
+type Opening = fn(std::net::SocketAddr) -> io::Result<Box<dyn Game>>;
+
+impl Contender {
+    fn start(peer: &str, role: &str, threads: usize, open: Opening) -> io::Result<Self> {
+        let program = std::env::current_exe()?.with_file_name("race-peer");
+        let mut command = Command::new(program);
+        command.args([peer, role, &threads.to_string()]).stderr(Stdio::null());
+        let server = Server::announced(spawn(&mut command)?, LISTENING)?;
+        let mut game = open(server.addr)?;
+        game.play(Duration::from_millis(20), &mut latencies())?;
+        Ok(Self { server, game })
+    }
+
+    /// Units a second, and microseconds of the server's processor time for each.
+    fn slice(&mut self, time: Duration) -> io::Result<(f64, f64)> {
+        let (cpu, begun) = (self.server.cpu()?, Instant::now());
+        let units = self.game.play(time, &mut latencies())? as f64;
+        let (elapsed, cpu) = (begun.elapsed().as_secs_f64(), self.server.cpu()? - cpu);
+        Ok((units / elapsed, cpu.as_secs_f64() * 1e6 / units))
+    }
+}
+
+/// Starts a program that may use every processor, and ends with us.
+fn spawn(command: &mut Command) -> io::Result<Child> {
+    use std::os::unix::process::CommandExt;
+    // SAFETY: between fork and exec one system call is made, and nothing else.
+    unsafe { command.pre_exec(process::die_with_parent) };
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()
+}
+
+fn thousand(addr: std::net::SocketAddr) -> io::Result<Box<dyn Game>> {
+    let shape = Shape { connections: 1000, length: 64, messages: 1, arrivals: Arrivals::Closed };
+    Ok(Box::new(Echo::open(addr, shape, &None)?))
+}
+
+fn churn(addr: std::net::SocketAddr) -> io::Result<Box<dyn Game>> {
+    Ok(Box::new(Churn::open(addr, &None)?))
+}
+
+fn fanout(addr: std::net::SocketAddr) -> io::Result<Box<dyn Game>> {
+    Ok(Box::new(Fanout::open(addr, 1000, 0, 16, &None)?))
+}
+
+/// Rates and processor times of each round, for each contender.
+fn rounds(contenders: &mut [Contender], plan: Plan) -> io::Result<Vec<Vec<(f64, f64)>>> {
+    let mut rounds = Vec::new();
+    for _ in 0..plan.rounds {
+        let mut turns = vec![Vec::new(); contenders.len()];
+        for _ in 0..plan.turns {
+            for (contender, turns) in contenders.iter_mut().zip(&mut turns) {
+                turns.push(contender.slice(plan.slice * 2)?);
+            }
+        }
+        let median = |turns: &Vec<(f64, f64)>| {
+            let rate = Rounds::new(turns.iter().map(|(rate, _)| *rate)).median();
+            (rate, Rounds::new(turns.iter().map(|(_, cpu)| *cpu)).median())
+        };
+        rounds.push(turns.iter().map(median).collect());
+    }
+    Ok(rounds)
+}
+
+pub fn race(plan: Plan) -> Result<Vec<Verdict>, String> {
+    process::unpin().map_err(text)?;
+    let verdicts = measure(plan).map_err(text);
+    process::pin(Side::Load).map_err(text)?;
+    verdicts
+}
+
+fn measure(plan: Plan) -> io::Result<Vec<Verdict>> {
+    let mut verdicts = Vec::new();
+    let mut push = |what, ratios: Vec<f64>, limit, at_least| {
+        verdicts.push(Verdict { what, ratio: Rounds::new(ratios), limit, at_least });
+    };
+    let several = |peer: &str, role: &str, threads, open| Contender::start(peer, role, threads, open);
+
+    let mut echo = [
+        several("several-unbroken", "echo", 2, thousand)?,
+        several("several-tokio", "echo", 2, thousand)?,
+        several("several-epoll", "echo", 2, thousand)?,
+        several("several-unbroken", "echo", 1, thousand)?,
+    ];
+    let all = rounds(&mut echo, plan)?;
+    let rate = |other: usize| all.iter().map(|round| round[0].0 / round[other].0).collect();
+    push("echo 64 B × 1,000, group of 2: messages/s ÷ tokio's multi-thread runtime", rate(1), 1.05, true);
+    push("… ÷ two raw epoll loops with SO_REUSEPORT", rate(2), 0.95, true);
+    let cpu = all.iter().map(|round| round[0].1 / round[3].1).collect();
+    push("… processor time a message ÷ a single reactor", cpu, 1.05, false);
+    drop(echo);
+
+    for (what, role, open, limit) in [
+        (
+            "connect, echo, close through the hand-out: processor time ÷ a single reactor",
+            "echo",
+            churn as Opening,
+            1.25,
+        ),
+        (
+            "broadcast to 1,000 over 2 reactors: processor time a delivery ÷ one",
+            "fanout",
+            fanout as Opening,
+            1.10,
+        ),
+    ] {
+        let mut pair =
+            [several("several-unbroken", role, 2, open)?, several("several-unbroken", role, 1, open)?];
+        let all = rounds(&mut pair, plan)?;
+        push(what, all.iter().map(|round| round[0].1 / round[1].1).collect(), limit, false);
+    }
+
+    // Both ends on one processor: else it is the scheduler that is measured, which brings some sleepers to
+    // whoever wakes them and others to another processor.
+    process::pin(Side::Load)?;
+    let mut pipes = [Pipe::start("unbroken")?, Pipe::start("raw")?];
+    let ratios = (0..plan.rounds).map(|_| -> io::Result<f64> {
+        let (ours, theirs) = (pipes[0].play(3000)?, pipes[1].play(3000)?);
+        Ok(ours / theirs)
+    });
+    push(
+        "pipe echo 64 B: processor time ÷ raw poll, read and write",
+        ratios.collect::<io::Result<_>>()?,
+        1.05,
+        false,
+    );
+    Ok(verdicts)
+}
+
+/// A program between two pipes.
+struct Pipe {
+    server: Server,
+    input: ChildStdin,
+    output: ChildStdout,
+}
+
+impl Pipe {
+    fn start(peer: &str) -> io::Result<Self> {
+        let program = std::env::current_exe()?.with_file_name("race-peer");
+        let mut child = spawn(Command::new(program).args([peer, "pipe"]).stderr(Stdio::null()))?;
+        let (input, output) = (child.stdin.take(), child.stdout.take());
+        let missing = || io::Error::other("no pipe");
+        let server = Server::running(([127, 0, 0, 1], 0).into(), child);
+        let mut pipe =
+            Self { server, input: input.ok_or_else(missing)?, output: output.ok_or_else(missing)? };
+        pipe.play(100)?;
+        Ok(pipe)
+    }
+
+    /// Processor time of each message, there and back.
+    fn play(&mut self, messages: u32) -> io::Result<f64> {
+        let cpu = self.server.cpu()?;
+        let (message, mut answer) = ([7; 64], [0; 64]);
+        for _ in 0..messages {
+            self.input.write_all(&message)?;
+            self.output.read_exact(&mut answer)?;
+        }
+        Ok((self.server.cpu()? - cpu).as_secs_f64() / f64::from(messages))
+    }
+}
