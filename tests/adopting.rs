@@ -227,7 +227,17 @@ fn a_connection_moved_between_two_reactors_in_mid_stream_loses_and_repeats_nothi
             stream.shutdown(Shutdown::Write).unwrap();
         })
     };
-    let reader = thread::spawn(move || read_all(&mut client));
+    let reader = thread::spawn(move || {
+        // Slowly at first, so that something is queued whenever it is moved.
+        let mut got = vec![0; 2 << 20];
+        for piece in got.chunks_mut(16 << 10) {
+            thread::sleep(Duration::from_millis(1));
+            client.read_exact(piece).unwrap();
+        }
+        let (rest, error) = read_all(&mut client);
+        got.extend(rest);
+        (got, error)
+    });
     let mut moves = 0;
     while !reader.is_finished() {
         moves += usize::from(move_between(&one, &two.handle)) + usize::from(move_between(&two, &one.handle));
