@@ -12,6 +12,8 @@ use crate::settings::Settings;
 use crate::socket::{Accept, Acceptor, Reserve, Shed, Stream};
 use crate::stats::Stats;
 use crate::timers::Time;
+#[cfg(feature = "tls")]
+use crate::tls::Tls;
 
 /// The first wait after descriptors or memory ran out; it doubles up to the last one.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -103,7 +105,7 @@ pub(crate) struct Listener<A = Acceptor> {
     pub(crate) settings: Option<Arc<Settings>>,
     /// Its clients speak TLS.
     #[cfg(feature = "tls")]
-    pub(crate) tls: Option<Arc<rustls::ServerConfig>>,
+    pub(crate) tls: Option<Tls>,
     /// Its clients are handed out among the reactors of the group.
     pub(crate) hands_out: bool,
     /// Clients may be waiting: an event said so, and no EAGAIN since.

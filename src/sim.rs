@@ -63,6 +63,8 @@ use crate::close::CloseReport;
 use crate::config::Config;
 use crate::handler::Handler;
 use crate::id::ConnId;
+#[cfg(feature = "tls")]
+use crate::id::ListenerId;
 use crate::net::Net;
 use crate::reactor::{Reactor, Turn};
 use crate::simnet::{Kernel, Knock, Name, PeerState, MICRO};
@@ -292,6 +294,14 @@ impl<H> Sim<H> {
     /// itself, for those that are made from here on. 32 to 128 KiB.
     pub fn buffers(&mut self, least: usize, most: usize) {
         self.kernel.world().rooms = (least.max(1), most.max(least).max(1));
+    }
+
+    /// Has the clients that a listener accepts from here on speak the simulator's own session, as
+    /// [`Script::secure`] has them do. A connection to a [`Remote`] does so by
+    /// [`start_tls`](Net::start_tls) with [`Tls::SimClient`](crate::Tls::SimClient).
+    #[cfg(feature = "tls")]
+    pub fn secure(&mut self, listener: ListenerId) {
+        self.reactor.net().secure_listener(listener, crate::Tls::SimServer);
     }
 
     fn violation(&self, what: String) -> Violation {

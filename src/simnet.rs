@@ -9,6 +9,9 @@ mod faults;
 mod names;
 mod peer;
 mod rng;
+mod sealed;
+#[cfg(feature = "tls")]
+mod securing;
 mod socket;
 mod tcp;
 mod witness;
@@ -186,9 +189,9 @@ impl SimStream {
 
     /// Notes that a session stands above it from here on.
     #[cfg(feature = "tls")]
-    pub(crate) fn seal(&self) {
+    pub(crate) fn seal(&self, clear: usize, is_toy: bool, is_lenient: bool) {
         if let Some(sock) = self.kernel.world().socks.get_mut(&self.sock) {
-            sock.sealed = true;
+            sock.seal(clear, is_toy, is_lenient);
         }
     }
 }

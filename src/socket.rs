@@ -287,7 +287,7 @@ impl Stream {
         let below = std::mem::replace(self, Self::None);
         #[cfg(feature = "sim")]
         if let Self::Sim(stream) = &below {
-            stream.seal();
+            stream.seal(clear, session.is_toy(), allow_truncation);
         }
         *self = Self::Tls(Box::new(Secured::new(below, session, clear, allow_truncation)));
     }

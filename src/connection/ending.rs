@@ -5,7 +5,7 @@
 //! destroys what the peer has not received yet: so the input is read and thrown away first, within
 //! caps, for a peer may go on sending for ever.
 
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::time::Duration;
 
 use super::{Connection, Context, Halves, State, Terms, UNKNOWN};
@@ -121,7 +121,9 @@ impl Connection {
             self.begin_close(cx);
         }
         if self.fin_wanted && !self.fin_sent && self.queued() == 0 {
-            self.end_stream(socket, cx.now);
+            if let Err(error) = self.end_stream(socket, cx.now) {
+                return self.fail_own(&error, socket, cx);
+            }
         }
         if self.state == State::Flushing && self.fin_sent {
             self.state = State::Lingering;
@@ -153,7 +155,8 @@ impl Connection {
         self.state == State::Lingering && self.standing_since != Time::NEVER
     }
 
-    fn end_stream<T: Transport>(&mut self, socket: &mut T, now: Time) {
+    /// An error is one of the end of a session: it is told once, to whoever asks first.
+    fn end_stream<T: Transport>(&mut self, socket: &mut T, now: Time) -> io::Result<()> {
         self.fin_sent = true;
         if self.secured {
             let all_taken = self.unacked_now(socket) == Some(0);
@@ -167,6 +170,8 @@ impl Connection {
                 self.fin_sent = false;
                 self.writable = false;
             }
+            Err(error) if error.kind() == ErrorKind::Interrupted => self.fin_sent = false,
+            Err(error) if self.secured && error.raw_os_error() != Some(libc::ENOTCONN) => return Err(error),
             // ENOTCONN: a reset came first. The next read, or the next question, tells which.
             Err(_) => {
                 self.readable |= !self.saw_fin;
@@ -177,6 +182,7 @@ impl Connection {
         if self.secured {
             self.after_session_step(socket, now);
         }
+        Ok(())
     }
 
     /// `finished` when our stream was the first to end, `peer_closed` when it was the peer's.

@@ -72,9 +72,13 @@ impl Connection {
             Ok(count) => return self.received_data(count.min(scratch.len()), scratch.len(), socket, cx),
             Err(error) if error.kind() == ErrorKind::Interrupted => {
                 if self.secured {
-                    // Perhaps a whole read's worth of records without plaintext: it counts as one.
+                    // Records without plaintext, perhaps a whole read's worth: they count as one.
+                    let came = socket.has_moved_below();
+                    if came {
+                        self.note_moved(cx.now);
+                    }
                     self.after_session_step(socket, cx.now);
-                    return Received::Nothing(scratch.len());
+                    return Received::Nothing(if came { scratch.len() } else { 0 });
                 }
             }
             Err(error) if error.kind() == ErrorKind::WouldBlock => {

@@ -52,7 +52,10 @@ impl Connection {
         self.activity = cx.now;
         // Its session has it by now.
         self.forget_input();
-        self.want = 0;
+        if is_known {
+            // It was asked for of what came before.
+            self.want = 0;
+        }
         self.extra.get_or_insert_default().handshake = Some(Handshake { since: cx.now, is_known });
         // Whatever came before is the session's, and brought its event already.
         self.readable = true;
@@ -219,15 +222,19 @@ impl Connection {
                 self.writable = false;
                 cx.stats.write_eagains += 1;
             }
-            // What is left is the end of our session, and nobody is there to hear it.
-            Err(_) if self.is_settled() => {
-                self.fin_sent = true;
-                self.ends_mut().tail = false;
-                self.write_failed = true;
-                return self.die(self.clean_reason(), socket, cx);
-            }
-            Err(error) => self.break_write_half(Some(&error), cx),
+            Err(error) => return self.fail_own(&error, socket, cx),
         }
+        self.after_session_step(socket, cx.now);
+    }
+
+    /// What the session has to send of its own cannot be sent.
+    pub(super) fn fail_own<T: Transport>(&mut self, error: &io::Error, socket: &mut T, cx: &mut Context<'_>) {
+        if self.is_settled() {
+            // What is left is the end of our session, and nobody is there to hear it.
+            self.unacked = 0;
+            return self.die(self.clean_reason(), socket, cx);
+        }
+        self.break_write_half(Some(error), cx);
         self.after_session_step(socket, cx.now);
     }
 
@@ -245,10 +252,18 @@ impl Connection {
     pub(super) fn after_session_step<T: Transport>(&mut self, socket: &T, now: Time) {
         // A part of a record that came or went is in no account yet, but it is no silence.
         if socket.has_moved_below() {
-            self.activity = now;
+            self.note_moved(now);
         }
         self.own = !self.write_failed && socket.has_own();
         self.held_back = self.state == State::Handshaking && !socket.takes_data();
+    }
+
+    /// Bytes came or went below the session.
+    pub(super) fn note_moved(&mut self, now: Time) {
+        self.activity = now;
+        if self.is_lingering() {
+            self.progress = now;
+        }
     }
 
     /// Whether the peer has taken a part of what the session made, since this was last asked: a record

@@ -118,11 +118,13 @@ impl Connection {
         let mut budget = cx.terms.config.write_budget;
         while budget > 0 && self.may_flush() && !self.held_back {
             let Some(mut out) = self.out.take() else { break };
-            let taken = match out.only_slice(budget) {
+            // A record that has been begun is offered whole: it counts as a whole.
+            let limit = if self.secured { budget.max(socket.committed()) } else { budget };
+            let taken = match out.only_slice(limit) {
                 Some(slice) => self.write_once(&[IoSlice::new(slice)], slice.len(), socket, cx),
                 None => {
                     let mut slices = [IoSlice::new(&[]); GATHER];
-                    let filled = out.gather(&mut slices, budget);
+                    let filled = out.gather(&mut slices, limit);
                     let gathered = slices.get(..filled).unwrap_or_default();
                     let offered = gathered.iter().map(|slice| slice.len()).sum();
                     self.write_once(gathered, offered, socket, cx)

@@ -63,8 +63,12 @@ impl Net {
     /// Gives a listener, whether it has one or not, another configuration of TLS: for the clients that
     /// it accepts from now on.
     pub fn set_tls(&mut self, listener: ListenerId, tls: Arc<ServerConfig>) {
+        self.secure_listener(listener, Tls::Server(without_early_data(tls)));
+    }
+
+    pub(crate) fn secure_listener(&mut self, listener: ListenerId, tls: Tls) {
         if let Some(listener) = self.listeners.get_mut(listener) {
-            listener.tls = Some(without_early_data(tls));
+            listener.tls = Some(tls);
         }
     }
 
@@ -157,7 +161,7 @@ impl Net {
     pub(crate) fn secure_client(&mut self, id: ConnId, listener: ListenerId) -> bool {
         let tls = self.listeners.get(listener).and_then(|listener| listener.tls.clone());
         let Some(tls) = tls else { return false };
-        match Tls::Server(tls).session() {
+        match tls.session() {
             Ok(session) => {
                 self.secure_when_established(id, session);
                 self.secure(id);

@@ -61,8 +61,8 @@ impl Ages {
         let clock = Clock { now: world.now, back: world.witness.back };
         let draining = net.stopping == Stopping::Draining;
         for (conn, Entry { conn: state, stream }) in net.conns.iter() {
-            let Stream::Sim(stream) = stream else { continue };
-            let Some(sock) = world.socks.get(&stream.sock) else { continue };
+            let Stream::Sim(below) = stream.bottom() else { continue };
+            let Some(sock) = world.socks.get(&below.sock).filter(|sock| !sock.sealed) else { continue };
             let age = self.0.entry(conn).or_default();
             match age.check(state, sock, &net.config_of(conn), clock, draining, net.stats().overflows) {
                 Ok(()) => age.overdue = None,
@@ -107,11 +107,14 @@ impl Age {
         if state == State::Connecting {
             return clock.within("connecting", Some(times.made), Some(config.connect_timeout));
         }
+        if state == State::Handshaking {
+            return clock.within("shaking hands", Some(self.changed), Some(config.handshake_timeout));
+        }
         if conn.is_delivering() {
             self.silence(conn, sock, config, clock)?;
         }
         self.stall(conn, sock, config, clock)?;
-        let all = sock.acked == sock.promised.len() as u64 && sock.shut;
+        let all = sock.arrived() == sock.promised.len() as u64 && sock.shut;
         if conn.is_closing() && all && !draining {
             // An absence may hide from it that the last acknowledgement came.
             let since = times.ack.max(times.shut).max(times.closing).max(clock.back);
@@ -138,7 +141,8 @@ impl Age {
         clock: Clock,
     ) -> Result<(), String> {
         let times = &sock.times;
-        if sock.paused && !sock.input.is_empty() {
+        // A session may hold some of it.
+        if sock.paused && (!sock.input.is_empty() || sock.toy.is_some()) {
             self.held = clock.now;
         }
         let moved = [times.data, times.read, times.written, times.ack, self.changed, self.held];
@@ -151,7 +155,7 @@ impl Age {
     /// Bytes are queued or under way, and none were acknowledged.
     fn stall(&mut self, conn: &Connection, sock: &Sock, config: &Config, clock: Clock) -> Result<(), String> {
         let waits = match conn.is_closing() {
-            true => conn.queued() > 0 || sock.acked < sock.written,
+            true => conn.queued() > 0 || sock.arrived() < sock.handed(),
             false => conn.is_delivering() && conn.queued() > 0 && !conn.may_flush(),
         };
         let restarts = sock.times.ack.max(sock.times.queue).max(self.changed);

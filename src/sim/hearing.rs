@@ -15,14 +15,19 @@ use crate::socket::Stream;
 /// Whether the engine has to read what waits for this connection, as far as the program and the kernel
 /// can tell: not what the engine makes of it.
 pub(super) fn is_wanted(conn: &Connection, sock: &Sock, book: Option<&Book>, config: &Config) -> bool {
-    if conn.is_closing() {
+    if conn.is_closing() || conn.state() == State::Handshaking {
         return true;
     }
-    if !conn.is_delivering() || sock.paused {
+    // Behind the end of a session comes nothing that anybody wants to hear.
+    if !conn.is_delivering() || sock.paused || (sock.toy.is_some() && sock.is_ended()) {
         return false;
     }
     if !conn.is_congested() || config.read_while_congested {
         return true;
+    }
+    // A session reads ahead: which of its reads were granted is not known.
+    if sock.toy.is_some() {
+        return false;
     }
     // It is heard on as long as its queue does not grow by it, once after each crossing and drain, and
     // up to what may be left unused.
@@ -53,14 +58,18 @@ pub(super) fn timer_fires(
         return Ok(());
     }
     for (id, Entry { conn, stream }) in net.conns.iter() {
-        let Stream::Sim(stream) = stream else { continue };
-        let Some(sock) = world.socks.get(&stream.sock) else { continue };
+        let Stream::Sim(below) = stream.bottom() else { continue };
+        let Some(sock) = world.socks.get(&below.sock).filter(|sock| !sock.sealed) else { continue };
         let told_late = sock.times.lie > due || sock.times.freed.max(sock.times.known) >= due;
         if !conn.is_delivering() || told_late || sock.times.looked >= due {
             continue;
         }
+        // A session had something to say, which comes before what the kernel has.
+        if sock.toy.is_some() && books.get(&id).is_some_and(|book| book.kept(sock) > 0) {
+            continue;
+        }
         let unread = sock.arrivals.front().map(|(at, _)| *at);
-        let ended = (sock.fin_in && !sock.end_read).then_some(sock.times.fin);
+        let ended = (sock.fin_in && !sock.is_ended()).then_some(sock.times.fin);
         let waits = unread.or(ended).filter(|at| *at < due);
         let open = sock.phase == Phase::Open;
         if let (Some(at), true) = (waits, open && is_wanted(conn, sock, books.get(&id), &net.config_of(id))) {

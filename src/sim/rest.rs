@@ -12,14 +12,17 @@ use crate::id::ConnId;
 use crate::net::{Entry, Net};
 use crate::simnet::{Kernel, Phase, Sock};
 use crate::socket::Stream;
+use crate::transport::Transport;
 
 pub(super) fn check(net: &Net, kernel: &Kernel, books: &BTreeMap<ConnId, Book>) -> Result<(), String> {
     let mut world = kernel.world();
     let world = &mut *world;
     for (id, Entry { conn, stream }) in net.conns.iter() {
-        let Stream::Sim(stream) = stream else { continue };
-        let Some(sock) = world.socks.get_mut(&stream.sock) else { continue };
-        if let Some(what) = stall(conn, sock, books.get(&id), &net.config_of(id)) {
+        let Stream::Sim(below) = stream.bottom() else { continue };
+        let Some(sock) = world.socks.get_mut(&below.sock).filter(|sock| !sock.sealed) else { continue };
+        let own = stream.has_own() && sock.phase == Phase::Open && sock.level().output;
+        let own = own.then(|| "bytes of its session wait, and the kernel has room".to_owned());
+        if let Some(what) = own.or_else(|| stall(conn, sock, books.get(&id), &net.config_of(id))) {
             return Err(format!("{id}: stalls: {what} ({:?})", conn.state()));
         }
     }
@@ -46,7 +49,7 @@ fn stall(conn: &Connection, sock: &mut Sock, book: Option<&Book>, config: &Confi
     if sock.has_unread() && hearing::is_wanted(conn, sock, book, config) {
         return Some("input waits in the kernel and is not read".to_owned());
     }
-    if conn.queued() > 0 && sock.level().output {
+    if conn.queued() > 0 && conn.state() != State::Handshaking && sock.level().output {
         return Some(format!("{} bytes queued, and the kernel has room", conn.queued()));
     }
     let book = book.filter(|_| conn.is_delivering())?;
@@ -59,13 +62,16 @@ fn stall(conn: &Connection, sock: &mut Sock, book: Option<&Book>, config: &Confi
     if book.told_eof {
         return None;
     }
+    if sock.toy.is_some() && conn.is_congested() && !config.read_while_congested {
+        return None;
+    }
     let kept = book.kept(sock);
     let owed = kept > book.unused() || (kept > 0 && (sock.resumed || book.drained));
-    if owed && (kept >= sock.want || sock.end_read) {
+    if owed && (kept >= sock.want || sock.is_ended()) {
         return Some("unused input is not shown (again)".to_owned());
     }
     let held_back = kept > 0 && conn.is_congested();
-    if sock.end_read && sock.fin_in && !held_back {
+    if sock.is_ended() && sock.is_through() && !held_back {
         return Some("the peer's stream has ended, and nobody was told".to_owned());
     }
     None

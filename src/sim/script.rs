@@ -84,4 +84,14 @@ impl Script {
             _ => script,
         }
     }
+
+    /// The same, of a peer that speaks the simulator's own session: mostly as it should be done.
+    #[cfg(feature = "tls")]
+    pub fn random_secured(seed: u64) -> Self {
+        let mut rng = Rng::new(seed, u64::from_be_bytes(*b"..secure"));
+        let mut script =
+            if rng.chance(800) { Self::new().secure() } else { Self::new().secure_without_end() };
+        script.steps.extend(Self::random(seed).steps);
+        script
+    }
 }

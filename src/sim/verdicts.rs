@@ -125,7 +125,7 @@ impl Case<'_> {
             false => self.config.write_stall,
         };
         let Some(limit) = limit.map(nanos) else { return Err("there is no such limit".to_owned()) };
-        holds(!sock.has_all(), "everything has been acknowledged")?;
+        holds(!sock.has_all() || !sock.all_acked, "everything has been acknowledged")?;
         let queue = if sock.promised > sock.written { sock.times.queue } else { 0 };
         let since = sock.times.ack.max(queue);
         self.passed_in_presence("without an acknowledgement", since, self.death.at, limit)
@@ -143,7 +143,7 @@ impl Case<'_> {
         holds(self.is_closing(), "it is not closing")?;
         holds(sock.has_all() && sock.shut, "bytes of ours are under way")?;
         holds(!death.draining, "a shutdown's deadline is the only clock")?;
-        let since = times.ack.max(times.shut).max(times.closing);
+        let since = times.taken.max(times.shut).max(times.closing);
         let heard = since.max(times.read).max(times.data_at_look);
         let silence = nanos(self.config.linger_idle);
         let total = nanos(self.config.linger_total);

@@ -103,7 +103,9 @@ pub(super) fn closer(case: &Case<'_>, sock: &View) -> Result<(), String> {
     let closing = |other: &&Other| matches!(other.state, State::Flushing | State::Lingering);
     // For longer than it takes to ask.
     let owes = |other: &Other| {
-        other.sock.is_some_and(|sock| sock.has_all() && sock.shut && sock.times.ack + MILLI < sock.now)
+        other.sock.is_some_and(|sock| {
+            sock.has_all() && sock.all_acked && sock.shut && sock.times.ack + MILLI < sock.now
+        })
     };
     match case.death.others.iter().filter(closing).find(|other| owes(other)) {
         Some(other) => Err(format!("it still receives, and {} only owes its end", other.conn)),

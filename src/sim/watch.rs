@@ -12,7 +12,7 @@ use crate::connection::Via;
 use crate::handler::Handler;
 use crate::id::{ConnId, ListenerId, TimerId};
 use crate::net::{Entry, Net};
-use crate::simnet::{Kernel, Sock, SockId, World, MILLI, NOBODY};
+use crate::simnet::{Kernel, PeerState, Sock, SockId, World, MILLI, NOBODY};
 use crate::socket::Stream;
 
 /// What is known of one connection.
@@ -20,7 +20,7 @@ use crate::socket::Stream;
 pub(super) struct Book {
     pub(super) sock: Option<SockId>,
     pub(super) peer: Option<usize>,
-    opened: bool,
+    pub(super) opened: bool,
     pub(super) closed: bool,
     /// The handler was told of the end of the peer's stream.
     pub(super) told_eof: bool,
@@ -41,6 +41,13 @@ impl Book {
         self.sock.and_then(|sock| world.socks.get(&sock)).is_some_and(|sock| sock.sealed)
     }
 
+    /// Its peer does not speak what the session above its socket does.
+    pub(super) fn is_misunderstood(&self, world: &World) -> bool {
+        let sock = self.sock.and_then(|sock| world.socks.get(&sock));
+        let peer = self.peer.and_then(|peer| world.peers.get(peer));
+        sock.is_some_and(|sock| sock.toy.is_some()) && !peer.is_some_and(PeerState::is_secured)
+    }
+
     /// Bytes that were shown and not used.
     pub(super) fn unused(&self) -> usize {
         self.shown - self.used
@@ -48,7 +55,7 @@ impl Book {
 
     /// The same, with what is kept until more of it has come.
     pub(super) fn kept(&self, sock: &Sock) -> usize {
-        (sock.read as usize).saturating_sub(self.used)
+        (sock.came() as usize).saturating_sub(self.used)
     }
 }
 
@@ -189,17 +196,17 @@ fn check_data(world: &mut World, net: &Net, conn: ConnId, book: &Book, data: &[u
     if book.told_eof {
         return Err("on_data after on_eof".to_owned());
     }
-    if data.len() < sock.want && !sock.end_read {
+    if data.len() < sock.want && !sock.is_ended() {
         return Err(format!("{} bytes are shown, {} were wanted", data.len(), sock.want));
     }
     // What was wanted will not come any more: what is there is shown.
-    let completed = std::mem::take(&mut sock.want) > 0 && sock.end_read;
+    let completed = std::mem::take(&mut sock.want) > 0 && sock.is_ended();
     if !(fresh || completed || sock.resumed || book.drained) {
         return Err("on_data again with nothing new, no resume and no drain".to_owned());
     }
     let congested = state.is_congested() && !net.config_of(conn).read_while_congested;
     // What was kept back was read at some other time.
-    if fresh && congested && !sealed && !sock.read_was_granted && !sock.held {
+    if fresh && congested && !sealed && sock.toy.is_none() && !sock.read_was_granted && !sock.held {
         return Err("a congested connection was read from although its queue grows by it".to_owned());
     }
     Ok(())
@@ -211,12 +218,10 @@ fn check_eof(world: &mut World, book: &Book) -> Result<(), String> {
         return Err("on_eof came twice".to_owned());
     }
     let Some(sock) = sock_in(world, book) else { return Ok(()) };
-    let (ended, left, read, shown) = (sock.fin_in, sock.input.len(), sock.read as usize, book.shown);
-    match sock.sealed || (ended && left == 0 && shown == read) {
+    let (ended, came, shown) = (sock.is_through(), sock.came() as usize, book.shown);
+    match sock.sealed || (ended && shown == came) {
         true => Ok(()),
-        false => {
-            Err(format!("on_eof; the stream ended: {ended}, unread: {left}, read: {read}, shown: {shown}"))
-        }
+        false => Err(format!("on_eof; the stream ended and was read: {ended}, came: {came}, shown: {shown}")),
     }
 }
 
@@ -227,6 +232,11 @@ impl<H: Handler> Handler for Watch<H> {
             let book = Self::see(&mut self.books, world, net, conn, "on_open");
             if std::mem::replace(&mut book.opened, true) {
                 world.accuse(|| format!("{conn}: on_open came twice"));
+            }
+            let now = world.now;
+            if let Some(sock) = sock_in(world, book) {
+                // It could not be offered what is queued before.
+                sock.times.soft = sock.times.soft.map(|_| now);
             }
         }
         self.pass_on(net, Kind::Open, |inner, net| inner.on_open(net, conn, via));
@@ -241,8 +251,13 @@ impl<H: Handler> Handler for Watch<H> {
             }
             book.shown = book.shown.max(book.used + data.len());
             book.drained = false;
+            let now = world.now;
             if let Some(sock) = sock_in(world, book) {
                 sock.resumed = false;
+                if sock.toy.is_some() {
+                    // What its session had is as good as what the kernel has.
+                    sock.times.looked = now;
+                }
             }
         }
         let used = self.pass_on(net, Kind::Data, |inner, net| inner.on_data(net, conn, data));
@@ -251,7 +266,7 @@ impl<H: Handler> Handler for Watch<H> {
             // It has just seen what it leaves: a pause that it ended itself shows it nothing new.
             if let Some(sock) = sock_in(&mut self.kernel.world(), book) {
                 sock.resumed = false;
-                sock.held &= sock.want > 0 || book.shown < sock.read as usize;
+                sock.held &= sock.want > 0 || book.shown < sock.came() as usize;
             }
         }
         used
@@ -353,7 +368,7 @@ impl<H: Handler> Handler for Watch<H> {
             world.note(|_| format!("{conn} closed: {report}"));
             let death = world.witness.deaths.remove(&conn);
             let just = match &death {
-                Some(_) if book.is_sealed(world) => Ok(()),
+                Some(_) if book.is_sealed(world) || book.is_misunderstood(world) => Ok(()),
                 Some(death) => verdicts::check(conn, death, book, &net.config_of(conn), &world.witness),
                 None => Ok(()),
             };

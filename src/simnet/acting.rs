@@ -31,7 +31,12 @@ impl World {
         if self.socks.get(&id).is_none_or(|sock| sock.phase == Phase::Connecting) {
             return;
         }
-        self.peer_reads(peer, id);
+        if !self.begins_session(peer) {
+            self.peer_reads(peer, id);
+        }
+        if let Err(errno) = self.flush_session(peer, id) {
+            self.peer_cannot_send(peer, errno);
+        }
         loop {
             let Some(step) = self.peers.get(peer).and_then(|state| state.script.steps.front().cloned())
             else {
@@ -48,10 +53,28 @@ impl World {
                 Outcome::Ended => return self.peer_leaves(peer),
             }
         }
-        if self.peers.get(peer).is_some_and(|state| state.end.is_some()) {
+        if self.peers.get(peer).is_some_and(|state| state.end.is_some()) && self.ends_session(peer, id) {
             self.close(id);
             self.peer_leaves(peer);
         }
+    }
+
+    /// What is there belongs to the session that a peer is about to begin.
+    fn begins_session(&self, peer: usize) -> bool {
+        #[cfg(feature = "tls")]
+        let begins = |state: &PeerState| matches!(state.script.steps.front(), Some(Step::Secure { .. }));
+        #[cfg(not(feature = "tls"))]
+        let begins = |_: &PeerState| false;
+        self.peers.get(peer).is_some_and(begins)
+    }
+
+    /// Ends the session of a peer that is about to end its stream. Returns whether that has been sent, or
+    /// cannot be.
+    fn ends_session(&mut self, peer: usize, id: SockId) -> bool {
+        if let Some(state) = self.peers.get_mut(peer) {
+            state.end_session();
+        }
+        self.flush_session(peer, id).unwrap_or(true)
     }
 
     fn peer_leaves(&mut self, peer: usize) {
@@ -69,6 +92,7 @@ impl World {
             return;
         }
         let most = match state.reading {
+            _ if state.is_handshaking() => usize::MAX,
             Reading::Eager => usize::MAX,
             Reading::Never => return,
             Reading::Slow { .. } if now < state.next_read => return self.read_later(peer, id),
@@ -76,11 +100,19 @@ impl World {
         };
         let mut buf = vec![0; most.min(sock.input.len()).max(1)];
         match sock.read(&mut buf) {
-            Ok(0) => state.end = Some(state.write_error.map_or(End::Eof, End::Error)),
-            Ok(count) => state.received.extend(buf.iter().take(count)),
+            Ok(0) => {
+                state.end = Some(state.write_error.map_or(End::Eof, End::Error));
+                state.was_cut = state.is_cut();
+            }
+            Ok(count) => {
+                if let Err(what) = state.open(buf.get(..count).unwrap_or_default()) {
+                    self.accuse(|| format!("peer {peer} cannot read its session: {what}"));
+                }
+            }
             Err(libc::EAGAIN) => return,
             Err(errno) => state.end = Some(End::Error(errno)),
         }
+        let Some(state) = self.peers.get_mut(peer) else { return };
         if let Some(end) = state.end {
             return self.note(|_| format!("peer {peer}: reads the end of the stream: {end:?}"));
         }
@@ -147,6 +179,9 @@ impl World {
                 Outcome::Done
             }
             Step::HalfClose => {
+                if !self.ends_session(peer, id) {
+                    return Outcome::Blocked;
+                }
                 self.note(|_| format!("peer {peer}: ends its stream"));
                 if let Some(sock) = self.socks.get_mut(&id) {
                     sock.shut = true;
@@ -155,6 +190,8 @@ impl World {
                 Outcome::Done
             }
             Step::Close => {
+                // It does not wait for room, as programs that end do not.
+                self.ends_session(peer, id);
                 self.note(|_| format!("peer {peer}: closes"));
                 self.close(id);
                 Outcome::Ended
@@ -174,6 +211,16 @@ impl World {
                 self.set_dark(peer, false, false);
                 Outcome::Done
             }
+            #[cfg(feature = "tls")]
+            Step::Secure { is_polite } => {
+                state.secure(is_polite);
+                self.note(|_| format!("peer {peer}: begins a session"));
+                self.peer_reads(peer, id);
+                if let Err(errno) = self.flush_session(peer, id) {
+                    self.peer_cannot_send(peer, errno);
+                }
+                Outcome::Done
+            }
             Step::Reboot => {
                 self.note(|_| format!("peer {peer}: is back and remembers nothing"));
                 self.set_dark(peer, false, true);
@@ -187,7 +234,12 @@ impl World {
             return Outcome::Ended;
         };
         let rest = data.get(state.offset..).unwrap_or_default();
-        match sock.write(rest.iter(), rest.len(), most) {
+        let sent = match state.is_secured() {
+            true => self.peer_seals(peer, id, rest, most),
+            false => sock.write(rest.iter(), rest.len(), most),
+        };
+        let Some(state) = self.peers.get_mut(peer) else { return Outcome::Ended };
+        match sent {
             Ok(taken) => {
                 state.sent.extend(rest.iter().take(taken));
                 state.offset += taken;
@@ -202,22 +254,27 @@ impl World {
             }
             Err(libc::EAGAIN) => Outcome::Blocked,
             Err(errno) => {
-                self.note(|_| format!("peer {peer}: cannot send: errno {errno}"));
-                // A program that catches the error, sends no more and reads what there is. The
-                // error will not be told again: it remembers it.
-                if let Some(state) = self.peers.get_mut(peer) {
-                    state.script.steps.retain(|step| {
-                        !matches!(step, Step::Send(_) | Step::SendSlowly { .. } | Step::HalfClose)
-                    });
-                    (state.offset, state.until) = (0, None);
-                    if errno != libc::EPIPE {
-                        state.write_error = Some(errno);
-                    }
-                }
-                self.schedule_peer(peer, self.now + MICRO);
+                self.peer_cannot_send(peer, errno);
                 Outcome::Blocked
             }
         }
+    }
+
+    /// A program that catches the error, sends no more and reads what there is. The error will not be told
+    /// again: it remembers it.
+    fn peer_cannot_send(&mut self, peer: usize, errno: i32) {
+        self.note(|_| format!("peer {peer}: cannot send: errno {errno}"));
+        if let Some(state) = self.peers.get_mut(peer) {
+            state
+                .script
+                .steps
+                .retain(|step| !matches!(step, Step::Send(_) | Step::SendSlowly { .. } | Step::HalfClose));
+            (state.offset, state.until) = (0, None);
+            if errno != libc::EPIPE {
+                state.write_error = Some(errno);
+            }
+        }
+        self.schedule_peer(peer, self.now + MICRO);
     }
 
     /// A connect reaches the other side.
@@ -302,5 +359,17 @@ impl World {
         self.note(|_| format!("peer {peer}: connects"));
         self.transmit(ours, Packet::Established);
         self.list(Ready::Listener(listener));
+    }
+}
+
+/// Nobody has a session.
+#[cfg(not(feature = "tls"))]
+impl World {
+    fn flush_session(&mut self, _: usize, _: SockId) -> Result<bool, i32> {
+        Ok(true)
+    }
+
+    fn peer_seals(&mut self, _: usize, _: SockId, _: &[u8], _: usize) -> Result<usize, i32> {
+        Err(libc::EPIPE)
     }
 }

@@ -124,23 +124,18 @@ impl World {
             false => usize::MAX,
         };
         let Some(sock) = self.socks.get_mut(&id) else { return error(libc::EBADF) };
-        let before = sock.written as usize;
+        let before = sock.written;
         let bytes = slices.iter().flat_map(|slice| slice.iter());
         let result = sock.write(bytes, offered, most);
         if let Ok(taken) = result {
             sock.times.written = self.now;
             sock.looks = 0;
-            let queued = sock.promised.len().saturating_sub(before + taken);
+            let right = sock.note_output(taken);
+            let queued = sock.promised.len().saturating_sub(sock.handed() as usize);
             if sock.soft_bytes.is_some_and(|soft| queued < soft) {
                 sock.times.soft = None;
             }
-            let fresh = sock.output.len() - taken;
-            if sock.sealed {
-                // What a session makes of what was promised only the peer can tell.
-                sock.promised.extend(sock.output.range(fresh..));
-            }
-            let right = sock.promised.get(before..before + taken);
-            if !right.is_some_and(|right| right.iter().eq(sock.output.range(fresh..))) {
+            if !right {
                 let name = self.name(id);
                 self.accuse(|| format!("{name}: the {taken} bytes written at offset {before} are not the ones that were sent"));
             }
@@ -191,7 +186,7 @@ impl World {
         self.work.sockets += 1;
         self.note(|world| format!("{}: close", world.name(id)));
         if let Some(sock) = self.socks.get(&id) {
-            let lost = sock.promised.len() as u64 > sock.acked;
+            let lost = sock.promised.len() as u64 > sock.arrived();
             if lost && sock.phase == Phase::Open && !sock.linger_zero && !sock.sealed {
                 let name = self.name(id);
                 self.accuse(|| format!("{name}: a stream that was cut ends without a reset"));

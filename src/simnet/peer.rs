@@ -27,7 +27,11 @@ pub enum Reading {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Step {
     Send(Bytes),
-    SendSlowly { data: Bytes, piece: usize, every: Duration },
+    SendSlowly {
+        data: Bytes,
+        piece: usize,
+        every: Duration,
+    },
     Wait(Duration),
     AwaitBytes(usize),
     AwaitEnd,
@@ -38,6 +42,10 @@ pub(crate) enum Step {
     Vanish,
     Return,
     Reboot,
+    #[cfg(feature = "tls")]
+    Secure {
+        is_polite: bool,
+    },
 }
 
 /// What a peer does, step by step. It reads [eagerly](Reading::Eager) unless told otherwise, and
@@ -127,6 +135,19 @@ impl Script {
         self.then(Step::Return)
     }
 
+    /// Speaks the simulator's own session from here on, the server's end of it at a
+    /// [`Remote`](crate::sim::Remote): what it sends and reads are plaintext. It ends its session before its stream.
+    #[cfg(feature = "tls")]
+    pub fn secure(self) -> Self {
+        self.then(Step::Secure { is_polite: true })
+    }
+
+    /// The same, without ever ending its session, as programs do that do not care.
+    #[cfg(feature = "tls")]
+    pub fn secure_without_end(self) -> Self {
+        self.then(Step::Secure { is_polite: false })
+    }
+
     /// The machine is back and knows nothing of the connection: whatever arrives is answered with a reset.
     pub fn reboot(self) -> Self {
         self.then(Step::Reboot)
@@ -177,6 +198,10 @@ pub(crate) struct PeerState {
     pub(crate) received: Vec<u8>,
     pub(crate) end: Option<End>,
     pub(crate) tries: u32,
+    #[cfg(feature = "tls")]
+    pub(super) secured: Option<Box<super::securing::Secured>>,
+    /// The stream it reads ended, and the session above it had not.
+    pub(crate) was_cut: bool,
 }
 
 impl PeerState {
@@ -198,6 +223,32 @@ impl PeerState {
             received: Vec::new(),
             end: None,
             tries: 0,
+            #[cfg(feature = "tls")]
+            secured: None,
+            was_cut: false,
         }
+    }
+}
+
+/// Nobody speaks it.
+#[cfg(not(feature = "tls"))]
+impl PeerState {
+    pub(crate) fn is_secured(&self) -> bool {
+        false
+    }
+
+    pub(super) fn is_handshaking(&self) -> bool {
+        false
+    }
+
+    pub(super) fn is_cut(&self) -> bool {
+        false
+    }
+
+    pub(super) fn end_session(&mut self) {}
+
+    pub(super) fn open(&mut self, raw: &[u8]) -> Result<(), String> {
+        self.received.extend_from_slice(raw);
+        Ok(())
     }
 }

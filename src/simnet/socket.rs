@@ -7,6 +7,7 @@
 
 use std::collections::VecDeque;
 
+use super::sealed::Toyed;
 use super::witness::Times;
 
 /// Names a socket; never used twice.
@@ -111,8 +112,9 @@ pub(crate) struct Sock {
     pub(crate) read: u64,
     /// What the program behind this end asked its engine to send: the oracle for `written`.
     pub(crate) promised: Vec<u8>,
-    /// A session stands above it.
+    /// A session stands above it of which only the peer can tell what it makes; or a toy does.
     pub(crate) sealed: bool,
+    pub(crate) toy: Option<Box<Toyed>>,
     /// How often that passed high water.
     pub(crate) crossings: u64,
     /// That program asked for no input.
@@ -177,6 +179,7 @@ impl Sock {
             read: 0,
             promised: Vec::new(),
             sealed: false,
+            toy: None,
             crossings: 0,
             paused: false,
             resumed: false,
@@ -197,6 +200,7 @@ impl Sock {
     /// Data arrives.
     pub(crate) fn receive(&mut self, data: &[u8], now: u64) {
         self.input.extend(data);
+        self.note_input(data);
         self.times.data = now;
         self.looks = 0;
         let end = self.read + self.input.len() as u64;
@@ -209,19 +213,24 @@ impl Sock {
     /// The other end has so many more bytes.
     pub(crate) fn acknowledge(&mut self, count: usize, now: u64) {
         self.flight -= count;
+        let before = self.arrived();
         self.acked += count as u64;
         (self.times.ack, self.progress) = (now, now);
-        self.read_when_acked = self.read;
+        if self.arrived() > before {
+            self.times.taken = now;
+            self.read_when_acked = self.read;
+        }
         self.looks = 0;
     }
 
     /// The program asks its engine to send this.
     pub(crate) fn promise(&mut self, data: &[u8], now: u64) {
-        if self.promised.len() as u64 == self.written {
+        let handed = self.handed();
+        if self.promised.len() as u64 == handed {
             self.times.queue = now;
         }
         self.promised.extend_from_slice(data);
-        if self.soft_bytes.is_some_and(|soft| self.promised.len() as u64 - self.written >= soft as u64) {
+        if self.soft_bytes.is_some_and(|soft| self.promised.len() as u64 - handed >= soft as u64) {
             self.times.soft.get_or_insert(now);
         }
     }

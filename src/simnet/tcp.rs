@@ -89,7 +89,7 @@ impl World {
             }
             Packet::Established => {
                 sock.phase = Phase::Open;
-                (sock.times.opened, sock.times.data, sock.times.ack) = (now, now, now);
+                (sock.times.opened, sock.times.data, sock.times.ack, sock.times.taken) = (now, now, now, now);
                 self.wake(id);
                 self.pump(id);
             }

@@ -20,6 +20,8 @@ pub(crate) struct Times {
     /// Data arrived, an acknowledgement did, the peer's end did: at first the beginning.
     pub(crate) data: u64,
     pub(crate) ack: u64,
+    /// The same, of bytes that the program sent: not of those of a session's own.
+    pub(crate) taken: u64,
     pub(crate) fin: u64,
     /// A reset, a refusal: 0 for none.
     pub(crate) failed: u64,
@@ -55,6 +57,7 @@ impl Times {
             known: now,
             data: now,
             ack: now,
+            taken: now,
             fin: 0,
             failed: 0,
             read: 0,
@@ -90,6 +93,8 @@ pub(crate) struct View {
     pub(crate) acked: u64,
     /// Input read since everything written was acknowledged, or since a write failed.
     pub(crate) read_since_acked: u64,
+    /// What the kernel has taken, a session's own bytes and parts of records included, is acknowledged.
+    pub(crate) all_acked: bool,
     pub(crate) has_room: bool,
     pub(crate) paused: bool,
     pub(crate) now: u64,
@@ -102,12 +107,13 @@ impl Sock {
             times: self.times,
             unread: self.input.len(),
             fin_in: self.fin_in,
-            end_read: self.end_read,
+            end_read: self.is_ended(),
             shut: self.shut,
             promised: self.promised.len() as u64,
-            written: self.written,
-            acked: self.acked,
-            read_since_acked: self.read - self.read_when_acked,
+            written: self.handed(),
+            acked: self.arrived(),
+            read_since_acked: self.read - self.read_when_acked + self.kept_at_most(),
+            all_acked: self.acked == self.written,
             has_room: self.is_writable(),
             paused: self.paused,
             now,
@@ -123,7 +129,7 @@ impl View {
 
     /// Everything written has been acknowledged, but not everything sent been written.
     pub(crate) fn may_take_more(&self) -> bool {
-        self.has_room || self.acked == self.written
+        self.has_room || self.all_acked
     }
 }
 

@@ -75,8 +75,10 @@ pub(crate) struct Secured<S> {
     end_sealed: bool,
     /// The stream below has been ended: the session has nothing more to say.
     is_shut: bool,
-    /// Bytes handed over below and read from there, whatever is in them.
+    /// Bytes handed over below and read from there, whatever is in them; and those that were handed over
+    /// since the last whole record.
     sent: u64,
+    sent_behind: u64,
     came: u64,
     /// How many of them the peer had taken, and how many there were, when that was last asked.
     told_taken: Cell<u64>,
@@ -110,6 +112,7 @@ impl<S: Transport> Secured<S> {
             end_sealed: false,
             is_shut: false,
             sent: 0,
+            sent_behind: 0,
             came: 0,
             told_taken: Cell::new(0),
             told_moved: Cell::new(0),
@@ -216,6 +219,8 @@ impl<S: Transport> Secured<S> {
         if self.reading == Reading::Over {
             return Ok(0);
         }
+        // What an earlier read found out is no news: this one asks.
+        self.is_dry = false;
         let count = self.below.read(buf)?;
         self.came += count as u64;
         match count {
@@ -240,6 +245,7 @@ impl<S: Transport> Secured<S> {
 
     fn count_sent(&mut self, mut sent: usize) {
         self.sent += sent as u64;
+        self.sent_behind += sent as u64;
         while self.front.left > 0 {
             let left = self.front.left as usize;
             if sent < left {
@@ -248,6 +254,7 @@ impl<S: Transport> Secured<S> {
                 return;
             }
             sent -= left;
+            self.sent_behind = sent as u64;
             self.recorded -= left;
             self.done += self.front.plain as usize;
             self.front = self.behind.as_mut().and_then(|behind| behind.pop_front()).unwrap_or_default();
@@ -372,11 +379,14 @@ impl<S: Transport> Transport for Secured<S> {
         self.below.take_error()
     }
 
-    /// The kernel counts sealed bytes: an upper bound is a record more than those.
+    /// The kernel counts sealed bytes: an upper bound is a record more than those. What is behind the last
+    /// record is in no account, but for the end of the stream, which counts as one.
     fn unacknowledged(&self) -> Option<u64> {
-        match self.below.unacknowledged()? {
-            0 => Some(0),
-            pending => Some(pending + RECORD as u64),
+        let pending = self.below.unacknowledged()?;
+        let end = u64::from(self.is_shut && pending > 0);
+        match pending - end > self.sent_behind {
+            true => Some(pending + RECORD as u64),
+            false => Some(end),
         }
     }
 

@@ -11,6 +11,8 @@ use rustls::{
     ProtocolVersion, ServerConfig, ServerConnection,
 };
 
+#[cfg(feature = "sim")]
+use super::toy::Toy;
 use crate::close::{Alert, Side};
 use crate::transport::SessionError;
 
@@ -46,6 +48,12 @@ pub(crate) trait Session: fmt::Debug + Send {
 
     /// What was agreed on, once it has been.
     fn info(&self) -> Option<TlsInfo>;
+
+    /// Whether a simulation can read what is sealed.
+    #[cfg(feature = "sim")]
+    fn is_toy(&self) -> bool {
+        false
+    }
 }
 
 /// How a connection is to be secured: which end of the session it is, and with which configuration.
@@ -56,6 +64,13 @@ pub enum Tls {
     Server(Arc<ServerConfig>),
     /// The client's end, with the name that the server's certificate must be for.
     Client(Arc<ClientConfig>, ServerName<'static>),
+    /// The server's end of the simulator's own session, which has no cryptography: simulated peers speak
+    /// it from [`Script::secure`](crate::sim::Script::secure) on.
+    #[cfg(feature = "sim")]
+    SimServer,
+    /// The client's end of that.
+    #[cfg(feature = "sim")]
+    SimClient,
 }
 
 impl fmt::Debug for Tls {
@@ -63,6 +78,10 @@ impl fmt::Debug for Tls {
         match self {
             Self::Server(_) => f.write_str("Server(..)"),
             Self::Client(_, name) => f.debug_tuple("Client").field(name).finish_non_exhaustive(),
+            #[cfg(feature = "sim")]
+            Self::SimServer => f.write_str("SimServer"),
+            #[cfg(feature = "sim")]
+            Self::SimClient => f.write_str("SimClient"),
         }
     }
 }
@@ -72,6 +91,10 @@ impl Tls {
         let connection = match self {
             Self::Server(config) => ServerConnection::new(without_early_data(config)).map(Connection::Server),
             Self::Client(config, name) => ClientConnection::new(config, name).map(Connection::Client),
+            #[cfg(feature = "sim")]
+            Self::SimServer => return Ok(Box::new(Toy::server())),
+            #[cfg(feature = "sim")]
+            Self::SimClient => return Ok(Box::new(Toy::client())),
         };
         let connection = connection.map_err(|error| io::Error::new(ErrorKind::InvalidInput, error))?;
         Ok(Box::new(Rustls::new(connection)))

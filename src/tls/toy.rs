@@ -1,6 +1,6 @@
-//! A session of fixed sizes, for tests: a header of five bytes, the plaintext with each byte turned over,
-//! a tag of seventeen. Its handshake is one record from the client, two from the server, one from the
-//! client.
+//! A session of fixed sizes, for tests and simulations: a header of five bytes, the plaintext with each
+//! byte turned over, a tag of seventeen. Its handshake is one record from the client, two from the server,
+//! one from the client.
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
@@ -12,10 +12,13 @@ use crate::transport::SessionError;
 pub(crate) const HEADER: usize = 5;
 pub(crate) const TAG: usize = 17;
 
+/// Plaintext in a record at most.
+const MOST: usize = 16 << 10;
+
 /// Kinds of records.
 const HELLO: u8 = 1;
-const DATA: u8 = 2;
-const END: u8 = 3;
+pub(crate) const DATA: u8 = 2;
+pub(crate) const END: u8 = 3;
 const ALERT: u8 = 4;
 
 #[derive(Debug)]
@@ -60,11 +63,14 @@ impl Toy {
         self.outgoing.extend([0xAA; TAG]);
     }
 
-    /// The first whole record, if there is one.
+    /// The first whole record, if there is one; of one that is too long, its header.
     fn take_record(&mut self) -> Option<(u8, Vec<u8>, bool)> {
         let (header, rest) = self.incoming.split_first_chunk::<HEADER>()?;
         let [kind, a, b, c, d] = *header;
         let len = u32::from_be_bytes([a, b, c, d]) as usize;
+        if len > MOST {
+            return Some((kind, Vec::new(), false));
+        }
         let body = rest.get(..len)?.iter().map(|byte| !byte).collect();
         let is_sound = rest.get(len..len + TAG)? == [0xAA; TAG];
         self.incoming.drain(..HEADER + len + TAG);
@@ -113,7 +119,7 @@ impl Session for Toy {
             return Err(self.fail(Side::Local, 10));
         }
         let mut count = 0;
-        while count < raw.len() && self.opened.len() < (16 << 10) && !self.ended {
+        while count < raw.len() && self.opened.len() < MOST && !self.ended {
             let part = raw.get(count..raw.len().min(count + 1000)).unwrap_or_default();
             self.incoming.extend_from_slice(part);
             count += part.len();
@@ -171,5 +177,10 @@ impl Session for Toy {
 
     fn info(&self) -> Option<TlsInfo> {
         None
+    }
+
+    #[cfg(feature = "sim")]
+    fn is_toy(&self) -> bool {
+        true
     }
 }

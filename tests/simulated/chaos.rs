@@ -54,6 +54,9 @@ pub struct Chaos {
     chances: [usize; HABITS.len()],
     /// For taking its time.
     pub clock: Option<Clock>,
+    /// Some of those that it connects to speak TLS; which, from dice of their own.
+    pub secured: bool,
+    trust: Dice,
     /// For going a roundabout way.
     pub handle: Option<Handle>,
     /// Every identifier it was ever given.
@@ -102,6 +105,8 @@ impl Chaos {
             dice,
             chances,
             clock: None,
+            secured: false,
+            trust: Dice::new(seed ^ 0x7125),
             handle: None,
             known: Vec::new(),
             closed: Vec::new(),

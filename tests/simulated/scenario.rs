@@ -18,6 +18,8 @@ const DOORS: [&str; 3] = ["10.0.0.1:7", "10.0.0.1:17", "10.0.0.1:27"];
 pub struct Scenario {
     pub seed: u64,
     pub faults: Faults,
+    /// Some of its doors, and a machine that it connects to, speak TLS.
+    pub secured: bool,
     /// Which peers come.
     pub peers: [bool; MOST_PEERS],
     /// Which habits of the handler are switched off.
@@ -41,7 +43,8 @@ impl Scenario {
         peers[..count].fill(true);
         // Every fourth world is on its best behaviour.
         let faults = if seed % 4 == 0 { Faults::none() } else { Faults::from_seed(seed) };
-        Self { seed, faults, peers, off: [false; HABITS.len()] }
+        let secured = seed % 3 == 0;
+        Self { seed, faults, secured, peers, off: [false; HABITS.len()] }
     }
 
     fn config(&self) -> Config {
@@ -94,7 +97,26 @@ impl Scenario {
             Keepalive { idle: seconds(dice), interval: seconds(dice), count: dice.between(3, 5) as u32 };
         config.keepalive = dice.chance(700).then_some(keepalive);
         config.catch_panics = true;
+        if self.secured {
+            let mut dice = Dice::new(self.seed ^ 0x715);
+            config.handshake_timeout = some_time(&mut dice, 4000);
+            config.handshakes_per_turn = dice.between(1, 8);
+            config.allow_missing_close_notify = dice.chance(200);
+        }
         config
+    }
+
+    /// Whether clients speak TLS there.
+    fn is_secured(&self, door: &str) -> bool {
+        self.secured && door != DOORS[1]
+    }
+
+    /// What a client does; a few do not know what is spoken there.
+    fn script(&self, door: &str, seed: u64) -> Script {
+        match self.is_secured(door) && !Dice::new(seed ^ 0xD00).chance(50) {
+            true => Script::random_secured(seed),
+            false => Script::random(seed),
+        }
     }
 
     /// Plays it. With `record` a violation comes with its trace.
@@ -116,6 +138,8 @@ impl Scenario {
         sim.remote("10.0.1.1:2", Remote::Refuses);
         sim.remote("10.0.1.1:3", Remote::Silent);
         sim.remote("10.0.1.1:4", Remote::Serves(Script::random(self.seed ^ 0x4444)));
+        sim.remote("10.0.1.1:5", Remote::Serves(Script::random_secured(self.seed ^ 0x5555)));
+        sim.handler().secured = self.secured;
         let soon = Duration::from_millis(5);
         sim.name("one", ["10.0.1.1"], soon);
         sim.name("many", ["10.0.1.9", "10.0.1.8", "10.0.1.1"], soon);
@@ -123,15 +147,21 @@ impl Scenario {
         // A descriptor may be lacking right at the beginning.
         let doors = dice.between(1, DOORS.len());
         for door in &DOORS[..doors] {
-            while sim.net().listen(*door).is_err() {
-                sim.run_for(Duration::from_millis(100))?;
+            let listener = loop {
+                match sim.net().listen(*door) {
+                    Ok(listener) => break listener,
+                    Err(_) => sim.run_for(Duration::from_millis(100))?,
+                }
+            };
+            if self.is_secured(door) {
+                sim.secure(listener);
             }
         }
         for (place, comes) in self.peers.iter().enumerate() {
             let wait = Duration::from_micros([0, 100, 30_000][dice.below(3)] * dice.below(20) as u64);
             if *comes {
                 let door = DOORS[dice.below(doors)];
-                sim.client(door, Script::random(self.seed.wrapping_mul(31) + place as u64));
+                sim.client(door, self.script(door, self.seed.wrapping_mul(31) + place as u64));
             }
             sim.run_for(wait)?;
         }
@@ -145,7 +175,7 @@ impl Scenario {
             for place in 0..dice.between(1, 8) as u64 {
                 let wait = Duration::from_micros(dice.below(4_000) as u64);
                 let door = DOORS[dice.below(doors)];
-                sim.client_after(wait, door, Script::random(self.seed ^ (place << 40)));
+                sim.client_after(wait, door, self.script(door, self.seed ^ (place << 40)));
             }
             sim.freeze(Duration::from_millis(dice.below(3) as u64));
         }

@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use unbroken::{Bytes, ConnId, Net, SendError, Sent};
+use unbroken::{Bytes, ConnId, Net, SendError, Sent, Tls};
 
 use super::{Chaos, PANIC};
 
@@ -11,6 +11,8 @@ use super::{Chaos, PANIC};
 const ADDRS: [&str; 2] = ["10.0.0.1:8", "10.0.0.1:9"];
 /// What it connects to.
 const REMOTES: [&str; 4] = ["10.0.1.1:1", "10.0.1.1:2", "10.0.1.1:3", "10.0.1.1:4"];
+/// What speaks TLS, by address and by name.
+const SECURED: [&str; 2] = ["10.0.1.1:5", "one:5"];
 /// By name: one address, one behind others, unknown, never answered.
 const HOSTS: [&str; 6] = ["one:1", "one:2", "many:1", "many:4", "unknown:1", "silent:1"];
 
@@ -159,8 +161,14 @@ impl Chaos {
                 true => HOSTS[self.dice.below(HOSTS.len())],
                 false => REMOTES[self.dice.below(4)],
             };
+            let secured = self.secured && self.trust.chance(300);
+            let addr = if secured { SECURED[self.trust.below(2)] } else { addr };
             if let Ok(conn) = net.connect(addr) {
                 self.known.push(conn);
+                if secured {
+                    // It may have failed already.
+                    let _ = net.start_tls(conn, Tls::SimClient);
+                }
                 if self.dice.chance(500) {
                     let data = self.bytes(3000);
                     let _ = net.send(conn, &data);
