@@ -16,11 +16,12 @@ use crate::{tls, Plan};
 
 /// Connections, and those of the short run.
 const POINTS: [usize; 6] = [10, 100, 1_000, 4_000, 10_000, 18_000];
-const QUICK_POINTS: [usize; 3] = [10, 1_000, 4_000];
+const QUICK_POINTS: [usize; 4] = [10, 100, 1_000, 4_000];
 /// How many of them are busy, in percent; one at least.
 pub const BUSY: [usize; 2] = [1, 100];
-/// Below so many connections a server's few pages of growth say nothing of each.
-const FEWEST_FOR_MEMORY: usize = 1_000;
+/// Memory is counted from the first point with so many connections on: by then a server has the buffers
+/// that it needs however many there are.
+const MEMORY_FROM: usize = 100;
 /// From so many that are busy on a slice is long enough by itself.
 const LONG: usize = 4_000;
 /// Descriptors that a server and a load have besides.
@@ -105,7 +106,7 @@ fn measure(pair: Both<&Peer>, points: &[usize], plan: Plan) -> Result<Vec<Point>
     measure().map_err(text)
 }
 
-/// What the first point has: connections, the servers' memory, and the kernel's.
+/// What memory is counted from: connections, the servers' memory, and the kernel's.
 type Base = Option<(usize, Both<u64>, u64)>;
 
 fn point(
@@ -119,19 +120,23 @@ fn point(
         crowd.grow(connections)?;
         settle(server)?;
     }
-    let (user, kernel) = ([servers[0].resident()?, servers[1].resident()?], kernel_memory()?);
-    let (fewer, least, least_kernel) = *base.get_or_insert((connections, user, kernel));
-    let more = (connections - fewer) as f64;
-    let each = |n: usize| user[n].saturating_sub(least[n]) as f64 / more;
-    let tells = connections >= FEWEST_FOR_MEMORY && connections > fewer;
     let busy = BUSY.map(|percent| busy(servers, crowds, connections, percent, plan));
-    Ok(Point {
-        connections,
-        busy: busy.into_iter().collect::<io::Result<_>>()?,
-        memory: tells.then(|| [each(0), each(1)]),
-        // Two servers, and of each connection both ends.
-        kernel: tells.then(|| kernel.saturating_sub(least_kernel) as f64 / (4.0 * more)),
-    })
+    let busy = busy.into_iter().collect::<io::Result<_>>()?;
+    let mut point = Point { connections, busy, memory: None, kernel: None };
+    if connections < MEMORY_FROM {
+        return Ok(point);
+    }
+    servers.iter().try_for_each(settle)?;
+    let (user, kernel) = ([servers[0].resident()?, servers[1].resident()?], kernel_memory()?);
+    let Some((fewer, least, least_kernel)) = *base else {
+        *base = Some((connections, user, kernel));
+        return Ok(point);
+    };
+    let more = (connections - fewer) as f64;
+    point.memory = Some([0, 1].map(|n| user[n].saturating_sub(least[n]) as f64 / more));
+    // Two servers, and of each connection both ends.
+    point.kernel = Some(kernel.saturating_sub(least_kernel) as f64 / (4.0 * more));
+    Ok(point)
 }
 
 fn busy(
