@@ -112,9 +112,14 @@ fn measure(plan: Plan) -> io::Result<Vec<Verdict>> {
     let all = rounds(&mut echo, plan)?;
     let rate = |other: usize| all.iter().map(|round| round[0].0 / round[other].0).collect();
     push("echo 64 B × 1,000, group of 2: messages/s ÷ tokio's multi-thread runtime", rate(1), 1.05, true);
-    push("… ÷ two raw epoll loops with SO_REUSEPORT", rate(2), 0.95, true);
+    push(
+        "echo 64 B × 1,000, group of 2: messages/s ÷ two raw epoll loops with SO_REUSEPORT",
+        rate(2),
+        0.95,
+        true,
+    );
     let cpu = all.iter().map(|round| round[0].1 / round[3].1).collect();
-    push("… processor time a message ÷ a single reactor", cpu, 1.05, false);
+    push("echo 64 B × 1,000, group of 2: processor time a message ÷ a single reactor", cpu, 1.05, false);
     drop(echo);
 
     for (what, role, open, limit) in [

@@ -88,7 +88,7 @@ fn section(report: &Value) -> String {
 /// A number with as many digits as say something.
 fn number(value: f64) -> String {
     match value.abs() {
-        size if size >= 10_000.0 => format!("{:.0} k", value / 1000.0),
+        size if size >= 10_000.0 => format!("{:.1} k", value / 1000.0),
         size if size >= 100.0 => format!("{value:.0}"),
         size if size >= 10.0 => format!("{value:.1}"),
         _ => format!("{value:.2}"),
@@ -117,9 +117,12 @@ fn heads(text: &mut String, corner: &str, peers: &[&str], last: Option<&str>) {
     let _ = writeln!(text, "| {corner} | {} |\n|---|{}", names.join(" | "), "---|".repeat(names.len()));
 }
 
+/// Those of `peers` that have a figure in some scenario.
 fn present<'a>(report: &Value, peers: &[&'a str]) -> Vec<&'a str> {
-    let there = |peer: &&str| report["peers"].as_array().is_some_and(|all| all.iter().any(|one| one == peer));
-    peers.iter().copied().filter(there).collect()
+    let scenarios = || report["scenarios"].as_object().into_iter().flatten();
+    let has =
+        |peer: &&str| scenarios().any(|(_, one)| one["peers"][*peer]["cpu_ratio"]["median"].is_number());
+    peers.iter().copied().filter(has).collect()
 }
 
 /// One line a scenario.
