@@ -33,8 +33,8 @@ pub fn render(report: &Value) -> Option<String> {
     }
     if let Some(kernel) = point["kernel_bytes_each_end"].as_f64() {
         let from = format!(
-            "{kernel:.0} B for an end that is at rest: slab and socket buffers of the whole machine, by four ends \
-             of each of the two servers' connections"
+            "{kernel:.0} B for an end that is at rest: slab and socket buffers of the whole machine ÷ the ends of \
+             both servers' connections"
         );
         row("memory of the kernel for its ends", size(kernel), size(kernel), from);
     }
