@@ -101,7 +101,7 @@ pub fn run(renew: bool) -> io::Result<()> {
 }
 
 /// Prints a line for each figure, and returns how many have grown too much.
-fn compare(measured: &[(&str, [(&str, f64); 2])], stored: &Value) -> usize {
+pub fn compare(measured: &[(&str, [(&str, f64); 2])], stored: &Value) -> usize {
     println!("| scenario | a message | stored | now | change | |\n|---|---|---|---|---|---|");
     let mut count = 0;
     for (id, figures) in measured {

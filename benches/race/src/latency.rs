@@ -125,7 +125,7 @@ fn load(
 
 /// Messages that come as if each came from somebody else: the gaps between them are exponential. The
 /// same `seed` makes the same.
-fn schedule(rate: f64, time: Duration, seed: u64) -> Vec<Duration> {
+pub fn schedule(rate: f64, time: Duration, seed: u64) -> Vec<Duration> {
     let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
     let mut at = 0.0;
     let mut schedule = Vec::new();

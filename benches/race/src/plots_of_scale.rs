@@ -40,7 +40,7 @@ fn panel(
     let bounds = |points: Option<&crate::scale::Point>| points.map_or(1.0, |point| point.connections as f64);
     let (first, last) = (bounds(scale.points.first()), bounds(scale.points.last()));
     let mut chart = ChartBuilder::on(area)
-        .caption(format!("{} % of the connections are busy, one at least", BUSY[n]), ("sans-serif", 14))
+        .caption(format!("{} % of the connections are busy", BUSY[n]), ("sans-serif", 14))
         .margin(12)
         .x_label_area_size(36)
         .y_label_area_size(48)
@@ -48,6 +48,7 @@ fn panel(
         .map_err(failed)?;
     chart
         .configure_mesh()
+        .light_line_style(TRANSPARENT)
         .x_desc("connections")
         .y_desc("microseconds a message")
         .x_label_formatter(&|count| format!("{count:.0}"))
@@ -68,7 +69,7 @@ fn panel(
     }
     chart
         .configure_series_labels()
-        .position(SeriesLabelPosition::UpperRight)
+        .position(SeriesLabelPosition::LowerLeft)
         .background_style(WHITE.mix(0.8))
         .border_style(BLACK)
         .draw()

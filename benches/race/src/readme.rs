@@ -38,15 +38,20 @@ pub fn run(target: &Path, write: bool) -> io::Result<()> {
     Ok(())
 }
 
-/// Puts `text` between the lines `<!-- NAME -->` and `<!-- NAME: end -->`.
 fn replace(file: &Path, name: &str, text: &str) -> io::Result<()> {
+    let put = put(&fs::read_to_string(file)?, name, text);
+    fs::write(
+        file,
+        put.ok_or_else(|| io::Error::other(format!("{} has no place for {name}", file.display())))?,
+    )
+}
+
+/// `page` with `text` between its lines `<!-- NAME -->` and `<!-- NAME: end -->`.
+pub fn put(page: &str, name: &str, text: &str) -> Option<String> {
     let (begin, end) = (format!("<!-- {name} -->\n"), format!("<!-- {name}: end -->"));
-    let old = fs::read_to_string(file)?;
-    let parts = old.split_once(&begin).and_then(|(head, rest)| Some((head, rest.split_once(&end)?.1)));
-    let Some((head, tail)) = parts else {
-        return Err(io::Error::other(format!("{} has no place for {name}", file.display())));
-    };
-    fs::write(file, format!("{head}{begin}\n{}\n\n{end}{tail}", text.trim()))
+    let (head, rest) = page.split_once(&begin)?;
+    let (_, tail) = rest.split_once(&end)?;
+    Some(format!("{head}{begin}\n{}\n\n{end}{tail}", text.trim()))
 }
 
 fn section(report: &Value) -> String {

@@ -108,8 +108,11 @@ fn measure(plan: Plan) -> io::Result<Outcome> {
     Ok(Outcome { rows })
 }
 
-fn row(command: &'static str, depth: u32, pairs: &[((f64, f64), (f64, f64))]) -> Row {
-    let all = |figure: fn(&((f64, f64), (f64, f64))) -> f64| Rounds::new(pairs.iter().map(figure));
+/// What [`benchmark`] found of both, ours first, in one round.
+type Pair = ((f64, f64), (f64, f64));
+
+fn row(command: &'static str, depth: u32, pairs: &[Pair]) -> Row {
+    let all = |figure: fn(&Pair) -> f64| Rounds::new(pairs.iter().map(figure));
     Row {
         command,
         depth,
