@@ -48,6 +48,7 @@ fn toolchain() -> io::Result<Vec<(&'static str, String)>> {
     Ok(vec![
         ("compiler", String::from_utf8_lossy(&output.stdout).trim().to_owned()),
         ("c_library", library.to_string_lossy().into_owned()),
+        ("architecture", std::env::consts::ARCH.to_owned()),
     ])
 }
 
@@ -89,7 +90,7 @@ pub fn run(renew: bool) -> io::Result<()> {
     match (grown, other.is_empty()) {
         (0, true) => Ok(()),
         (grown, true) => Err(io::Error::other(format!(
-            "{grown} figures have grown by more than {:.0} %; if that is meant: {RENEW}",
+            "grown by more than {:.0} %: {grown} of the figures above; if that is meant: {RENEW}",
             GROWTH * 100.0
         ))),
         (_, false) => {
