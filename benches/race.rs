@@ -25,7 +25,9 @@ fn main() -> ExitCode {
             }
         }
     };
-    let built = run(&["build", "--release", "--package", "unbroken-race", "--bins"], &[]);
+    let build = |package| run(&["build", "--release", "--package", package, "--bins"], &[]);
+    // One after the other: built together they would share the engine, with the features of both.
+    let built = build("unbroken-race") && build("unbroken-race-engine");
     let raced = built
         && run(&["run", "--release", "--quiet", "--package", "unbroken-race", "--bin", "race", "--"], &args);
     match raced {

@@ -4,6 +4,8 @@
 //! race-peer unbroken|tokio-taught|tokio-tuned tls-echo|tls-fanout CERT KEY
 //! race-peer hyper http DIR
 //!
+//! The engine's rows without TLS are played by another program (engine/), in which it is built without.
+//!
 //! Every server listens on a free port of 127.0.0.1 and says which. What it has to do stands at
 //! [`Role`]. Each is written as somebody would who knows its library well.
 
@@ -18,14 +20,16 @@ mod message_io;
 mod mio;
 #[cfg(target_os = "linux")]
 mod monoio;
+mod role;
 mod several;
 mod smol;
 mod tokio_taught;
 mod tokio_tls;
 mod tokio_tuned;
 mod unbroken;
+mod unbroken_tls;
 
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::process::ExitCode;
@@ -37,20 +41,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::ServerConfig;
 use socket2::{Domain, Socket, Type};
 
-/// What a server does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Role {
-    /// Sends back what comes.
-    Echo,
-    /// Takes frames of 64 bytes. One that begins with `S` makes the connection a subscriber and is
-    /// sent back to it; one that begins with `M` is sent to every subscriber.
-    Fanout,
-    /// Joins each client with a connection of its own to the address, both ways, half-closes too.
-    Proxy(SocketAddr),
-}
-
-/// A subscriber for which more than this waits is dropped, by the peers that look.
-pub const SUBSCRIBER_CAP: usize = 1 << 20;
+pub use self::role::{announce, Role, SUBSCRIBER_CAP};
 
 /// The listener of every peer that takes one ready-made: non-blocking, with a long backlog, and
 /// without Nagle's delay, which what it accepts inherits.
@@ -72,13 +63,6 @@ pub fn listen_beside(addr: SocketAddr) -> io::Result<TcpListener> {
     socket.listen(4096)?;
     socket.set_tcp_nodelay(true)?;
     Ok(socket.into())
-}
-
-/// Tells the harness where to connect.
-pub fn announce(addr: SocketAddr) -> io::Result<()> {
-    let mut out = io::stdout();
-    writeln!(out, "listening on {addr}")?;
-    out.flush()
 }
 
 /// What a peer answers when it has no server of that kind.
@@ -120,7 +104,7 @@ fn run(args: &[String]) -> io::Result<()> {
                 _ => return Err(no_such_role()),
             };
             return match peer.as_str() {
-                "unbroken" => unbroken::serve(role, Some(tls)),
+                "unbroken" => unbroken_tls::serve(role, tls),
                 "tokio-taught" => tokio_tls::serve(role, tls, false),
                 "tokio-tuned" => tokio_tls::serve(role, tls, true),
                 _ => Err(no_such_role()),
@@ -132,7 +116,7 @@ fn run(args: &[String]) -> io::Result<()> {
         #[cfg(target_os = "linux")]
         "epoll" => handwritten::serve::<epoll::Epoll>(role),
         "mio" => handwritten::serve::<mio::Mio>(role),
-        "unbroken" => unbroken::serve(role, None),
+        "unbroken" => unbroken::serve(role),
         "tokio-taught" => tokio_taught::serve(role),
         "tokio-tuned" => tokio_tuned::serve(role),
         "smol" => smol::serve(role),

@@ -1,35 +1,50 @@
 //! The engine, with its defaults.
 
-use std::io;
+use std::io::{self, Write};
 use std::net::SocketAddr;
-use std::sync::Arc;
 
-use rustls::ServerConfig;
-use unbroken::{Addr, Bytes, CloseReport, Config, ConnId, Handler, Net, PerConn, Reactor, Sent, Via};
+use unbroken::{
+    Addr, Bytes, CloseReport, Config, ConnId, Handler, ListenerId, Net, PerConn, Reactor, Sent, Via,
+};
 
 use super::frames::{runs, Run, FRAME};
 use super::{Role, SUBSCRIBER_CAP};
 
-pub fn serve(role: Role, tls: Option<Arc<ServerConfig>>) -> io::Result<()> {
+pub fn serve(role: Role) -> io::Result<()> {
+    serve_on(role, |net| net.listen("127.0.0.1:0"))
+}
+
+/// The fan-out, every message of which is sent on by itself, whatever came with it: so many sends as
+/// a server makes that looks at each.
+#[allow(dead_code)]
+pub fn pieces() -> io::Result<()> {
+    fanout(true, |net| net.listen("127.0.0.1:0"))
+}
+
+/// With a listener of whatever kind.
+pub fn serve_on(role: Role, listen: impl FnOnce(&mut Net) -> io::Result<ListenerId>) -> io::Result<()> {
     match role {
-        Role::Echo => run(Config::default(), tls, &mut Echo),
-        Role::Fanout => {
-            let mut config = Config::default();
-            config.max_write_buffer = SUBSCRIBER_CAP;
-            run(config, tls, &mut Fanout::default())
-        }
+        Role::Echo => run(Config::default(), listen, &mut Echo),
+        Role::Fanout => fanout(false, listen),
         Role::Proxy(upstream) => {
-            run(Config::default(), tls, &mut Proxy { upstream, partners: PerConn::new() })
+            run(Config::default(), listen, &mut Proxy { upstream, partners: PerConn::new() })
         }
     }
 }
 
-fn run(config: Config, tls: Option<Arc<ServerConfig>>, handler: &mut dyn Handler) -> io::Result<()> {
+fn fanout(pieces: bool, listen: impl FnOnce(&mut Net) -> io::Result<ListenerId>) -> io::Result<()> {
+    let mut config = Config::default();
+    config.max_write_buffer = SUBSCRIBER_CAP;
+    run(config, listen, &mut Fanout { subscribers: PerConn::new(), pieces })
+}
+
+fn run(
+    config: Config,
+    listen: impl FnOnce(&mut Net) -> io::Result<ListenerId>,
+    handler: &mut dyn Handler,
+) -> io::Result<()> {
     let mut reactor = Reactor::new(config)?;
-    let listener = match tls {
-        Some(tls) => reactor.net().listen_tls("127.0.0.1:0", tls)?,
-        None => reactor.net().listen("127.0.0.1:0")?,
-    };
+    let listener = listen(reactor.net())?;
     let addr = reactor.net().local_addr(listener).as_ref().and_then(Addr::as_tcp);
     super::announce(addr.ok_or_else(|| io::Error::other("the listener has no address"))?)?;
     reactor.run(handler)
@@ -44,13 +59,16 @@ impl Handler for Echo {
     }
 }
 
-#[derive(Default)]
 struct Fanout {
     subscribers: PerConn<()>,
+    pieces: bool,
 }
 
 impl Handler for Fanout {
     fn on_data(&mut self, net: &mut Net, conn: ConnId, data: &[u8]) -> usize {
+        if data.first() == Some(&b'T') {
+            return tell_longest_turn(net, conn, data);
+        }
         let whole = data.len() - data.len() % FRAME;
         for run in runs(&data[..whole]) {
             match run {
@@ -59,8 +77,11 @@ impl Handler for Fanout {
                     let _ = net.send(conn, frame);
                 }
                 Run::Publish(frames) => {
-                    // Who cannot take it is closed, and comes to `on_close`.
-                    net.broadcast(self.subscribers.ids(), Bytes::copy_from_slice(frames));
+                    let piece = if self.pieces { FRAME } else { frames.len() };
+                    for piece in frames.chunks(piece) {
+                        // Who cannot take it is closed, and comes to `on_close`.
+                        net.broadcast(self.subscribers.ids(), Bytes::copy_from_slice(piece));
+                    }
                 }
             }
         }
@@ -70,6 +91,17 @@ impl Handler for Fanout {
     fn on_close(&mut self, _: &mut Net, conn: ConnId, _: &CloseReport) {
         self.subscribers.remove(conn);
     }
+}
+
+/// Answers a frame that begins with `T` and comes alone with a frame that holds the longest turn so
+/// far, in nanoseconds: no other server knows its own.
+#[cold]
+fn tell_longest_turn(net: &mut Net, conn: ConnId, data: &[u8]) -> usize {
+    let mut answer = [b' '; FRAME];
+    let nanos = net.stats().longest_turn.as_nanos();
+    let _ = write!(&mut answer[..], "{nanos}");
+    let _ = net.send(conn, &answer);
+    data.len()
 }
 
 struct Proxy {

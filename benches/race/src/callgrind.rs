@@ -11,27 +11,34 @@ use rustix::process::{kill_process, Pid, Signal};
 
 use crate::load::latencies;
 use crate::peers::Peer;
+use crate::process::Server;
 use crate::scenarios::Scenario;
 use crate::Plan;
 
 /// `None` when valgrind is missing, or cannot run this peer.
 pub fn per_unit(peer: &Peer, scenario: &Scenario, plan: Plan) -> Option<f64> {
-    let few = run(peer, scenario, Duration::from_millis(50)).ok()?;
-    let many = run(peer, scenario, Duration::from_millis(if plan.quick { 500 } else { 1500 })).ok()?;
+    let play = |time| {
+        let (role, opening) = scenario.set_up()?;
+        collect(peer, &role, |server| opening(server.addr)?.play(time, &mut latencies()))
+    };
+    let few = play(Duration::from_millis(50)).ok()?;
+    let many = play(Duration::from_millis(if plan.quick { 500 } else { 1500 })).ok()?;
     let units = many.0.checked_sub(few.0).filter(|units| *units > 0)?;
     Some(many.1.checked_sub(few.1)? as f64 / units as f64)
 }
 
-/// Plays for about `time`, and returns the units done and the instructions of the whole process.
-fn run(peer: &Peer, scenario: &Scenario, time: Duration) -> io::Result<(u64, u64)> {
+/// What `play` did with a server under valgrind, and the instructions of the whole process.
+pub fn collect(
+    peer: &Peer,
+    role: &[String],
+    play: impl FnOnce(&Server) -> io::Result<u64>,
+) -> io::Result<(u64, u64)> {
     let log = std::env::temp_dir().join(format!("unbroken-race-{}.log", std::process::id()));
     let under = ["valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null"];
     let mut under: Vec<String> = under.map(str::to_owned).into();
     under.push(format!("--log-file={}", log.display()));
-    let (role, opening) = scenario.set_up()?;
-    let mut server = peer.start(&role, &under).map_err(io::Error::other)?;
-    let mut game = opening(server.addr)?;
-    let units = game.play(time, &mut latencies())?;
+    let mut server = peer.start(role, &under).map_err(io::Error::other)?;
+    let units = play(&server)?;
     // It must be at rest, and be asked to end, or it tells nothing.
     server.cpu()?;
     if let Some(pid) = Pid::from_raw(server.pid() as i32) {

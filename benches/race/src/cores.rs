@@ -2,10 +2,11 @@
 //! here, so that figures compare within a run only: the servers take turns, and ratios are of one round.
 
 use std::io::{self, Read, Write};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::process::{ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::load::{latencies, Arrivals, Churn, Echo, Fanout, Game, Shape};
+use crate::peers::spawn_beside;
 use crate::process::{self, Server, Side, LISTENING};
 use crate::rounds::Rounds;
 use crate::special::text;
@@ -41,7 +42,7 @@ impl Contender {
         let program = std::env::current_exe()?.with_file_name("race-peer");
         let mut command = Command::new(program);
         command.args([peer, role, &threads.to_string()]).stderr(Stdio::null());
-        let server = Server::announced(spawn(&mut command)?, LISTENING)?;
+        let server = Server::announced(spawn_beside(&mut command)?, LISTENING)?;
         let mut game = open(server.addr)?;
         game.play(Duration::from_millis(20), &mut latencies())?;
         Ok(Self { server, game })
@@ -54,14 +55,6 @@ impl Contender {
         let (elapsed, cpu) = (begun.elapsed().as_secs_f64(), self.server.cpu()? - cpu);
         Ok((units / elapsed, cpu.as_secs_f64() * 1e6 / units))
     }
-}
-
-/// Starts a program that may use every processor, and ends with us.
-fn spawn(command: &mut Command) -> io::Result<Child> {
-    use std::os::unix::process::CommandExt;
-    // SAFETY: between fork and exec one system call is made, and nothing else.
-    unsafe { command.pre_exec(process::die_with_parent) };
-    command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()
 }
 
 fn thousand(addr: std::net::SocketAddr) -> io::Result<Box<dyn Game>> {
@@ -119,9 +112,14 @@ fn measure(plan: Plan) -> io::Result<Vec<Verdict>> {
     let all = rounds(&mut echo, plan)?;
     let rate = |other: usize| all.iter().map(|round| round[0].0 / round[other].0).collect();
     push("echo 64 B × 1,000, group of 2: messages/s ÷ tokio's multi-thread runtime", rate(1), 1.05, true);
-    push("… ÷ two raw epoll loops with SO_REUSEPORT", rate(2), 0.95, true);
+    push(
+        "echo 64 B × 1,000, group of 2: messages/s ÷ two raw epoll loops with SO_REUSEPORT",
+        rate(2),
+        0.95,
+        true,
+    );
     let cpu = all.iter().map(|round| round[0].1 / round[3].1).collect();
-    push("… processor time a message ÷ a single reactor", cpu, 1.05, false);
+    push("echo 64 B × 1,000, group of 2: processor time a message ÷ a single reactor", cpu, 1.05, false);
     drop(echo);
 
     for (what, role, open, limit) in [
@@ -171,7 +169,7 @@ struct Pipe {
 impl Pipe {
     fn start(peer: &str) -> io::Result<Self> {
         let program = std::env::current_exe()?.with_file_name("race-peer");
-        let mut child = spawn(Command::new(program).args([peer, "pipe"]).stderr(Stdio::null()))?;
+        let mut child = spawn_beside(Command::new(program).args([peer, "pipe"]).stderr(Stdio::null()))?;
         let (input, output) = (child.stdin.take(), child.stdout.take());
         let missing = || io::Error::other("no pipe");
         let server = Server::running(([127, 0, 0, 1], 0).into(), child);

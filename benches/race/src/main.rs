@@ -1,11 +1,16 @@
 //! The race: the engine beside its peers, in one run on this machine.
 //!
-//! cargo bench --bench race                   all of it, in under fifteen minutes
-//! cargo bench --bench race -- --quick        with less care, in under two
+//! cargo bench --bench race                   all of it
+//! cargo bench --bench race -- --quick        with less care, in under three minutes
 //! cargo bench --bench race -- echo fanout    the scenarios whose names contain these words
 //! cargo bench --bench race -- --list         their names
+//! cargo bench --bench race -- --merge tls    what is not measured stays in the report as it was
 //! cargo bench --bench race -- --only='raw epoll,unbroken'              some of the peers
 //! cargo bench --bench race -- --with='before=/tmp/race-peer unbroken'  another build beside them
+//! cargo bench --bench race -- --baseline REPORT.json                   and what changed since
+//! cargo bench --bench race -- --readme=write  the tables of README and NOTES, from the last report
+//! cargo bench --bench race -- --check         instructions and system calls against the stored ones
+//! cargo bench --bench race -- --check=renew   stores them anew
 //!
 //! Writes `target/race/report.md`, `report.json` and plots. What is measured, and how, stands in
 //! `benches/NOTES.md`.
@@ -13,38 +18,50 @@
 #[cfg(not(target_os = "linux"))]
 compile_error!("the race is run on Linux: it reads /proc and pins its processes");
 
+mod baseline;
 mod callgrind;
 mod chat;
+mod check;
 mod cores;
 #[path = "../../support/count.rs"]
 #[allow(dead_code)]
 mod count;
+mod crowd;
 mod http;
 mod json;
+mod latency;
 mod load;
 mod measure;
+mod million;
+mod options;
 mod peers;
 mod plots;
+mod plots_of_scale;
 #[path = "../../support/process.rs"]
 #[allow(dead_code)]
 mod process;
+mod readme;
 mod redis;
 mod report;
+mod report_under_load;
 #[path = "../../support/rounds.rs"]
 mod rounds;
+mod scale;
 mod scenarios;
 mod special;
 mod targets;
+mod targets_under_load;
 #[cfg(test)]
 mod tests;
 mod tls;
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use self::measure::Cell;
+use self::options::{Options, Task};
 use self::peers::Peer;
 use self::process::Side;
 use self::rounds::Rounds;
@@ -104,6 +121,8 @@ pub struct Results {
     pub chat: Option<Result<chat::ChatCost, String>>,
     pub http: Option<Result<http::Outcome, String>>,
     pub cores: Option<Result<Vec<cores::Verdict>, String>>,
+    pub scale: Option<Result<scale::Outcome, String>>,
+    pub latency: Option<Result<latency::Outcome, String>>,
     pub tls_idle: Special<IdleCost>,
     pub tls_storm: Special<tls::Storm>,
     /// Microseconds to open and seal 1 MiB in memory.
@@ -121,13 +140,15 @@ impl Results {
 }
 
 /// The figures beside the scenarios that can be asked for by name.
-const SPECIAL: [(&str, &str); 10] = [
+const SPECIAL: [(&str, &str); 12] = [
     ("idle", "memory of idle connections, and an echo beside them"),
     ("greedy", "clients that send and never read beside healthy ones"),
     ("emfile", "a server whose descriptors run out, and its recovery"),
     ("redis", "redis-benchmark against the example resp and redis-server"),
     ("chat", "the chat server: delivery to 1,000 members, memory of idle clients"),
     ("http", "wrk against the example http and hyper"),
+    ("scale", "from 10 to 18,000 connections, beside raw epoll, and a message to all"),
+    ("latency", "latency at 50 and 90 % of raw epoll's capacity, by a schedule"),
     ("cores", "a group on two cores beside tokio's and raw epoll's, and an echo between pipes"),
     ("tls_bare", "TLS: opening and sealing 1 MiB, in memory"),
     ("tls_idle", "TLS: memory of idle connections, and an echo beside them"),
@@ -136,12 +157,20 @@ const SPECIAL: [(&str, &str); 10] = [
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
-    if args.iter().any(|arg| arg == "--list") {
-        let scenarios = SCENARIOS.iter().map(|scenario| (scenario.id, scenario.title));
-        scenarios.chain(SPECIAL).for_each(|(id, title)| println!("{id:18} {title}"));
-        return ExitCode::SUCCESS;
-    }
-    match run(&args) {
+    let done = match args.split_first() {
+        Some((option, rest)) if option == crowd::OPTION => crowd::serve(rest).map_err(io::Error::other),
+        _ => Options::parse(args.into_iter()).and_then(|options| match options.task {
+            Task::Race => race(&options),
+            Task::List => {
+                let scenarios = SCENARIOS.iter().map(|scenario| (scenario.id, scenario.title));
+                scenarios.chain(SPECIAL).for_each(|(id, title)| println!("{id:18} {title}"));
+                Ok(())
+            }
+            Task::Check { renew } => check::run(renew),
+            Task::Readme { write } => readme::run(&target()?, write),
+        }),
+    };
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("race: {error}");
@@ -150,39 +179,31 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(args: &[String]) -> io::Result<()> {
-    let (flags, words): (Vec<&String>, Vec<&String>) = args.iter().partition(|arg| arg.starts_with("--"));
-    let known = |flag: &&&String| {
-        let name = flag.split('=').next().unwrap_or_default();
-        matches!(name, "--quick" | "--bench" | "--only" | "--with" | "--rounds")
-    };
-    if let Some(flag) = flags.iter().find(|flag| !known(flag)) {
-        return Err(io::Error::other(format!(
-            "there is no option {flag}; there are --quick, --list, --rounds=N, --only=PEERS and --with=NAME=PROGRAM"
-        )));
-    }
-    let value = |name: &str| flags.iter().find_map(|flag| flag.strip_prefix(name)?.strip_prefix('='));
-    let mut plan = if flags.iter().any(|flag| *flag == "--quick") { QUICK } else { FULL };
-    if let Some(rounds) = value("--rounds") {
-        plan.rounds = rounds.parse().map_err(|_| io::Error::other("--rounds takes a number"))?;
-    }
-    let wanted = |id: &str| words.is_empty() || words.iter().any(|word| id.contains(word.as_str()));
+/// Where everything is written.
+fn target() -> io::Result<PathBuf> {
+    let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/race");
+    std::fs::create_dir_all(&target)?;
+    target.canonicalize()
+}
+
+fn race(options: &Options) -> io::Result<()> {
+    let (plan, wanted) = (options.plan, |id: &str| options.wants(id));
     let ids = SCENARIOS.iter().map(|scenario| scenario.id).chain(SPECIAL.map(|(id, _)| id));
     let count = ids.filter(|id| wanted(id)).count();
     if count == 0 {
         return Err(io::Error::other("no scenario has such a name; --list tells them"));
     }
+    let stored = options.baseline.as_deref().map(json::load).transpose()?;
 
     let begun = Instant::now();
-    let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/race");
-    std::fs::create_dir_all(&target)?;
+    let target = target()?;
     process::raise_descriptor_limit()?;
     process::pin(Side::Load)?;
     let mut peers = peers::prepare(&target)?;
-    if let Some(names) = value("--only") {
+    if let Some(names) = &options.only {
         peers.retain(|peer| names.split(',').any(|name| name.trim() == peer.name));
     }
-    for other in flags.iter().filter_map(|flag| flag.strip_prefix("--with=")) {
+    for other in &options.with {
         let other = peers::other(other).ok_or_else(|| io::Error::other("--with=NAME=PROGRAM ARGUMENTS"))?;
         // Beside the engine: neighbours in the round are compared best.
         peers.insert(peers.len().min(2), other);
@@ -206,6 +227,8 @@ fn run(args: &[String]) -> io::Result<()> {
         chat: None,
         http: None,
         cores: None,
+        scale: None,
+        latency: None,
         tls_idle: Vec::new(),
         tls_storm: Vec::new(),
         tls_bare: None,
@@ -231,6 +254,8 @@ fn run(args: &[String]) -> io::Result<()> {
             "emfile" => results.emfile = each(some, special::emfile),
             "redis" => results.redis = Some(redis::race(plan)),
             "cores" => results.cores = Some(cores::race(plan)),
+            "scale" => results.scale = Some(scale::race(&peers, plan)),
+            "latency" => results.latency = Some(latency::race(&peers, plan)),
             "http" => results.http = Some(http::race(&target, plan)),
             "tls_bare" => results.tls_bare = Some(tls::bare(plan).map_err(special::text)),
             "tls_idle" => {
@@ -245,11 +270,20 @@ fn run(args: &[String]) -> io::Result<()> {
     results.took = begun.elapsed();
 
     plots::draw(&results, &target)?;
-    std::fs::write(target.join("report.json"), json::render(&results))?;
-    let text = report::render(&results);
+    plots_of_scale::draw(&results, &target)?;
+    let file = target.join("report.json");
+    let mut value = json::render(&results);
+    let mut text = report::render(&results);
+    if let Some(stored) = &stored {
+        text.push_str(&baseline::compare(stored, &value));
+    }
+    if options.merge {
+        json::merge(&mut value, json::load(&file).unwrap_or_default());
+    }
+    std::fs::write(&file, format!("{value:#}\n"))?;
     std::fs::write(target.join("report.md"), &text)?;
     print!("{text}");
-    eprintln!("\nwritten to {}", target.canonicalize()?.display());
+    eprintln!("\nwritten to {}", target.display());
     Ok(())
 }
 

@@ -23,6 +23,8 @@ pub struct Peer {
     pub name: &'static str,
     /// How it is started, or why it cannot be.
     command: Result<Vec<String>, String>,
+    /// The same for TLS, where that is another program.
+    secured: Option<Vec<String>>,
     /// Whether its instructions can be counted in reasonable time.
     pub compiled: bool,
 }
@@ -32,12 +34,12 @@ pub fn prepare(target: &Path) -> io::Result<Vec<Peer>> {
     let binaries = target.join("peers");
     fs::create_dir_all(&binaries)?;
     let program = std::env::current_exe()?.with_file_name("race-peer").display().to_string();
-    let compiled = |name, command| Peer { name, command, compiled: true };
-    let interpreted = |name, command| Peer { name, command, compiled: false };
+    let compiled = |name, command| Peer { name, command, secured: None, compiled: true };
+    let interpreted = |name, command| Peer { name, command, secured: None, compiled: false };
     let rust = |name, role: &str| compiled(name, Ok(vec![program.clone(), role.to_owned()]));
     Ok(vec![
         rust(REFERENCE, "epoll"),
-        rust(ENGINE, "unbroken"),
+        engine()?,
         rust("raw mio", "mio"),
         rust("tokio taught", "tokio-taught"),
         rust("tokio tuned", "tokio-tuned"),
@@ -56,13 +58,24 @@ pub fn prepare(target: &Path) -> io::Result<Vec<Peer>> {
     ])
 }
 
+/// The engine: without any feature, and for TLS the one with it.
+pub fn engine() -> io::Result<Peer> {
+    let own = std::env::current_exe()?;
+    let command = match own.with_file_name("race-engine") {
+        program if program.is_file() => Ok(vec![program.display().to_string()]),
+        _ => Err("unbroken-race-engine is not built: `cargo bench --bench race` does it".to_owned()),
+    };
+    let secured = vec![own.with_file_name("race-peer").display().to_string(), "unbroken".to_owned()];
+    Ok(Peer { name: ENGINE, command, secured: Some(secured), compiled: true })
+}
+
 /// A peer given as `NAME=PROGRAM ARGUMENTS`: another build of one, to be compared.
 pub fn other(text: &str) -> Option<Peer> {
     let (name, command) = text.split_once('=')?;
     let command: Vec<String> = command.split_whitespace().map(str::to_owned).collect();
     // It is named for as long as the program runs.
     let name: &'static str = Box::leak(name.to_owned().into_boxed_str());
-    (!command.is_empty()).then_some(Peer { name, command: Ok(command), compiled: true })
+    (!command.is_empty()).then_some(Peer { name, command: Ok(command), secured: None, compiled: true })
 }
 
 fn source(file: &str) -> PathBuf {
@@ -115,7 +128,11 @@ impl Peer {
 
     /// Starts its server for `role`, on the server's processor, run by `under` when there is one.
     pub fn start(&self, role: &[String], under: &[String]) -> Result<Server, String> {
-        let own = self.command.as_ref().map_err(Clone::clone)?;
+        let secured = role.first().is_some_and(|role| role.starts_with(tls::PREFIX));
+        let own = match &self.secured {
+            Some(command) if secured => command,
+            _ => self.command.as_ref().map_err(Clone::clone)?,
+        };
         if self.lacks(role) {
             return Err("has no server of that kind".to_owned());
         }
@@ -152,4 +169,12 @@ pub fn spawn(command: &mut Command) -> io::Result<Child> {
 /// The same with a server that says where it listens.
 pub fn launch(command: &mut Command) -> io::Result<Server> {
     Server::announced(spawn(command)?, LISTENING)
+}
+
+/// Starts a program where we run ourselves, which takes orders on its standard input and ends with us.
+pub fn spawn_beside(command: &mut Command) -> io::Result<Child> {
+    use std::os::unix::process::CommandExt;
+    // SAFETY: between fork and exec one system call is made, and nothing else.
+    unsafe { command.pre_exec(process::die_with_parent) };
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()
 }

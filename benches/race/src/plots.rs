@@ -57,11 +57,11 @@ fn panels(results: &Results, ids: &[&str], figure: impl Fn(&Data) -> f64) -> Vec
         .collect()
 }
 
-fn failed(error: impl std::fmt::Display) -> io::Error {
+pub fn failed(error: impl std::fmt::Display) -> io::Error {
     io::Error::other(format!("a plot could not be drawn: {error}"))
 }
 
-fn color(peer: &str) -> RGBColor {
+pub fn color(peer: &str) -> RGBColor {
     match peer {
         ENGINE => RGBColor(200, 60, 40),
         REFERENCE => RGBColor(60, 60, 60),

@@ -1,7 +1,7 @@
 //! Redis' own yardstick: `redis-benchmark` against the example `resp` and against `redis-server`.
 
 use std::io::{self, ErrorKind};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{TcpListener, TcpStream};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -10,8 +10,10 @@ use crate::process::Server;
 use crate::rounds::Rounds;
 use crate::Plan;
 
-pub const COMMANDS: [&str; 3] = ["PING", "GET", "SET"];
-pub const DEPTHS: [u32; 2] = [1, 16];
+/// What is asked, and how `redis-benchmark` is told so.
+const COMMANDS: [(&str, &str); 4] =
+    [("PING", "ping_mbulk"), ("GET", "get"), ("SET", "set"), ("INCR", "incr")];
+const DEPTHS: [u32; 2] = [1, 16];
 
 /// One command at one pipeline depth.
 pub struct Row {
@@ -22,15 +24,17 @@ pub struct Row {
     pub theirs: Rounds,
     /// Ours by theirs, of the same round.
     pub ratio: Rounds,
+    /// Microseconds of the server's processor for each request, and ours by theirs. The benchmark
+    /// itself keeps its one processor busy, so that the requests a second of two servers that are
+    /// both faster than it differ little.
+    pub our_cpu: Rounds,
+    pub their_cpu: Rounds,
+    pub cpu_ratio: Rounds,
 }
 
 /// Everything there is to tell.
 pub struct Outcome {
     pub rows: Vec<Row>,
-    /// Microseconds of the server's processor for each request, by pipeline depth: ours, theirs.
-    /// The benchmark itself keeps its one processor busy, so that the requests a second of two
-    /// servers that are both faster than it differ little.
-    pub cpu: Vec<(u32, Rounds, Rounds)>,
 }
 
 /// `redis-server`, which tells its readiness in its own way.
@@ -51,26 +55,22 @@ fn start_redis() -> io::Result<Server> {
     Ok(server)
 }
 
-/// One run of `redis-benchmark`: requests a second of each of [`COMMANDS`].
-fn benchmark(addr: SocketAddr, depth: u32, requests: u64) -> io::Result<Vec<f64>> {
+/// One run of `redis-benchmark`: requests a second, and microseconds of the server's processor for each.
+fn benchmark(server: &Server, test: (&str, &str), depth: u32, requests: u64) -> io::Result<(f64, f64)> {
+    let (command, name) = test;
+    let before = server.cpu()?;
     let output = Command::new("redis-benchmark")
-        .args(["-h", "127.0.0.1", "-p", &addr.port().to_string(), "-t", "ping_mbulk,get,set", "-c", "50"])
+        .args(["-h", "127.0.0.1", "-p", &server.addr.port().to_string(), "-t", name, "-c", "50"])
         .args(["-P", &depth.to_string(), "-n", &requests.to_string(), "--csv"])
         .stdin(Stdio::null())
         .stderr(Stdio::null())
         .output()?;
+    let micros = (server.cpu()? - before).as_secs_f64() * 1e6;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let rate = |command: &&str| {
-        let line = text.lines().find(|line| line.starts_with(&format!("\"{command}")))?;
-        line.split(',').nth(1)?.trim_matches('"').parse().ok()
-    };
-    COMMANDS
-        .iter()
-        .map(|command| {
-            rate(command)
-                .ok_or_else(|| io::Error::other(format!("redis-benchmark said nothing of {command}")))
-        })
-        .collect()
+    let line = text.lines().find(|line| line.starts_with(&format!("\"{command}")));
+    let rate = line.and_then(|line| line.split(',').nth(1)?.trim_matches('"').parse().ok());
+    let rate = rate.ok_or_else(|| io::Error::other(format!("redis-benchmark said nothing of {command}")));
+    Ok((rate?, micros / requests as f64))
 }
 
 /// All rows, or why there are none.
@@ -87,37 +87,40 @@ fn measure(plan: Plan) -> io::Result<Outcome> {
     let program = std::env::current_exe()?.with_file_name("race-resp");
     let ours = launch(Command::new(program).arg("127.0.0.1:0").stderr(Stdio::null()))?;
     let theirs = start_redis()?;
-    let (mut rows, mut cpu) = (Vec::new(), Vec::new());
+    let mut rows = Vec::new();
     for depth in DEPTHS {
         let requests = plan.requests * if depth == 1 { 1 } else { 5 };
-        let mut pairs: Vec<(Vec<f64>, Vec<f64>)> = Vec::new();
-        let (mut our_cpu, mut their_cpu) = (Vec::new(), Vec::new());
-        for round in 0..plan.redis_rounds {
-            let run = |server: &Server, cpu: &mut Vec<f64>| -> io::Result<Vec<f64>> {
-                let before = server.cpu()?;
-                let rates = benchmark(server.addr, depth, requests)?;
-                let micros = (server.cpu()? - before).as_secs_f64() * 1e6;
-                cpu.push(micros / (requests * COMMANDS.len() as u64) as f64);
-                Ok(rates)
-            };
-            pairs.push(match round % 2 {
-                0 => (run(&ours, &mut our_cpu)?, run(&theirs, &mut their_cpu)?),
-                _ => {
-                    let theirs = run(&theirs, &mut their_cpu)?;
-                    (run(&ours, &mut our_cpu)?, theirs)
-                }
-            });
-        }
-        cpu.push((depth, Rounds::new(our_cpu), Rounds::new(their_cpu)));
-        for (n, command) in COMMANDS.into_iter().enumerate() {
-            rows.push(Row {
-                command,
-                depth,
-                ours: Rounds::new(pairs.iter().map(|(ours, _)| ours[n])),
-                theirs: Rounds::new(pairs.iter().map(|(_, theirs)| theirs[n])),
-                ratio: Rounds::new(pairs.iter().map(|(ours, theirs)| ours[n] / theirs[n])),
-            });
+        for test in COMMANDS {
+            let mut pairs = Vec::new();
+            for round in 0..plan.redis_rounds {
+                let run = |server| benchmark(server, test, depth, requests);
+                pairs.push(match round % 2 {
+                    0 => (run(&ours)?, run(&theirs)?),
+                    _ => {
+                        let theirs = run(&theirs)?;
+                        (run(&ours)?, theirs)
+                    }
+                });
+            }
+            rows.push(row(test.0, depth, &pairs));
         }
     }
-    Ok(Outcome { rows, cpu })
+    Ok(Outcome { rows })
+}
+
+/// What [`benchmark`] found of both, ours first, in one round.
+type Pair = ((f64, f64), (f64, f64));
+
+fn row(command: &'static str, depth: u32, pairs: &[Pair]) -> Row {
+    let all = |figure: fn(&Pair) -> f64| Rounds::new(pairs.iter().map(figure));
+    Row {
+        command,
+        depth,
+        ours: all(|(ours, _)| ours.0),
+        theirs: all(|(_, theirs)| theirs.0),
+        ratio: all(|(ours, theirs)| ours.0 / theirs.0),
+        our_cpu: all(|(ours, _)| ours.1),
+        their_cpu: all(|(_, theirs)| theirs.1),
+        cpu_ratio: all(|(ours, theirs)| ours.1 / theirs.1),
+    }
 }

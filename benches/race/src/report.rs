@@ -6,7 +6,7 @@ use crate::measure::{Cell, Data};
 use crate::peers::{ENGINE, REFERENCE, SECURED_REFERENCE};
 use crate::rounds::Rounds;
 use crate::scenarios::Scenario;
-use crate::{targets, Results, Special};
+use crate::{report_under_load, targets, Results, Special};
 
 /// A row of a table: its head, and one cell for each peer.
 type Row = (String, Vec<String>);
@@ -100,6 +100,8 @@ pub fn render(results: &Results) -> String {
     redis(&mut text, results);
     chat(&mut text, results);
     http(&mut text, results);
+    report_under_load::scale(&mut text, results.scale.as_ref());
+    report_under_load::latency(&mut text, results.latency.as_ref());
     absent(&mut text, results);
     text
 }
@@ -250,26 +252,21 @@ fn redis(text: &mut String, results: &Results) {
         }
         Ok(redis) => {
             text.push_str(
-                "| command | resp, requests/s | redis-server, requests/s | ratio |\n|---|---|---|---|\n",
+                "| command | resp, requests/s | redis-server, requests/s | ratio | resp, µs of processor | \
+                 redis-server, µs | ratio |\n|---|---|---|---|---|---|---|\n",
             );
             for row in &redis.rows {
                 let _ = writeln!(
                     text,
-                    "| {} -P {} | {} | {} | {} |",
+                    "| {} -P {} | {} | {} | {} | {:.2} | {:.2} | {} |",
                     row.command,
                     row.depth,
                     number(row.ours.median()),
                     number(row.theirs.median()),
-                    ratio(&row.ratio)
-                );
-            }
-            text.push('\n');
-            for (depth, ours, theirs) in &redis.cpu {
-                let _ = writeln!(
-                    text,
-                    "Server processor time for a request at -P {depth}: resp {:.2} µs, redis-server {:.2} µs.",
-                    ours.median(),
-                    theirs.median(),
+                    row.ratio.show_interval(),
+                    row.our_cpu.median(),
+                    row.their_cpu.median(),
+                    row.cpu_ratio.show_interval(),
                 );
             }
             text.push_str(
@@ -290,7 +287,7 @@ fn chat(text: &mut String, results: &Results) {
                 let _ = writeln!(
                     text,
                     "Delivery of a line of 64 B to 1,000 members of a channel, {} at a time: {:.2} µs of processor, \
-                     {} of the bare engine's fan-out.\n",
+                     {} of the bare engine's fan-out in as many pieces.\n",
                     delivery.in_flight,
                     delivery.chat.median(),
                     ratio(&delivery.ratio),

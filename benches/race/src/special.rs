@@ -25,6 +25,7 @@ pub fn text(error: io::Error) -> String {
 
 /// What a crowd of idle connections costs.
 pub struct IdleCost {
+    pub connections: usize,
     /// Bytes of the server's memory for each, before and after it was used once.
     pub fresh: f64,
     pub used: f64,
@@ -50,13 +51,13 @@ pub fn idle(peer: &Peer, plan: Plan, secured: bool) -> Result<IdleCost, String> 
         let (mut latencies, cpu) = (latencies(), server.cpu()?);
         let messages = beside.play(plan.slice * 10, &mut latencies)?;
         let cpu = (server.cpu()? - cpu).as_secs_f64() * 1e6 / messages as f64;
-        Ok(IdleCost { fresh: each(fresh), used: each(used), latencies, cpu })
+        Ok(IdleCost { connections: plan.idle, fresh: each(fresh), used: each(used), latencies, cpu })
     };
     measure().map_err(text)
 }
 
 /// Waits until the server has nothing left to do.
-fn settle(server: &Server) -> io::Result<()> {
+pub fn settle(server: &Server) -> io::Result<()> {
     let mut before = server.cpu()?;
     for _ in 0..100 {
         std::thread::sleep(Duration::from_millis(20));

@@ -51,18 +51,28 @@ pub struct Echo {
     pattern: Vec<u8>,
     scratch: Vec<u8>,
     ready: Vec<usize>,
+    /// The client with which the next are chosen that play while others rest.
+    first: usize,
 }
 
 impl Echo {
     pub fn open(addr: SocketAddr, shape: Shape, tls: &Tls) -> io::Result<Self> {
-        let poll = Poll::new()?;
-        let mut clients = Vec::new();
-        for n in 0..shape.connections {
+        let (poll, clients, pattern) = (Poll::new()?, Vec::new(), pattern(shape.length + PERIOD));
+        let mut echo =
+            Self { shape, poll, clients, pattern, scratch: scratch(), ready: Vec::new(), first: 0 };
+        echo.grow(addr, shape.connections, tls)?;
+        Ok(echo)
+    }
+
+    /// Connects clients until there are so many.
+    pub fn grow(&mut self, addr: SocketAddr, connections: usize, tls: &Tls) -> io::Result<()> {
+        let shape = self.shape;
+        for n in self.clients.len()..connections {
             let line = Line::open(addr, n, None, tls)?;
             // A short message always fits: nobody has to be told that there is room again.
             let flags = if shape.length > 4096 { EventFlags::IN | EventFlags::OUT } else { EventFlags::IN };
-            poll.add(&line, n, flags)?;
-            clients.push(Client {
+            self.poll.add(&line, n, flags)?;
+            self.clients.push(Client {
                 line,
                 phase: n % PERIOD,
                 sent: shape.length,
@@ -71,8 +81,23 @@ impl Echo {
                 due: VecDeque::new(),
             });
         }
-        let pattern = pattern(shape.length + PERIOD);
-        Ok(Self { shape, poll, clients, pattern, scratch: scratch(), ready: Vec::new() })
+        Ok(())
+    }
+
+    /// A closed loop of `count` clients, spread over all and others each time.
+    pub fn play_some(&mut self, count: usize, time: Duration, latencies: &mut Latencies) -> io::Result<u64> {
+        let all = self.clients.len();
+        let slots: Vec<usize> = (0..count).map(|n| (self.first + n * all / count) % all).collect();
+        self.first = (self.first + 1) % all;
+        self.poll.begin();
+        self.closed(&slots, time, latencies)
+    }
+
+    /// Messages that become due so long after the beginning, in turn for every client, whatever the
+    /// server does. Latencies count from then.
+    pub fn play_schedule(&mut self, schedule: &[Duration], latencies: &mut Latencies) -> io::Result<u64> {
+        self.poll.begin();
+        self.open_loop(schedule, latencies)
     }
 
     /// Waits, and sends and receives what can be. Returns which clients have their answer.
@@ -96,12 +121,13 @@ impl Echo {
         Ok(())
     }
 
-    fn closed(&mut self, time: Duration, latencies: &mut Latencies) -> io::Result<u64> {
+    fn closed(&mut self, slots: &[usize], time: Duration, latencies: &mut Latencies) -> io::Result<u64> {
         let end = Instant::now() + time;
-        for client in &mut self.clients {
+        for slot in slots {
+            let client = &mut self.clients[*slot];
             client.send(&self.pattern, self.shape.length, Instant::now())?;
         }
-        let (mut outstanding, mut answers, mut done) = (self.clients.len(), 0, Vec::new());
+        let (mut outstanding, mut answers, mut done) = (slots.len(), 0, Vec::new());
         while outstanding > 0 {
             self.turn(Duration::from_millis(20), &mut done)?;
             let now = Instant::now();
@@ -119,18 +145,18 @@ impl Echo {
         Ok(answers * self.shape.messages)
     }
 
-    fn open_loop(&mut self, rate: u64, time: Duration, latencies: &mut Latencies) -> io::Result<u64> {
+    fn open_loop(&mut self, schedule: &[Duration], latencies: &mut Latencies) -> io::Result<u64> {
         let begun = Instant::now();
-        let total = (time.as_secs_f64() * rate as f64) as u64;
+        let total = schedule.len();
         let (mut issued, mut answers, mut done) = (0, 0, Vec::new());
         while answers < total {
             // Whatever has become due, in turn for every client.
             while issued < total {
-                let due = begun + Duration::from_nanos(issued * 1_000_000_000 / rate);
+                let due = begun + schedule[issued];
                 if due > Instant::now() {
                     break;
                 }
-                let slot = (issued % self.clients.len() as u64) as usize;
+                let slot = issued % self.clients.len();
                 let client = &mut self.clients[slot];
                 if client.got == self.shape.length && client.due.is_empty() {
                     client.send(&self.pattern, self.shape.length, due)?;
@@ -150,7 +176,7 @@ impl Echo {
                 }
             }
         }
-        Ok(answers * self.shape.messages)
+        Ok(answers as u64 * self.shape.messages)
     }
 }
 
@@ -158,8 +184,16 @@ impl Game for Echo {
     fn play(&mut self, time: Duration, latencies: &mut Latencies) -> io::Result<u64> {
         self.poll.begin();
         match self.shape.arrivals {
-            Arrivals::Closed => self.closed(time, latencies),
-            Arrivals::Open(rate) => self.open_loop(rate, time, latencies),
+            Arrivals::Closed => {
+                let slots: Vec<usize> = (0..self.clients.len()).collect();
+                self.closed(&slots, time, latencies)
+            }
+            Arrivals::Open(rate) => {
+                let total = (time.as_secs_f64() * rate as f64) as u64;
+                let due = |n| Duration::from_nanos(n * 1_000_000_000 / rate);
+                let schedule: Vec<Duration> = (0..total).map(due).collect();
+                self.open_loop(&schedule, latencies)
+            }
         }
     }
 }

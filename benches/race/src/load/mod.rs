@@ -3,16 +3,20 @@
 //! byte that comes back: a wrong one fails the run.
 
 mod audience;
+mod broadcast;
 pub mod chat;
 mod churn;
 mod echo;
 mod fanout;
+mod held;
 mod line;
 mod proxy;
 
+pub use self::broadcast::Broadcast;
 pub use self::churn::Churn;
 pub use self::echo::{Arrivals, Echo, Shape};
 pub use self::fanout::Fanout;
+pub use self::held::Held;
 pub use self::line::{Line, Tls};
 pub use self::proxy::Proxy;
 
@@ -65,9 +69,14 @@ pub struct Poll {
 
 impl Poll {
     pub fn new() -> io::Result<Self> {
+        Self::taking(1024)
+    }
+
+    /// One that tells of so many at once.
+    pub fn taking(events: usize) -> io::Result<Self> {
         Ok(Self {
             epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?,
-            events: Vec::with_capacity(1024),
+            events: Vec::with_capacity(events),
             heard: Instant::now(),
             patience: Duration::from_secs(4),
         })
