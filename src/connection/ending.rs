@@ -128,6 +128,9 @@ impl Connection {
         if self.state == State::Flushing && self.fin_sent {
             self.state = State::Lingering;
         }
+        if self.secured && self.state == State::Lingering && self.is_settled() {
+            return self.end_settled(socket, cx);
+        }
         let has_ended = self.halves() == Some(Halves::ReadOnly) || self.saw_fin && !self.ends().tail;
         if self.state != State::Lingering || (self.is_lingering() && !has_ended) {
             return;

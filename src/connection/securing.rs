@@ -231,8 +231,7 @@ impl Connection {
     pub(super) fn fail_own<T: Transport>(&mut self, error: &io::Error, socket: &mut T, cx: &mut Context<'_>) {
         if self.is_settled() {
             // What is left is the end of our session, and nobody is there to hear it.
-            self.unacked = 0;
-            return self.die(self.clean_reason(), socket, cx);
+            return self.end_settled(socket, cx);
         }
         self.break_write_half(Some(error), cx);
         self.after_session_step(socket, cx.now);
@@ -281,6 +280,13 @@ impl Connection {
         (ends.truncated, ends.tail) = (truncated, tail);
         self.readable = tail;
         self.after_session_step(socket, now);
+    }
+
+    /// Both sessions have ended, and nobody owes anybody anything: the end of the peer's stream says no more
+    /// than that of its session did.
+    pub(super) fn end_settled<T: Transport>(&mut self, socket: &mut T, cx: &mut Context<'_>) {
+        self.unacked = 0;
+        self.die(self.clean_reason(), socket, cx);
     }
 
     /// The peer's direction has ended, and it has all of our bytes. It need not wait for the end of our
