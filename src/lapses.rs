@@ -25,7 +25,7 @@ impl Lapses {
     /// Notes that nobody was served from `begin` to `end`, unless that was too short to matter.
     #[inline]
     pub(crate) fn note(&mut self, begin: Time, end: Time) {
-        if end.since(begin) >= LAPSE {
+        if end >= begin.plus(LAPSE) {
             self.add(begin, end);
         }
     }

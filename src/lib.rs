@@ -90,6 +90,7 @@
 )]
 
 mod addr;
+mod clock;
 mod close;
 mod config;
 mod connect_options;

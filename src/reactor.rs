@@ -59,8 +59,9 @@ pub struct Reactor {
     scratch: Vec<u8>,
     /// The waker's event came: the mailbox is to be looked into.
     woken: bool,
-    /// When the present turn began.
+    /// When the present turn began, and a tenth of its slice in nanoseconds.
     began: Time,
+    tenth_of_slice: u64,
     /// The phase that comes next in the present turn.
     phase: usize,
     horizons: VecDeque<Horizon>,
@@ -92,6 +93,7 @@ impl Reactor {
             scratch,
             woken: false,
             began: Time::default(),
+            tenth_of_slice: u64::try_from(config.turn_slice.as_nanos() / 10).unwrap_or(u64::MAX),
             phase: 0,
             horizons: VecDeque::new(),
             heard: Time::default(),

@@ -4,11 +4,12 @@ use std::fs::File;
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use mio::{Events, Poll, Registry, Token, Waker};
 
 use crate::addr::Addr;
+use crate::clock::Clock;
 use crate::config::Config;
 use crate::id::WAKER_TOKEN;
 use crate::listen_options::ListenOptions;
@@ -26,7 +27,7 @@ pub(crate) type Wake = Box<dyn Fn() -> io::Result<()> + Send + Sync>;
 #[derive(Debug)]
 pub(crate) struct System {
     pub(crate) registry: Registry,
-    started: Instant,
+    clock: Clock,
     #[cfg(feature = "sim")]
     pub(crate) sim: Option<Kernel>,
 }
@@ -46,7 +47,7 @@ pub(crate) fn operating_system(config: &Config) -> io::Result<(System, Poller, W
     let waker = Waker::new(poll.registry(), Token(WAKER_TOKEN))?;
     let system = System {
         registry: poll.registry().try_clone()?,
-        started: Instant::now(),
+        clock: Clock::new(),
         #[cfg(feature = "sim")]
         sim: None,
     };
@@ -64,7 +65,7 @@ pub(crate) fn operating_system(config: &Config) -> io::Result<(System, Poller, W
 pub(crate) fn simulated(kernel: Kernel) -> io::Result<(System, Poller, Wake)> {
     let poll = Poll::new()?;
     let system =
-        System { registry: poll.registry().try_clone()?, started: Instant::now(), sim: Some(kernel.clone()) };
+        System { registry: poll.registry().try_clone()?, clock: Clock::new(), sim: Some(kernel.clone()) };
     let poller = Poller { events: Events::with_capacity(1), poll, sim: Some((kernel.clone(), Vec::new())) };
     let wake = move || {
         kernel.wake();
@@ -75,12 +76,23 @@ pub(crate) fn simulated(kernel: Kernel) -> io::Result<(System, Poller, Wake)> {
 
 impl System {
     /// The present moment.
+    #[inline]
     pub(crate) fn clock(&self) -> Time {
         #[cfg(feature = "sim")]
         if let Some(kernel) = &self.sim {
             return kernel.now();
         }
-        Time::from_duration(self.started.elapsed())
+        self.clock.now()
+    }
+
+    /// Whether a few milliseconds may have passed since this was last asked.
+    #[inline]
+    pub(crate) fn has_time_moved(&self) -> bool {
+        #[cfg(feature = "sim")]
+        if self.sim.is_some() {
+            return true;
+        }
+        self.clock.has_moved()
     }
 
     pub(crate) fn bind(&self, addr: &Addr, options: &ListenOptions, config: &Config) -> io::Result<Acceptor> {

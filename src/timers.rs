@@ -18,11 +18,21 @@ impl Time {
         Self(u64::try_from(since_start.as_nanos()).unwrap_or(u64::MAX - 1))
     }
 
+    #[inline]
+    pub(crate) fn from_nanos(since_start: u64) -> Self {
+        Self(since_start.min(u64::MAX - 1))
+    }
+
     /// The moment `after` this one; too far away is never.
     #[inline]
     pub(crate) fn plus(self, after: Duration) -> Self {
         let nanos = u64::try_from(after.as_nanos()).unwrap_or(u64::MAX);
         Self(self.0.saturating_add(nanos))
+    }
+
+    #[inline]
+    pub(crate) fn plus_nanos(self, after: u64) -> Self {
+        Self(self.0.saturating_add(after))
     }
 
     /// The moment `after` this one, or never without one.

@@ -43,7 +43,7 @@ pub(super) fn call<R>(net: &mut Net, conn: ConnId, callback: impl FnOnce(&mut Ne
     net.calling = Some(conn);
     let result = callback(net);
     net.calling = None;
-    net.tick_over();
+    net.tick_over_if_moved();
     result
 }
 
@@ -73,7 +73,7 @@ impl Reactor {
     /// When this turn has used up its slice so far.
     #[inline]
     fn spent_at(&self, tenths: u32) -> Time {
-        self.began.plus(self.net.config.turn_slice / 10 * tenths)
+        self.began.plus_nanos(self.tenth_of_slice * u64::from(tenths))
     }
 
     #[inline]
@@ -211,14 +211,14 @@ impl Reactor {
     /// Each connection that was ready when the phase began, once. What is left of it goes behind
     /// the others, for the next turn.
     fn serve_ready<H: Handler + ?Sized>(&mut self, handler: &mut H) {
-        let mut batch_began = self.net.now;
+        let mut batch_ends = self.net.now.plus(LONGEST_BATCH);
         for _ in 0..self.net.ready.len() {
             let Some(id) = self.net.ready.pop_front() else { break };
             self.serve(handler, id);
             let full = self.net.served.len() >= BATCH;
-            if full || self.net.now.since(batch_began) >= LONGEST_BATCH {
+            if full || self.net.now >= batch_ends {
                 self.flush_served(handler);
-                batch_began = self.net.tick_over();
+                batch_ends = self.net.tick_over().plus(LONGEST_BATCH);
                 if self.is_spent(share::CONNECTIONS) {
                     break;
                 }
