@@ -244,6 +244,17 @@ impl<H> Sim<H> {
         PeerId(peer)
     }
 
+    /// Two pipes, one each way, as a connection ([`Net::pipe`]), with a peer at their other ends. What a script
+    /// does that pipes cannot do, resets and networks among it, is a close, or nothing.
+    ///
+    /// # Errors
+    ///
+    /// As [`Net::pipe`].
+    pub fn pipe(&mut self, script: Script) -> io::Result<(ConnId, PeerId)> {
+        let (stream, peer) = self.kernel.pipe(script);
+        Ok((self.reactor.net().add_simulated_pipe(stream)?, PeerId(peer)))
+    }
+
     /// Has a peer do more, behind what its script says.
     pub fn perform(&mut self, peer: PeerId, script: Script) {
         let mut world = self.kernel.world();

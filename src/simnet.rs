@@ -8,6 +8,7 @@ mod calls;
 mod faults;
 mod names;
 mod peer;
+mod piping;
 mod rng;
 mod sealed;
 #[cfg(feature = "tls")]
@@ -153,6 +154,12 @@ impl Kernel {
         Ok(SimStream { kernel: self.clone(), sock, local: (OUR_HOST, port).into() })
     }
 
+    /// Our end of two pipes, and whose the other is.
+    pub(crate) fn pipe(&self, script: Script) -> (SimStream, usize) {
+        let (sock, peer) = self.world().add_pipe(script);
+        (SimStream { kernel: self.clone(), sock, local: (OUR_HOST, 0).into() }, peer)
+    }
+
     /// A descriptor that does nothing but count.
     pub(crate) fn descriptor(&self) -> io::Result<SimDescriptor> {
         self.world().sys_descriptor()?;
@@ -223,12 +230,12 @@ impl Transport for SimStream {
         let mut world = self.kernel.world();
         let sock = world.socks.get_mut(&self.sock)?;
         sock.looks += 1;
-        Some(sock.unacknowledged())
+        sock.untaken().or(Some(sock.unacknowledged()))
     }
 
     fn last_heard(&self) -> Option<LastHeard> {
         let world = self.kernel.world();
-        let sock = world.socks.get(&self.sock)?;
+        let sock = world.socks.get(&self.sock).filter(|sock| sock.pipe.is_none())?;
         // In whole milliseconds, as Linux counts.
         let ago = |at: u64| Duration::from_millis(world.now.saturating_sub(at) / MILLI);
         Some(LastHeard {
@@ -243,7 +250,9 @@ impl Transport for SimStream {
     }
 
     fn short_read_empties(&self) -> bool {
-        self.kernel.world().faults.short_read == 0
+        let world = self.kernel.world();
+        let is_pipe = world.socks.get(&self.sock).is_some_and(|sock| sock.pipe.is_some());
+        world.faults.short_read == 0 && !is_pipe
     }
 
     fn reset_on_close(&mut self) {

@@ -4,8 +4,10 @@ use std::io;
 use std::os::fd::OwnedFd;
 
 use super::Net;
-use crate::connection::{Connection, State, Via};
+use crate::connection::{Connection, Halves, State, Via};
 use crate::id::ConnId;
+#[cfg(feature = "sim")]
+use crate::simnet::SimStream;
 use crate::socket::{Pipe, Stream};
 
 impl Net {
@@ -41,11 +43,21 @@ impl Net {
         self.refuse_while_stopping()?;
         self.system.takes_descriptors()?;
         let pipe = Box::new(Pipe::new(read, write)?);
-        let halves = pipe.halves();
+        self.add_pipe(pipe.halves(), Stream::Pipe(pipe))
+    }
+
+    /// The same, of simulated ones.
+    #[cfg(feature = "sim")]
+    pub(crate) fn add_simulated_pipe(&mut self, stream: SimStream) -> io::Result<ConnId> {
+        self.refuse_while_stopping()?;
+        self.add_pipe(Halves::Both, Stream::Sim(Box::new(stream)))
+    }
+
+    fn add_pipe(&mut self, halves: Halves, stream: Stream) -> io::Result<ConnId> {
         let now = self.tick();
         let mut conn = Connection::new(State::Connecting, Via::Pipe, None, now);
         conn.be_pipe(halves, false);
-        let id = self.add(conn, Stream::Pipe(pipe));
+        let id = self.add(conn, stream);
         self.stats.adopted += 1;
         let registry = &self.system.registry;
         if let Some(entry) = self.conns.get_mut(id) {

@@ -62,7 +62,10 @@ impl Ages {
         let draining = net.stopping == Stopping::Draining;
         for (conn, Entry { conn: state, stream }) in net.conns.iter() {
             let Stream::Sim(below) = stream.bottom() else { continue };
-            let Some(sock) = world.socks.get(&below.sock).filter(|sock| !sock.sealed) else { continue };
+            let Some(sock) = world.socks.get(&below.sock).filter(|sock| !sock.sealed && sock.pipe.is_none())
+            else {
+                continue;
+            };
             let age = self.0.entry(conn).or_default();
             match age.check(state, sock, &net.config_of(conn), clock, draining, net.stats().overflows) {
                 Ok(()) => age.overdue = None,

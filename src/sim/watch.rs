@@ -41,6 +41,11 @@ impl Book {
         self.sock.and_then(|sock| world.socks.get(&sock)).is_some_and(|sock| sock.sealed)
     }
 
+    /// Its peer has no address, and acknowledges nothing.
+    fn is_pipe(&self, world: &World) -> bool {
+        self.sock.and_then(|sock| world.socks.get(&sock)).is_some_and(|sock| sock.pipe.is_some())
+    }
+
     /// Its peer does not speak what the session above its socket does.
     pub(super) fn is_misunderstood(&self, world: &World) -> bool {
         let sock = self.sock.and_then(|sock| world.socks.get(&sock));
@@ -158,7 +163,7 @@ impl<H> Watch<H> {
         }
         let addr = book.peer.and_then(|peer| world.peers.get(peer)).map(|peer| peer.addr);
         let told = net.peer_addr(conn).and_then(|addr| addr.as_tcp());
-        if addr.is_some() && told != addr && told != Some(NOBODY) {
+        if addr.is_some() && told != addr && told != Some(NOBODY) && !book.is_pipe(world) {
             world.accuse(|| format!("{conn}: its peer is {addr:?}, peer_addr says {told:?}"));
         }
         world.note(|_| match book.peer {
@@ -368,7 +373,9 @@ impl<H: Handler> Handler for Watch<H> {
             world.note(|_| format!("{conn} closed: {report}"));
             let death = world.witness.deaths.remove(&conn);
             let just = match &death {
-                Some(_) if book.is_sealed(world) || book.is_misunderstood(world) => Ok(()),
+                Some(_) if book.is_sealed(world) || book.is_misunderstood(world) || book.is_pipe(world) => {
+                    Ok(())
+                }
                 Some(death) => verdicts::check(conn, death, book, &net.config_of(conn), &world.witness),
                 None => Ok(()),
             };

@@ -56,7 +56,8 @@ impl World {
         if self.dice.chance(faults.interrupt) {
             return Some(libc::EINTR);
         }
-        if self.dice.chance(faults.reset) {
+        let is_pipe = self.socks.get(&id).is_some_and(|sock| sock.pipe.is_some());
+        if self.dice.chance(faults.reset) && !is_pipe {
             self.cut(id);
         }
         // A socket that was reset never says that there may be more to come.
@@ -164,6 +165,11 @@ impl World {
         if sock.phase != Phase::Open {
             return error(libc::ENOTCONN);
         }
+        match sock.untaken() {
+            Some(1..) if sock.is_deserted() => return error(libc::EPIPE),
+            Some(1..) => return error(libc::EAGAIN),
+            _ => {}
+        }
         sock.shut = true;
         sock.times.shut = self.now;
         sock.read_when_acked = sock.read;
@@ -177,6 +183,9 @@ impl World {
     pub(crate) fn sys_take_error(&mut self, id: SockId) -> io::Result<Option<io::Error>> {
         self.call();
         let Some(sock) = self.socks.get_mut(&id) else { return error(libc::EBADF) };
+        if sock.is_deserted() && sock.untaken() > Some(0) {
+            return Ok(Some(io::Error::from_raw_os_error(libc::EPIPE)));
+        }
         Ok(sock.error.take().map(io::Error::from_raw_os_error))
     }
 
@@ -187,7 +196,7 @@ impl World {
         self.note(|world| format!("{}: close", world.name(id)));
         if let Some(sock) = self.socks.get(&id) {
             let lost = sock.promised.len() as u64 > sock.arrived();
-            if lost && sock.phase == Phase::Open && !sock.linger_zero && !sock.sealed {
+            if lost && sock.phase == Phase::Open && !sock.linger_zero && !sock.sealed && sock.pipe.is_none() {
                 let name = self.name(id);
                 self.accuse(|| format!("{name}: a stream that was cut ends without a reset"));
             }

@@ -101,6 +101,9 @@ impl Sock {
 
     /// Those of them that the peer's kernel has.
     pub(crate) fn arrived(&self) -> u64 {
+        if let Some(pipe) = self.pipe {
+            return pipe.taken;
+        }
         self.toy.as_ref().map_or(self.acked, |toy| toy.handed(self.acked))
     }
 

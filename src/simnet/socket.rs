@@ -7,6 +7,7 @@
 
 use std::collections::VecDeque;
 
+use super::piping::Pipe;
 use super::sealed::Toyed;
 use super::witness::Times;
 
@@ -115,6 +116,8 @@ pub(crate) struct Sock {
     /// A session stands above it of which only the peer can tell what it makes; or a toy does.
     pub(crate) sealed: bool,
     pub(crate) toy: Option<Box<Toyed>>,
+    /// It is an end of two pipes.
+    pub(crate) pipe: Option<Pipe>,
     /// How often that passed high water.
     pub(crate) crossings: u64,
     /// That program asked for no input.
@@ -180,6 +183,7 @@ impl Sock {
             promised: Vec::new(),
             sealed: false,
             toy: None,
+            pipe: None,
             crossings: 0,
             paused: false,
             resumed: false,
@@ -274,14 +278,14 @@ impl Sock {
         if self.phase == Phase::Connecting {
             return Bits::default();
         }
-        let output = closed || self.shut || self.is_writable();
+        let output = closed || self.shut || self.is_writable() || self.is_deserted();
         self.no_space |= !output;
         Bits {
             input: !self.input.is_empty() || self.fin_in || closed,
             output,
             read_hang_up: self.fin_in || closed,
             hang_up: closed || (self.fin_in && self.shut),
-            error: self.error.is_some(),
+            error: self.error.is_some() || self.is_deserted(),
         }
     }
 
@@ -324,7 +328,7 @@ impl Sock {
         if let Some(errno) = self.error.take() {
             return Err(errno);
         }
-        if self.phase == Phase::Closed || self.shut {
+        if self.phase == Phase::Closed || self.shut || self.is_deserted() {
             return Err(libc::EPIPE);
         }
         let taken = offered.min(self.room()).min(most);

@@ -37,6 +37,9 @@ impl World {
                 if sock.phase == Phase::Closed {
                     return;
                 }
+                if sock.orphan && sock.pipe.is_some() {
+                    return;
+                }
                 if sock.orphan {
                     // Nobody will read it: the sender is told so, and our own tail goes with it.
                     self.note(|world| {
@@ -96,7 +99,7 @@ impl World {
         }
     }
 
-    fn free_if_done(&mut self, id: SockId) {
+    pub(super) fn free_if_done(&mut self, id: SockId) {
         if self.socks.get(&id).is_some_and(|sock| sock.orphan && sock.is_done()) {
             self.free(id);
         }
@@ -109,6 +112,9 @@ impl World {
 
     /// Resets the connection and forgets this end of it.
     pub(crate) fn reset_and_free(&mut self, id: SockId) {
+        if self.socks.get(&id).is_some_and(|sock| sock.pipe.is_some()) {
+            return self.close_pipe(id);
+        }
         if self.socks.get(&id).is_some_and(|sock| sock.phase != Phase::Closed) {
             self.transmit(id, Packet::Reset);
         }
@@ -120,6 +126,9 @@ impl World {
     pub(crate) fn close(&mut self, id: SockId) {
         let Some(sock) = self.socks.get_mut(&id) else { return };
         sock.token = None;
+        if sock.pipe.is_some() {
+            return self.close_pipe(id);
+        }
         let unread = !sock.input.is_empty();
         if sock.linger_zero || unread || sock.phase != Phase::Open {
             return self.reset_and_free(id);
@@ -147,6 +156,7 @@ impl World {
 
     /// Room was made: the other end may send on.
     pub(crate) fn after_read(&mut self, id: SockId) {
+        self.note_taken(id);
         let waits = self.socks.get(&id).and_then(|sock| self.socks.get(&sock.other?));
         if waits.is_some_and(|other| !other.output.is_empty()) {
             self.transmit(id, Packet::Window);
@@ -190,8 +200,18 @@ impl World {
     /// A peer drops off the network, or is back: with or without its memory.
     pub(crate) fn set_dark(&mut self, peer: usize, dark: bool, forget: bool) {
         let Some(state) = self.peers.get_mut(peer) else { return };
+        let Some(id) = state.sock else {
+            state.dark = dark;
+            return;
+        };
+        // Nothing is between the ends of a pipe.
+        if self.socks.get(&id).is_some_and(|sock| sock.pipe.is_some()) {
+            if forget {
+                self.close_pipe(id);
+            }
+            return;
+        }
         state.dark = dark;
-        let Some(id) = state.sock else { return };
         if dark {
             if let Some(other) = self.socks.get(&id).and_then(|sock| sock.other) {
                 self.start_watch(other);

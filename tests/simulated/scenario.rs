@@ -165,6 +165,12 @@ impl Scenario {
             }
             sim.run_for(wait)?;
         }
+        // With dice of their own: the other worlds stay as they were.
+        if self.seed % 5 == 2 {
+            for place in 0..1 + self.seed / 5 % 3 {
+                let _ = sim.pipe(Script::random(self.seed ^ (place << 50)));
+            }
+        }
         match dice.below(3) {
             0 => sim.run()?,
             1 => sim.run_for(Duration::from_secs(20))?,
