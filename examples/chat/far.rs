@@ -106,13 +106,14 @@ impl Chat {
             self.far.crowded = false;
             self.far.paused.drain(..).for_each(|conn| show_again(net, conn));
         }
-        if self.far.inbox.is_empty() {
-            self.far.inbox = mail.reports.take().0.into();
-        }
         let mut bytes = 0;
         for _ in 0..MOST_REPORTS {
             if bytes > MOST_BYTES {
                 break;
+            }
+            // What came while older reports waited was told of by this same wake-up.
+            if self.far.inbox.is_empty() {
+                self.far.inbox = mail.reports.take().0.into();
             }
             let Some(report) = self.far.inbox.pop_front() else { return };
             bytes += self.report(net, report);

@@ -135,12 +135,13 @@ impl Handler for Front {
     }
 
     fn on_wake(&mut self, net: &mut Net) {
-        if self.inbox.is_empty() && self.fetch() {
-            // The state waits for that.
-            let _ = self.peers.handle(STATE).map(|state| state.wake());
-        }
         let (mut bytes, mut sends) = (0, 0);
         while bytes < MOST_BYTES && sends < MOST_SENDS {
+            // What came while older orders waited was told of by this same wake-up.
+            if self.inbox.is_empty() && self.fetch() {
+                // The state waits for that.
+                let _ = self.peers.handle(STATE).map(|state| state.wake());
+            }
             let Some(order) = self.inbox.pop_front() else { return };
             let cost = self.carry_out(net, order);
             (bytes, sends) = (bytes + cost.0, sends + cost.1);

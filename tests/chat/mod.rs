@@ -48,6 +48,7 @@ impl Chat {
     /// `UNBROKEN_THREADS=2 cargo test --test chat_irc`.
     pub fn spawn(mut command: Command) -> Self {
         match std::env::var_os("UNBROKEN_THREADS") {
+            _ if command.get_args().any(|arg| arg == "--threads") => &mut command,
             _ if THREADS.get() > 1 => command.args(["--threads", &THREADS.get().to_string()]),
             Some(threads) => command.arg("--threads").arg(threads),
             None => &mut command,

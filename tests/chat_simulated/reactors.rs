@@ -192,3 +192,19 @@ fn who_asks_for_more_than_it_takes_gets_all_of_it_in_its_order_and_costs_no_more
         assert_eq!(tokens.collect::<Vec<usize>>(), (0..30).collect::<Vec<_>>(), "seed {seed}");
     }
 }
+
+#[test]
+fn what_is_said_in_a_rush_reaches_everybody_although_nothing_follows() {
+    let flags = ["--rate", "1000000", "--burst", "1000000", "--send-queue", "4000000"];
+    for seed in seeds(20) {
+        let mut sim = chat(seed, Faults::none(), 2, &flags);
+        // More than a reactor, or the state, carries out at a time.
+        let rush = |nick: &str| format!("PRIVMSG #c :{nick} {}\r\n", "x".repeat(400)).repeat(300);
+        let [near, far] = near_and_far(&mut sim, |near| near.send(rush("near")), |far| far.send(rush("far")));
+        run(&mut sim, Duration::from_secs(3));
+        for (peer, other) in [(near, "far"), (far, "near")] {
+            let said = heard(&sim, peer).matches(&format!(" PRIVMSG #c :{other} ")).count();
+            assert_eq!(said, 300, "seed {seed}: of {other}");
+        }
+    }
+}
