@@ -1,20 +1,27 @@
-//! Who hears a channel, ready to be sent to: the connections of its members by the form that each
-//! takes lines in. A list is made when it is first needed, and forgotten when a member comes or goes.
+//! Who hears a channel, ready to be sent to: the connections of its members by reactor and by the form that
+//! each takes lines in. A list is made when it is first needed, and forgotten when a member comes or goes.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
-use unbroken::{Broadcast, ConnId, Net};
+use unbroken::{ConnId, Net};
 
+use crate::clients::{ClientId, STATE};
 use crate::irc::fold;
+use crate::mail::Order;
 use crate::server::Chat;
 use crate::state::UserId;
-use crate::wire::{is_tagged, Line, VARIANTS};
+use crate::wire::{is_tagged, Line};
 
-/// The connections for each variant of a line.
-type Lists = [Vec<ConnId>; VARIANTS];
+/// The connections of one reactor that take one variant of a line.
+struct Hearers {
+    reactor: usize,
+    variant: usize,
+    conns: Arc<[ConnId]>,
+}
 
 #[derive(Default)]
-pub struct Audiences(HashMap<String, Lists>);
+pub struct Audiences(HashMap<String, Vec<Hearers>>);
 
 impl Audiences {
     /// The members of a channel are others than before.
@@ -48,43 +55,44 @@ impl Chat {
     ) {
         let name = fold(channel);
         if !self.audiences.0.contains_key(&name) {
-            let Some(lists) = self.audience(&name) else { return };
-            self.audiences.0.insert(name.clone(), lists);
+            let Some(audience) = self.audience(&name) else { return };
+            self.audiences.0.insert(name.clone(), audience);
         }
-        let Some(lists) = self.audiences.0.get(&name) else { return };
+        let Some(audience) = self.audiences.0.get(&name) else { return };
         let but = but.and_then(|user| self.conns.get(&user)).copied();
         // To whoever asked for it with a label it is an answer.
         let asker = self.answered().filter(|asker| Some(*asker) != but);
-        if asker.is_some_and(|asker| lists.iter().flatten().any(|conn| *conn == asker)) {
-            asker.map(|asker| self.is_answer(asker, "", line.text()));
+        let is_hearer = |id: ClientId| {
+            audience.iter().any(|hearers| hearers.reactor == id.reactor && hearers.conns.contains(&id.conn))
+        };
+        if let Some(asker) = asker.filter(|asker| is_hearer(*asker)) {
+            self.is_answer(asker, "", line.text());
         }
-        let mut congested = Vec::new();
-        for (n, conns) in lists.iter().enumerate().filter(|(_, conns)| !conns.is_empty()) {
-            if tagged_only && !is_tagged(n) {
+        for Hearers { reactor, variant, conns } in audience {
+            if tagged_only && !is_tagged(*variant) {
                 continue;
             }
-            let bytes = line.variant(n);
-            let receivers = conns.iter().copied().filter(|conn| Some(*conn) != but && Some(*conn) != asker);
-            let outcome: Broadcast = net.broadcast(receivers, bytes);
-            self.counters.deliveries += outcome.queued as u64;
-            if outcome.congested > 0 {
-                congested.extend_from_slice(conns);
+            let bytes = line.variant(*variant);
+            let there = |id: Option<ClientId>| id.filter(|id| id.reactor == *reactor).map(|id| id.conn);
+            let but = [there(but), there(asker)];
+            match *reactor {
+                STATE => self.ports.news_for(net, conns, but, bytes),
+                _ => self.far.post(*reactor, Order::NewsFor(conns.clone(), but, bytes)),
             }
-        }
-        for conn in congested {
-            self.drop_if_slow(net, conn);
         }
     }
 
-    fn audience(&self, name: &str) -> Option<Lists> {
-        let mut lists = Lists::default();
+    fn audience(&self, name: &str) -> Option<Vec<Hearers>> {
+        let mut lists = BTreeMap::<_, Vec<_>>::new();
         for user in self.state.channel(name)?.members.keys() {
             let Some(conn) = self.conns.get(user) else { continue };
             let Some(client) = self.clients.get(*conn) else { continue };
-            if let Some(form) = client.form() {
-                lists[client.variant(form)].push(*conn);
+            if let Some(form) = client.form {
+                lists.entry((conn.reactor, client.variant(form))).or_default().push(conn.conn);
             }
         }
-        Some(lists)
+        let hearers =
+            |((reactor, variant), conns): (_, Vec<_>)| Hearers { reactor, variant, conns: conns.into() };
+        Some(lists.into_iter().map(hearers).collect())
     }
 }

@@ -1,8 +1,9 @@
 //! What a client can ask for beyond the protocol of 1993 (IRCv3's capabilities), and the line that
 //! negotiates it.
 
-use unbroken::{ConnId, Net};
+use unbroken::Net;
 
+use crate::clients::ClientId;
 use crate::irc::shown;
 use crate::server::Chat;
 
@@ -58,7 +59,7 @@ impl Chat {
         })
     }
 
-    pub fn cap(&mut self, net: &mut Net, conn: ConnId, params: &[&str]) {
+    pub fn cap(&mut self, net: &mut Net, conn: ClientId, params: &[&str]) {
         let offered: Vec<(&str, Caps)> = self.offered().collect();
         let Some(client) = self.clients.get_mut(conn) else { return };
         let unregistered = client.user.is_none();

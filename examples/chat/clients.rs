@@ -1,45 +1,52 @@
-//! The clients: what is known of each, who may come in, and how fast each may speak.
+//! The clients: what the state knows of each, and who may come in.
 
-use std::cell::Cell;
 use std::collections::BTreeSet;
+use std::fmt;
 use std::net::IpAddr;
-use std::time::Duration;
 
-use unbroken::frame::Lines;
-use unbroken::{ConnId, Net};
+use unbroken::{ConnId, PerConn};
 
 use crate::caps::{Caps, MESSAGE_TAGS, SERVER_TIME};
-use crate::options::Options;
-use crate::server::{Chat, TICK};
+use crate::server::Chat;
 use crate::state::UserId;
-use crate::websocket::Socket;
 use crate::wire::Form;
 
-/// Bytes, and lines, that wait at most because a client is faster than its rate.
-const MAX_WITHHELD: usize = 8 << 10;
-const MAX_WITHHELD_LINES: usize = 300;
+/// The reactor that has the state.
+pub const STATE: usize = 0;
 
-/// How long a client that is held back is not asked whether it is still there: for as long it is heard
-/// although its connection has ended.
-const GRACE: Duration = Duration::from_secs(5);
-
-/// What a connection speaks.
-pub enum Protocol {
-    Irc,
-    Http,
-    WebSocket(Box<Socket>),
+/// A connection, of whichever reactor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ClientId {
+    pub reactor: usize,
+    pub conn: ConnId,
 }
 
-/// Bytes of tags that a client may send before a line, with their mark and blank (IRCv3 message tags).
-pub const MAX_TAGS: usize = 4096;
+impl ClientId {
+    /// A connection of the state's own reactor.
+    pub fn near(conn: ConnId) -> Self {
+        Self { reactor: STATE, conn }
+    }
 
-/// A connection of a client.
+    pub fn is_near(self) -> bool {
+        self.reactor == STATE
+    }
+}
+
+impl fmt::Display for ClientId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.is_near() {
+            true => self.conn.fmt(f),
+            false => write!(f, "{} of reactor {}", self.conn, self.reactor),
+        }
+    }
+}
+
+/// A client. What its connection needs is with its reactor, in `ports`.
 pub struct Client {
-    pub protocol: Protocol,
-    /// Finds the lines of a bare connection.
-    pub lines: Lines,
+    /// How it takes lines; `None` while it speaks HTTP.
+    pub form: Option<Form>,
     pub host: String,
-    pub addr: Option<IpAddr>,
+    addr: Option<IpAddr>,
     /// Set once it has registered.
     pub user: Option<UserId>,
     pub nick: Option<String>,
@@ -56,29 +63,14 @@ pub struct Client {
     pub watched: BTreeSet<String>,
     /// It is on its way out.
     pub leaving: bool,
-    /// Bytes of answers that it asked for itself and has not taken yet: they do not count against it.
-    pub asked_for: Cell<usize>,
-    /// It was asked for a sign of life, and none has come.
-    pub asked: bool,
-    /// It is held back, and since which tick what it said has been waiting.
-    pub held: bool,
-    pub waiting: Option<u64>,
-    /// Messages it may send now, as of a tick.
-    tokens: f64,
-    refilled: u64,
 }
 
 impl Client {
     /// One that has just come.
-    pub fn new(speaks_irc: bool, addr: Option<IpAddr>, tick: u64, options: &Options) -> Self {
+    fn new(addr: Option<IpAddr>, form: Option<Form>) -> Self {
         Self {
-            protocol: if speaks_irc { Protocol::Irc } else { Protocol::Http },
-            lines: Lines::new().max(MAX_TAGS + options.max_line as usize),
-            // A colon at the front would look like the last parameter of a line.
-            host: addr.map_or("local".to_owned(), |addr| match addr.to_string() {
-                host if host.starts_with(':') => format!("0{host}"),
-                host => host,
-            }),
+            form,
+            host: host(addr),
             addr,
             user: None,
             nick: None,
@@ -90,12 +82,6 @@ impl Client {
             tries: 0,
             watched: BTreeSet::new(),
             leaving: false,
-            asked_for: Cell::new(0),
-            asked: false,
-            held: false,
-            waiting: None,
-            tokens: options.burst.get() as f64,
-            refilled: tick,
         }
     }
 
@@ -103,98 +89,92 @@ impl Client {
     pub fn variant(&self, form: Form) -> usize {
         form.variant(self.caps.has(SERVER_TIME), self.caps.has(MESSAGE_TAGS))
     }
+}
 
-    /// `None` while it speaks HTTP.
-    pub fn form(&self) -> Option<Form> {
-        match &self.protocol {
-            Protocol::Irc => Some(Form::Irc),
-            Protocol::WebSocket(socket) => Some(socket.form),
-            Protocol::Http => None,
+/// A client's address, as others see it.
+pub fn host(addr: Option<IpAddr>) -> String {
+    // A colon at the front would look like the last parameter of a line.
+    addr.map_or("local".to_owned(), |addr| match addr.to_string() {
+        host if host.starts_with(':') => format!("0{host}"),
+        host => host,
+    })
+}
+
+/// The clients of all reactors.
+#[derive(Default)]
+pub struct Clients(Vec<PerConn<Client>>);
+
+impl Clients {
+    pub fn get(&self, id: ClientId) -> Option<&Client> {
+        self.0.get(id.reactor)?.get(id.conn)
+    }
+
+    pub fn get_mut(&mut self, id: ClientId) -> Option<&mut Client> {
+        self.0.get_mut(id.reactor)?.get_mut(id.conn)
+    }
+
+    fn insert(&mut self, id: ClientId, client: Client) {
+        while self.0.len() <= id.reactor {
+            self.0.push(PerConn::new());
         }
+        self.0[id.reactor].insert(id.conn, client);
+    }
+
+    fn remove(&mut self, id: ClientId) -> Option<Client> {
+        self.0.get_mut(id.reactor)?.remove(id.conn)
+    }
+
+    pub fn ids(&self) -> impl Iterator<Item = ClientId> + '_ {
+        let each = self.0.iter().enumerate();
+        each.flat_map(|(reactor, clients)| clients.ids().map(move |conn| ClientId { reactor, conn }))
+    }
+
+    pub fn values(&self) -> impl Iterator<Item = &Client> {
+        self.0.iter().flat_map(PerConn::values)
+    }
+
+    pub fn len(&self) -> usize {
+        self.0.iter().map(PerConn::len).sum()
+    }
+
+    #[allow(dead_code)] // For tests.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
     }
 }
 
 impl Chat {
     /// Whether a client may stay, else why not.
-    pub fn admit(&self, addr: Option<IpAddr>) -> Result<(), &'static str> {
-        if self.draining {
+    pub fn admit(
+        &mut self,
+        id: ClientId,
+        addr: Option<IpAddr>,
+        form: Option<Form>,
+    ) -> Result<(), &'static str> {
+        if self.ports.draining {
             return Err("The server is shutting down");
         }
         if self.clients.len() >= self.options.max_clients.get() {
             return Err("The server is full");
         }
         let count = addr.and_then(|addr| self.addresses.get(&addr)).copied().unwrap_or(0);
-        match count >= self.options.max_clients_per_address.get() {
-            true => Err("Too many connections from your address"),
-            false => Ok(()),
+        if count >= self.options.max_clients_per_address.get() {
+            return Err("Too many connections from your address");
         }
+        if let Some(addr) = addr {
+            *self.addresses.entry(addr).or_default() += 1;
+        }
+        self.clients.insert(id, Client::new(addr, form));
+        Ok(())
     }
 
-    /// Whether a client has the right to a message. Else it is held back until it has one again, and
-    /// until it has taken most of what it asked for before.
-    pub fn may_speak(&mut self, net: &mut Net, conn: ConnId) -> bool {
-        let (tick, rate, burst) = (self.tick, self.options.rate, self.options.burst.get() as f64);
-        let Some(client) = self.clients.get_mut(conn) else { return false };
-        let gained = (tick - client.refilled) as f64 * TICK.as_secs_f64() * rate;
-        (client.tokens, client.refilled) = ((client.tokens + gained).min(burst), tick);
-        let held = client.tokens < 1.0 || net.queued(conn) > self.options.high_water();
-        if held {
-            let since = *client.waiting.get_or_insert(tick);
-            // The engine tells of no end while it does not read: not reading must have one.
-            if tick - since < Self::ticks(GRACE) {
-                net.pause_reading(conn);
-            }
-            if !std::mem::replace(&mut client.held, true) {
-                self.held.push(conn);
-            }
+    /// A client whose connection is gone is forgotten.
+    pub fn forget(&mut self, id: ClientId) {
+        let Some(client) = self.clients.remove(id) else { return };
+        self.monitors.forget_all(id, &client.watched);
+        if let Some(count) = client.addr.and_then(|addr| self.addresses.get_mut(&addr)) {
+            *count -= 1;
         }
-        !held
-    }
-
-    /// The right to one message is used up.
-    pub fn spoke(&mut self, conn: ConnId) {
-        if let Some(client) = self.clients.get_mut(conn) {
-            client.tokens -= 1.0;
-        }
-    }
-
-    /// Clients that were held back are heard again, as far as their rate allows by now.
-    pub fn release(&mut self, net: &mut Net) {
-        for conn in std::mem::take(&mut self.held) {
-            let Some(client) = self.clients.get_mut(conn) else { continue };
-            client.held = false;
-            if client.leaving {
-                continue;
-            }
-            // It is we who do not listen: unless it does not read, it is not silent.
-            if client.asked_for.get() == 0 {
-                self.heard(net, conn);
-            }
-            // What waits is shown by the end of a pause alone.
-            net.pause_reading(conn);
-            net.resume_reading(conn);
-        }
-    }
-
-    /// All that a client said has been carried out.
-    pub fn caught_up(&mut self, conn: ConnId) {
-        if let Some(client) = self.clients.get_mut(conn) {
-            client.waiting = None;
-        }
-    }
-
-    /// A client has given a sign of life.
-    pub fn heard(&mut self, net: &mut Net, conn: ConnId) {
-        let Some(client) = self.clients.get_mut(conn) else { return };
-        client.asked = false;
-        // The time to register runs whatever is said.
-        if client.user.is_some() {
-            net.set_deadline(conn, self.options.ping_interval);
-        }
-    }
-
-    /// Whether what a client has said and is held back is too much to wait for.
-    pub fn is_flooded(&self, bytes: usize, lines: usize) -> bool {
-        bytes > MAX_WITHHELD || lines > MAX_WITHHELD_LINES.max(10 * self.options.burst.get())
+        self.addresses.retain(|_, count| *count > 0);
     }
 }

@@ -1,7 +1,8 @@
 //! What a client may ask for, and who carries it out.
 
-use unbroken::{ConnId, Net};
+use unbroken::Net;
 
+use crate::clients::ClientId;
 use crate::events::Command;
 use crate::irc::{self, shown, Message};
 use crate::server::Chat;
@@ -10,13 +11,13 @@ use crate::state::UserId;
 /// Who asks: a connection, and its user once registered.
 #[derive(Clone, Copy)]
 pub struct Asker {
-    pub conn: ConnId,
+    pub conn: ClientId,
     pub user: UserId,
 }
 
 impl Chat {
     /// Carries out one command.
-    pub fn command(&mut self, net: &mut Net, conn: ConnId, message: &Message<'_>) {
+    pub fn command(&mut self, net: &mut Net, conn: ClientId, message: &Message<'_>) {
         let command = message.command.to_ascii_uppercase();
         let params = &message.params;
         let Some(client) = self.clients.get(conn) else { return };
@@ -102,32 +103,32 @@ impl Chat {
     }
 
     /// A numeric reply: `:server NNN nick rest`.
-    pub fn numeric(&self, net: &mut Net, conn: ConnId, number: u16, rest: &str) {
+    pub fn numeric(&self, net: &mut Net, conn: ClientId, number: u16, rest: &str) {
         let line = format!(":{} {number:03} {} {rest}", self.options.name, self.nick_of(conn));
         self.send(net, conn, &line);
     }
 
-    pub fn no_nick(&self, net: &mut Net, conn: ConnId, nick: &str) {
+    pub fn no_nick(&self, net: &mut Net, conn: ClientId, nick: &str) {
         self.numeric(net, conn, 401, &format!("{} :No such nick", shown(nick)));
     }
 
-    pub fn no_channel(&self, net: &mut Net, conn: ConnId, name: &str) {
+    pub fn no_channel(&self, net: &mut Net, conn: ClientId, name: &str) {
         self.numeric(net, conn, 403, &format!("{} :No such channel", shown(name)));
     }
 
-    pub fn not_member(&self, net: &mut Net, conn: ConnId, nick: &str, name: &str) {
+    pub fn not_member(&self, net: &mut Net, conn: ClientId, nick: &str, name: &str) {
         self.numeric(net, conn, 441, &format!("{nick} {name} :They aren't on that channel"));
     }
 
-    pub fn not_inside(&self, net: &mut Net, conn: ConnId, name: &str) {
+    pub fn not_inside(&self, net: &mut Net, conn: ClientId, name: &str) {
         self.numeric(net, conn, 442, &format!("{name} :You're not on that channel"));
     }
 
-    pub fn not_operator(&self, net: &mut Net, conn: ConnId, name: &str) {
+    pub fn not_operator(&self, net: &mut Net, conn: ClientId, name: &str) {
         self.numeric(net, conn, 482, &format!("{name} :You're not channel operator"));
     }
 
-    fn ping(&self, net: &mut Net, conn: ConnId, params: &[&str]) {
+    fn ping(&self, net: &mut Net, conn: ClientId, params: &[&str]) {
         match params.first() {
             Some(token) => {
                 let server = &self.options.name;

@@ -2,9 +2,10 @@
 //! (<https://ircv3.net/specs/extensions/labeled-response>): they are kept until all are there, for it
 //! depends on their number how they are marked.
 
-use unbroken::{ConnId, Net};
+use unbroken::Net;
 
 use crate::caps::{BATCH, LABELED_RESPONSE};
+use crate::clients::ClientId;
 use crate::server::Chat;
 
 /// Longest label, in bytes.
@@ -12,14 +13,14 @@ const LONGEST: usize = 64;
 
 /// The answers to one question.
 pub struct Answers {
-    conn: ConnId,
+    conn: ClientId,
     label: String,
     lines: Vec<(String, String)>,
 }
 
 impl Chat {
     /// From here on answers to this connection carry its label, if it gave one.
-    pub fn label(&mut self, conn: ConnId, tags: &str) {
+    pub fn label(&mut self, conn: ClientId, tags: &str) {
         let wanted = self.clients.get(conn).is_some_and(|client| client.caps.has(LABELED_RESPONSE));
         let label = tags.split(';').find_map(|tag| tag.strip_prefix("label=")).filter(|_| wanted);
         let label = label.filter(|label| !label.is_empty() && label.len() <= LONGEST);
@@ -28,7 +29,7 @@ impl Chat {
     }
 
     /// Keeps a line that answers a question with a label.
-    pub fn is_answer(&self, conn: ConnId, tags: &str, line: &str) -> bool {
+    pub fn is_answer(&self, conn: ClientId, tags: &str, line: &str) -> bool {
         match &mut *self.answers.borrow_mut() {
             Some(answers) if answers.conn == conn => {
                 answers.lines.push((tags.to_owned(), line.to_owned()));
@@ -39,7 +40,7 @@ impl Chat {
     }
 
     /// Who is being answered.
-    pub fn answered(&self) -> Option<ConnId> {
+    pub fn answered(&self) -> Option<ClientId> {
         self.answers.borrow().as_ref().map(|answers| answers.conn)
     }
 

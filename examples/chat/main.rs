@@ -2,32 +2,39 @@
 //! irssi -c 127.0.0.1        # or a browser at http://127.0.0.1:8080, or: nc 127.0.0.1 6667
 //!
 //! A chat server for real clients: IRC on one port; a web page, WebSockets, `/metrics` and
-//! `/health` on another; one reactor and one thread for all of it. `--redis HOST:PORT` joins any
-//! number of such servers into one. `--help` tells the rest.
+//! `/health` on another; one reactor and one thread for all of it. `--threads N` spreads the clients over
+//! N cores, `--redis HOST:PORT` joins any number of such servers into one. `--help` tells the rest.
 //!
-//! `server` is what the engine calls, `commands` what clients may ask for, `state` who is where, `web`
-//! the pages and WebSockets, `relay` the other servers.
+//! `server` is what the engine calls, `commands` what clients may ask for, `state` who is where, `ports`
+//! the connections and what they speak, `web` the pages, `crew` the reactors, `relay` the other servers.
 
 mod audience;
+mod between;
 mod caps;
 mod channel;
 mod channels;
 mod clients;
 mod commands;
+mod crew;
 mod events;
+mod far;
+mod front;
 mod history;
 mod irc;
 mod labels;
 mod lists;
+mod mail;
 mod messages;
 mod metrics;
 mod modes;
 mod monitor;
 mod opers;
 mod options;
+mod pace;
 mod pages;
 mod passwords;
 mod people;
+mod ports;
 mod registration;
 mod relay;
 mod remote;
@@ -60,9 +67,12 @@ use clap::Parser;
 use rustls::ServerConfig;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
-use unbroken::{ListenerId, Net, Reactor};
+use unbroken::{Group, GroupHandle, ListenerId, Net};
 
+use clients::STATE;
+use crew::Crew;
 use options::Options;
+use pace::TICK;
 use passwords::Passwords;
 use relay::Relay;
 use server::Chat;
@@ -101,41 +111,48 @@ fn run(options: Options, sockets: Vec<(OwnedFd, String)>) -> io::Result<()> {
         Some(addr) => Relay::new(addr, &options.name),
         None => Relay::none(),
     };
-    let mut reactor = Reactor::new(server::config(&options))?;
+    let threads = usize::from(options.threads);
+    let mut group = Group::new(server::config(&options), threads)?;
+    group.set_name("chat");
     let mut chat = Chat::new(options, relay, SystemTime::now);
     let passwords = |path: &Option<PathBuf>| path.as_deref().map(Passwords::read).transpose();
     chat.accounts = passwords(&chat.options.accounts)?;
     chat.operators = passwords(&chat.options.operators)?;
-    let net = reactor.net();
     let shared = !sockets.is_empty();
     let certificates = Certificates::of(&chat.options);
     let secured = certificates.as_ref().map(Certificates::read).transpose()?;
-    let (irc, ircs, web) = listeners(net, &chat.options, sockets)?;
+    let (irc, ircs, web) = listeners(&mut group, &chat.options, sockets)?;
     chat.serve(&[Some(irc), ircs].into_iter().flatten().collect::<Vec<_>>(), web, shared);
     let mut out = io::stdout();
     // Nobody may be reading: that is no reason not to serve.
     for (listener, what) in [(Some(irc), "IRC   irc://"), (ircs, "IRC   ircs://")] {
-        if let Some(addr) = listener.and_then(|listener| net.local_addr(listener)) {
+        if let Some(addr) = listener.and_then(|listener| group.local_addr(listener)) {
             let _ = writeln!(out, "{what}{addr}");
         }
     }
-    if let Some(addr) = net.local_addr(web) {
+    if let Some(addr) = group.local_addr(web) {
         let _ = writeln!(out, "Web   {}://{addr}/", if secured.is_some() { "https" } else { "http" });
     }
     let _ = out.flush();
-    if let Some(secured) = secured {
-        secured.use_for(net, ircs, web);
+    for reactor in 0..threads {
+        let Some(net) = group.net(reactor) else { continue };
+        if let Some(secured) = &secured {
+            secured.use_for(net, ircs, web);
+        }
+        net.set_timer(TICK);
+        if reactor == STATE {
+            chat.relay_connect(net);
+        }
     }
-    chat.start(net);
 
-    let (handle, drain) = (net.handle(), chat.options.drain);
+    let (handle, drain) = (group.handle(), chat.options.drain);
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])?;
     std::thread::spawn(move || {
         for signal in signals.forever() {
             match (signal, &certificates) {
                 (SIGHUP, None) => {}
                 (SIGHUP, Some(certificates)) => match certificates.read() {
-                    Ok(secured) => drop(handle.run(move |net| secured.use_for(net, ircs, web))),
+                    Ok(secured) => secured.use_everywhere(&handle, ircs, web),
                     // What is in force stays so.
                     Err(error) => log::error!("{error}"),
                 },
@@ -143,7 +160,8 @@ fn run(options: Options, sockets: Vec<(OwnedFd, String)>) -> io::Result<()> {
             }
         }
     });
-    reactor.run(&mut chat)
+    let crew = Crew::new(chat, threads);
+    group.run(|peers| crew.part(peers))
 }
 
 /// The files of TLS.
@@ -153,6 +171,7 @@ struct Certificates {
 }
 
 /// What was read from them: for IRC, and for the web.
+#[derive(Clone)]
 struct Secured {
     irc: Arc<ServerConfig>,
     web: Arc<ServerConfig>,
@@ -177,11 +196,20 @@ impl Secured {
         }
         net.set_tls(web, self.web.clone());
     }
+
+    /// The same, in all reactors while they run.
+    fn use_everywhere(&self, handle: &GroupHandle, ircs: Option<ListenerId>, web: ListenerId) {
+        for reactor in 0..handle.len() {
+            let secured = self.clone();
+            // One that has shut down has no use for it.
+            let _ = handle.run_on(reactor, move |net| secured.use_for(net, ircs, web));
+        }
+    }
 }
 
 /// The listeners for IRC, for IRC with TLS, and for the web: handed over by systemd (`LISTEN_FDS`), or our own.
 fn listeners(
-    net: &mut Net,
+    group: &mut Group,
     options: &Options,
     sockets: Vec<(OwnedFd, String)>,
 ) -> io::Result<(ListenerId, Option<ListenerId>, ListenerId)> {
@@ -202,19 +230,19 @@ fn listeners(
             )));
         }
         let listener =
-            net.listen_from(fd).map_err(|error| named(descriptor(FIRST_FD + n as RawFd), error))?;
+            group.listen_from(fd).map_err(|error| named(descriptor(FIRST_FD + n as RawFd), error))?;
         *place = Some(listener);
     }
     let irc = match irc {
         Some(irc) => irc,
-        None => net.listen(options.irc).map_err(|error| named(options.irc, error))?,
+        None => group.listen(options.irc).map_err(|error| named(options.irc, error))?,
     };
     let web = match web {
         Some(web) => web,
-        None => net.listen(options.web).map_err(|error| named(options.web, error))?,
+        None => group.listen(options.web).map_err(|error| named(options.web, error))?,
     };
     if ircs.is_none() && options.cert.is_some() {
-        ircs = Some(net.listen(options.ircs).map_err(|error| named(options.ircs, error))?);
+        ircs = Some(group.listen(options.ircs).map_err(|error| named(options.ircs, error))?);
     }
     Ok((irc, ircs, web))
 }

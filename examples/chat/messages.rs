@@ -4,6 +4,7 @@ use std::time::SystemTime;
 
 use unbroken::Net;
 
+use crate::between::Told;
 use crate::caps::{ECHO_MESSAGE, MESSAGE_TAGS};
 use crate::channels::is_banned;
 use crate::commands::Asker;
@@ -158,11 +159,10 @@ impl Chat {
         // To oneself it comes in either case; who asked for echoes gets both, and only the echo is the
         // answer to a question.
         let Some(client) = self.clients.get(conn) else { return };
-        let Some(form) = client.form() else { return };
+        let Some(form) = client.form else { return };
         let variant = client.variant(form);
         let bytes = Line::new(line, spoken.tags, spoken.time).variant(variant);
-        self.push(net, conn, bytes);
-        self.counters.deliveries += 1;
+        self.tell(net, conn, Told::News(bytes));
     }
 
     /// Sends what was taken back to a sender who wants that.

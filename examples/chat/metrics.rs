@@ -2,15 +2,28 @@
 
 use std::fmt::Write as _;
 
-use unbroken::{CloseReason, Net};
+use unbroken::{CloseReason, Net, Stats};
 
-use crate::clients::Protocol;
+use crate::ports::Ports;
 use crate::server::Chat;
+use crate::wire::Form;
+
+/// What one reactor counts.
+pub struct Figures {
+    stats: Stats,
+    deliveries: u64,
+}
+
+impl Ports {
+    pub fn count(&self, net: &Net) -> Figures {
+        Figures { stats: net.stats().clone(), deliveries: self.deliveries }
+    }
+}
 
 impl Chat {
-    /// All figures, in Prometheus' text format.
-    pub fn metrics(&self, net: &Net) -> String {
-        let stats = net.stats();
+    /// All figures, in Prometheus' text format, the sums of these reactors' among them.
+    pub fn metrics(&self, reactors: &[Figures]) -> String {
+        let sum = |value: fn(&Figures) -> u64| reactors.iter().map(value).sum::<u64>() as f64;
         let mut text = String::new();
         let mut put = |name: &str, kind: &str, help: &str, values: &[(&str, f64)]| {
             let _ = writeln!(text, "# HELP chat_{name} {help}\n# TYPE chat_{name} {kind}");
@@ -18,23 +31,30 @@ impl Chat {
                 let _ = writeln!(text, "chat_{name}{labels} {value}");
             }
         };
-        let speaks = |wanted: fn(&Protocol) -> bool| {
-            self.clients.values().filter(|client| wanted(&client.protocol)).count() as f64
+        let longest =
+            reactors.iter().map(|each| each.stats.longest_turn).max().unwrap_or_default().as_secs_f64();
+        let speaks = |wanted: fn(&Option<Form>) -> bool| {
+            self.clients.values().filter(|client| wanted(&client.form)).count() as f64
         };
         put(
             "clients",
             "gauge",
             "Connected clients by protocol.",
             &[
-                ("{protocol=\"irc\"}", speaks(|protocol| matches!(protocol, Protocol::Irc))),
-                ("{protocol=\"websocket\"}", speaks(|protocol| matches!(protocol, Protocol::WebSocket(_)))),
-                ("{protocol=\"http\"}", speaks(|protocol| matches!(protocol, Protocol::Http))),
+                ("{protocol=\"irc\"}", speaks(|form| *form == Some(Form::Irc))),
+                ("{protocol=\"websocket\"}", speaks(|form| form.is_some_and(|form| form != Form::Irc))),
+                ("{protocol=\"http\"}", speaks(|form| form.is_none())),
             ],
         );
         put("users", "gauge", "Registered users of all servers.", &[("", self.state.user_count() as f64)]);
         put("channels", "gauge", "Channels.", &[("", self.state.channel_count() as f64)]);
-        put("connections", "gauge", "Connections of the engine.", &[("", stats.connections as f64)]);
-        put("accepted_total", "counter", "Connections accepted.", &[("", stats.accepted as f64)]);
+        put(
+            "connections",
+            "gauge",
+            "Connections of the engine.",
+            &[("", sum(|each| each.stats.connections as u64))],
+        );
+        put("accepted_total", "counter", "Connections accepted.", &[("", sum(|each| each.stats.accepted))]);
         put(
             "refused_total",
             "counter",
@@ -47,23 +67,36 @@ impl Chat {
             "Messages taken from users.",
             &[("", self.counters.messages as f64)],
         );
-        put("deliveries_total", "counter", "Lines sent to users.", &[("", self.counters.deliveries as f64)]);
-        put("received_bytes_total", "counter", "Bytes received.", &[("", stats.bytes_in as f64)]);
-        put("sent_bytes_total", "counter", "Bytes handed to the kernel.", &[("", stats.bytes_out as f64)]);
-        put("queued_bytes", "gauge", "Bytes queued for clients.", &[("", stats.queued as f64)]);
-        put("congested_clients", "gauge", "Clients at high water.", &[("", stats.congested as f64)]);
+        put("deliveries_total", "counter", "Lines sent to users.", &[("", sum(|each| each.deliveries))]);
+        put("received_bytes_total", "counter", "Bytes received.", &[("", sum(|each| each.stats.bytes_in))]);
         put(
-            "longest_turn_seconds",
-            "gauge",
-            "Longest turn so far.",
-            &[("", stats.longest_turn.as_secs_f64())],
+            "sent_bytes_total",
+            "counter",
+            "Bytes handed to the kernel.",
+            &[("", sum(|each| each.stats.bytes_out))],
         );
+        put(
+            "queued_bytes",
+            "gauge",
+            "Bytes queued for clients.",
+            &[("", sum(|each| each.stats.queued as u64))],
+        );
+        put(
+            "congested_clients",
+            "gauge",
+            "Clients at high water.",
+            &[("", sum(|each| each.stats.congested as u64))],
+        );
+        put("longest_turn_seconds", "gauge", "Longest turn so far.", &[("", longest)]);
         let up = f64::from(u8::from(self.relay.is_up()));
         put("relay_up", "gauge", "Whether other servers can be reached through Redis.", &[("", up)]);
         put("relay_servers", "gauge", "Other servers.", &[("", self.relay.servers() as f64)]);
         let closes: Vec<(String, f64)> = CloseReason::ALL
             .iter()
-            .map(|reason| (format!("{{reason=\"{}\"}}", reason.name()), stats.closed_by(*reason) as f64))
+            .map(|reason| {
+                let count: u64 = reactors.iter().map(|each| each.stats.closed_by(*reason)).sum();
+                (format!("{{reason=\"{}\"}}", reason.name()), count as f64)
+            })
             .collect();
         let closes: Vec<(&str, f64)> = closes.iter().map(|(label, count)| (label.as_str(), *count)).collect();
         put("closes_total", "counter", "Connections ended, by reason.", &closes);

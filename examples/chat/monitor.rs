@@ -3,8 +3,9 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use unbroken::{ConnId, Net};
+use unbroken::Net;
 
+use crate::clients::ClientId;
 use crate::commands::Asker;
 use crate::irc::{fold, is_nick};
 use crate::server::Chat;
@@ -14,10 +15,10 @@ pub const MOST_WATCHED: usize = 100;
 
 /// Those who watch a nick, by folded nick.
 #[derive(Default)]
-pub struct Monitors(HashMap<String, Vec<ConnId>>);
+pub struct Monitors(HashMap<String, Vec<ClientId>>);
 
 impl Monitors {
-    fn forget(&mut self, conn: ConnId, nick: &str) {
+    fn forget(&mut self, conn: ClientId, nick: &str) {
         if let Some(watchers) = self.0.get_mut(nick) {
             watchers.retain(|watcher| *watcher != conn);
             if watchers.is_empty() {
@@ -27,7 +28,7 @@ impl Monitors {
     }
 
     /// A connection is gone.
-    pub fn forget_all(&mut self, conn: ConnId, nicks: &BTreeSet<String>) {
+    pub fn forget_all(&mut self, conn: ClientId, nicks: &BTreeSet<String>) {
         nicks.iter().for_each(|nick| self.forget(conn, nick));
     }
 }
@@ -63,11 +64,11 @@ impl Chat {
         }
     }
 
-    fn watched(&self, conn: ConnId) -> Vec<String> {
+    fn watched(&self, conn: ClientId) -> Vec<String> {
         self.clients.get(conn).map_or(Vec::new(), |client| client.watched.iter().cloned().collect())
     }
 
-    fn watch(&mut self, net: &mut Net, conn: ConnId, nicks: Vec<&str>) {
+    fn watch(&mut self, net: &mut Net, conn: ClientId, nicks: Vec<&str>) {
         let mut taken = Vec::new();
         for (n, nick) in nicks.iter().enumerate() {
             let Some(client) = self.clients.get_mut(conn) else { return };
@@ -87,7 +88,7 @@ impl Chat {
     }
 
     /// Which of these nicks are there, and which are not.
-    fn show_presence(&self, net: &mut Net, conn: ConnId, nicks: Vec<String>) {
+    fn show_presence(&self, net: &mut Net, conn: ClientId, nicks: Vec<String>) {
         let source = |nick: &String| Some(self.state.user(self.state.find(nick)?)?.source());
         let (here, away): (Vec<String>, Vec<String>) =
             nicks.into_iter().partition(|nick| source(nick).is_some());
@@ -96,7 +97,7 @@ impl Chat {
     }
 
     /// Words with commas between them, on as many lines as they need.
-    fn long_list(&self, net: &mut Net, conn: ConnId, number: u16, words: Vec<String>) {
+    fn long_list(&self, net: &mut Net, conn: ClientId, number: u16, words: Vec<String>) {
         let mut line = String::new();
         for word in words {
             if !line.is_empty() && line.len() + word.len() > 350 {

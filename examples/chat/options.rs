@@ -82,6 +82,9 @@ pub struct Options {
     /// Address for IRC clients that speak TLS; port 0 lets the system choose
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:6697", requires = "cert")]
     pub ircs: SocketAddr,
+    /// Threads, a reactor each: the first keeps the state, all serve clients
+    #[arg(long, value_name = "N", default_value = "1", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub threads: u16,
     /// Name of this server, as clients see it
     #[arg(long, value_name = "NAME", default_value = "chat.local", value_parser = name)]
     pub name: String,

@@ -1,8 +1,9 @@
 //! Questions about users.
 
-use unbroken::{ConnId, Net};
+use unbroken::Net;
 
 use crate::caps::MULTI_PREFIX;
+use crate::clients::ClientId;
 use crate::commands::Asker;
 use crate::irc::{self, fold, shown};
 use crate::server::Chat;
@@ -106,7 +107,7 @@ impl Chat {
     pub fn long_reply(
         &self,
         net: &mut Net,
-        conn: ConnId,
+        conn: ClientId,
         number: u16,
         head: &str,
         words: impl Iterator<Item = String>,

@@ -1,13 +1,15 @@
 //! Coming in: a nick, a name, perhaps an account.
 
-use unbroken::{ConnId, Net};
+use unbroken::Net;
 
+use crate::between::Told;
+use crate::clients::ClientId;
 use crate::irc::{self, is_nick, shown};
 use crate::server::Chat;
 use crate::state::User;
 
 impl Chat {
-    pub fn nick(&mut self, net: &mut Net, conn: ConnId, params: &[&str]) {
+    pub fn nick(&mut self, net: &mut Net, conn: ClientId, params: &[&str]) {
         let Some(nick) = params.first().copied().filter(|nick| !nick.is_empty()) else {
             return self.numeric(net, conn, 431, ":No nickname given");
         };
@@ -31,7 +33,7 @@ impl Chat {
         }
     }
 
-    pub fn user(&mut self, net: &mut Net, conn: ConnId, params: &[&str]) {
+    pub fn user(&mut self, net: &mut Net, conn: ClientId, params: &[&str]) {
         let Some(client) = self.clients.get_mut(conn) else { return };
         if client.user.is_some() {
             return self.numeric(net, conn, 462, ":You may not reregister");
@@ -50,7 +52,7 @@ impl Chat {
     }
 
     /// Takes a client in once all is known.
-    pub fn register(&mut self, net: &mut Net, conn: ConnId) {
+    pub fn register(&mut self, net: &mut Net, conn: ClientId) {
         let (now, stamp) = (self.now(), self.stamp());
         let Some(client) = self.clients.get_mut(conn) else { return };
         if client.negotiating || client.user.is_some() {
@@ -81,7 +83,7 @@ impl Chat {
         self.renamed(net, renamed);
         self.most_users = self.most_users.max(self.conns.len());
         self.arrived(net, id);
-        self.heard(net, conn);
+        self.tell(net, conn, Told::Registered);
         self.welcome(net, conn, id);
         self.relay_user(net, id);
     }

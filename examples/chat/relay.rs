@@ -16,7 +16,8 @@ use redis_protocol::resp2::types::{OwnedFrame, Resp2Frame};
 use unbroken::{Addr, CloseReport, ConnId, ConnectOptions, Net};
 
 use crate::events::{Event, Letter, Word};
-use crate::server::{Chat, TICK};
+use crate::pace::{ticks, TICK};
+use crate::server::Chat;
 use crate::stamp::ServerId;
 use crate::state::UserId;
 
@@ -224,11 +225,11 @@ impl Chat {
         self.relay.retry = self.tick + self.relay.pause;
         self.relay.pause = (self.relay.pause * 2).min(LONGEST_PAUSE);
         let was_up = std::mem::replace(&mut self.relay.up, false);
-        if was_up && !self.draining {
+        if was_up && !self.ports.draining {
             self.relay.told = true;
             // It stands, and nothing comes back: what went in is nobody knows where.
             let silence = self.tick - self.relay.echoed;
-            let text = match silence > 2 * Self::ticks(self.options.announce) {
+            let text = match silence > 2 * ticks(self.options.announce) {
                 true => format!(
                     "The link to the other servers is down; what was said in the last {:.0} seconds may not have \
                      reached them. Here everything goes on",
@@ -250,10 +251,10 @@ impl Chat {
             return;
         }
         let idle = self.relay.publisher.is_none() && self.relay.subscriber.is_none();
-        if idle && self.tick >= self.relay.retry && !self.draining {
+        if idle && self.tick >= self.relay.retry && !self.ports.draining {
             self.relay_connect(net);
         }
-        let span = Self::ticks(self.options.announce);
+        let span = ticks(self.options.announce);
         let patience = 3 * span + 1;
         if self.relay.up && self.tick % span == 0 {
             let active = std::mem::take(&mut self.relay.active);

@@ -1,8 +1,9 @@
 //! `AUTHENTICATE`: whose account a client's is, by SASL's PLAIN
 //! (<https://ircv3.net/specs/extensions/sasl-3.1>).
 
-use unbroken::{ConnId, Net};
+use unbroken::Net;
 
+use crate::clients::ClientId;
 use crate::server::Chat;
 
 /// Wrong passwords of one connection at most: each costs the time of a hash.
@@ -12,7 +13,7 @@ const PIECE: usize = 400;
 const MOST_BYTES: usize = 3 * PIECE;
 
 impl Chat {
-    pub fn authenticate(&mut self, net: &mut Net, conn: ConnId, params: &[&str]) {
+    pub fn authenticate(&mut self, net: &mut Net, conn: ClientId, params: &[&str]) {
         let Some(client) = self.clients.get_mut(conn) else { return };
         let (words, known) = (params[0], client.authenticating.take());
         if self.accounts.is_none() || client.tries >= MOST_TRIES {
@@ -39,7 +40,7 @@ impl Chat {
         }
     }
 
-    fn log_in(&mut self, net: &mut Net, conn: ConnId, words: &str) {
+    fn log_in(&mut self, net: &mut Net, conn: ClientId, words: &str) {
         let decoded = data_encoding::BASE64.decode(words.as_bytes()).unwrap_or_default();
         let text = String::from_utf8(decoded).unwrap_or_default();
         let parts: Vec<&str> = text.split('\0').collect();

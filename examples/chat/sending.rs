@@ -1,10 +1,12 @@
-//! Lines on their way to clients, and what becomes of one that does not take them.
+//! Lines on their way to clients, of this reactor or another.
 
 use std::time::SystemTime;
 
-use unbroken::{Bytes, CloseReason, ConnId, Net};
+use unbroken::{Bytes, Net};
 
+use crate::between::Told;
 use crate::caps::SERVER_TIME;
+use crate::clients::ClientId;
 use crate::irc;
 use crate::server::Chat;
 use crate::state::UserId;
@@ -12,12 +14,12 @@ use crate::wire::{encode, Line};
 
 impl Chat {
     /// Sends one line to one connection.
-    pub fn send(&self, net: &mut Net, conn: ConnId, line: &str) {
+    pub fn send(&self, net: &mut Net, conn: ClientId, line: &str) {
         self.send_with(net, conn, (self.clock)(), "", line);
     }
 
     /// The same with tags; the time is put before them for who wants it.
-    pub fn send_with(&self, net: &mut Net, conn: ConnId, time: SystemTime, tags: &str, line: &str) {
+    pub fn send_with(&self, net: &mut Net, conn: ClientId, time: SystemTime, tags: &str, line: &str) {
         let Some(client) = self.clients.get(conn) else { return };
         let timed = client.caps.has(SERVER_TIME) && client.user.is_some();
         let time = if timed { format!("time={}", irc::timestamp(time)) } else { String::new() };
@@ -29,33 +31,30 @@ impl Chat {
     }
 
     /// Sends a line with these tags and no others.
-    pub fn send_tagged(&self, net: &mut Net, conn: ConnId, tags: &str, line: &str) {
+    pub fn send_tagged(&self, net: &mut Net, conn: ClientId, tags: &str, line: &str) {
         let Some(client) = self.clients.get(conn) else { return };
-        let Some(form) = client.form() else { return };
+        let Some(form) = client.form else { return };
         let line = irc::truncate(line, irc::MAX_LINE);
         let bytes = match tags {
             "" => encode(form, line),
             tags => encode(form, &format!("@{tags} {line}")),
         };
-        // What cannot be taken any more stands in the report.
-        let _ = net.send_bytes(conn, bytes);
-        let queued = net.queued(conn);
-        if queued > self.options.high_water() {
-            client.asked_for.set(queued);
+        self.answer(net, conn, bytes);
+    }
+
+    /// Sends a client what it asked for.
+    pub fn answer(&self, net: &mut Net, conn: ClientId, bytes: Bytes) {
+        match conn.is_near() {
+            true => self.ports.answer(net, conn.conn, bytes),
+            false => self.far.answer(conn, bytes),
         }
     }
 
-    /// Queues bytes for a client. One for whom too much waits already does not read.
-    pub fn push(&self, net: &mut Net, conn: ConnId, bytes: Bytes) {
-        let _ = net.send_bytes(conn, bytes);
-        self.drop_if_slow(net, conn);
-    }
-
-    /// Ends a connection for which more waits than is allowed.
-    pub fn drop_if_slow(&self, net: &mut Net, conn: ConnId) {
-        let asked_for = self.clients.get(conn).map_or(0, |client| client.asked_for.get());
-        if net.queued(conn) > self.options.send_queue as usize + asked_for {
-            net.abort_as(conn, CloseReason::SlowConsumer);
+    /// Has a client's reactor do something for it.
+    pub fn tell(&mut self, net: &mut Net, conn: ClientId, told: Told) {
+        match conn.is_near() {
+            true => self.ports.told(net, conn.conn, told),
+            false => self.far.tell(conn, told),
         }
     }
 
@@ -63,15 +62,14 @@ impl Chat {
     pub fn deliver(&mut self, net: &mut Net, text: String, to: impl IntoIterator<Item = UserId>) {
         let mut line = Line::new(text.clone(), "", (self.clock)());
         for user in to {
-            let Some(conn) = self.conns.get(&user) else { continue };
-            let Some(client) = self.clients.get(*conn) else { continue };
-            let Some(form) = client.form() else { continue };
-            if self.is_answer(*conn, "", &text) {
+            let Some(conn) = self.conns.get(&user).copied() else { continue };
+            let Some(client) = self.clients.get(conn) else { continue };
+            let Some(form) = client.form else { continue };
+            if self.is_answer(conn, "", &text) {
                 continue;
             }
             let bytes = line.variant(client.variant(form));
-            self.push(net, *conn, bytes);
-            self.counters.deliveries += 1;
+            self.tell(net, conn, Told::News(bytes));
         }
     }
 }

@@ -1,39 +1,36 @@
-//! The server as the engine sees it: connections come, send and go. What they say is carried out
-//! in `commands` and `web`.
+//! The server as the engine sees it: connections come, send and go. What they are is with `ports`, what
+//! they say is carried out here and in `commands`.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::io;
 use std::net::IpAddr;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
-use unbroken::frame::Frame;
-use unbroken::{
-    Addr, CloseReason, CloseReport, Config, ConnId, Handler, ListenerId, Net, PerConn, Timeout, TimerId, Via,
-};
+use unbroken::{CloseReport, Config, ConnId, Handler, ListenerId, Net, TimerId, Via};
 
 use crate::audience::Audiences;
+use crate::between::{Goodbye, Heard, Told};
 use crate::caps::Caps;
-use crate::clients::{Client, Protocol, MAX_TAGS};
+use crate::clients::{ClientId, Clients};
+use crate::far::Far;
 use crate::history::Histories;
 use crate::irc;
 use crate::labels::Answers;
 use crate::monitor::Monitors;
 use crate::options::Options;
+use crate::pace::TICK;
 use crate::passwords::Passwords;
+use crate::ports::{Ports, MAX_TAGS};
 use crate::relay::Relay;
 use crate::stamp::Stamp;
 use crate::state::{State, UserId};
 use crate::whowas::Whowas;
 
-/// The other servers, and the clients that are held back, are looked at this often.
-pub const TICK: Duration = Duration::from_millis(250);
-
 /// What `/metrics` tells besides the engine's own counters.
 #[derive(Default)]
 pub struct Counters {
     pub messages: u64,
-    pub deliveries: u64,
     pub refused: u64,
     /// Messages that were given a name.
     pub named: u64,
@@ -42,9 +39,13 @@ pub struct Counters {
 pub struct Chat {
     pub options: Options,
     pub state: State,
-    pub clients: PerConn<Client>,
+    pub clients: Clients,
+    /// The connections of this reactor.
+    pub ports: Ports,
+    /// The other reactors.
+    pub far: Far,
     /// The connections of this server's users.
-    pub conns: HashMap<UserId, ConnId>,
+    pub conns: HashMap<UserId, ClientId>,
     pub audiences: Audiences,
     pub counters: Counters,
     pub histories: Histories,
@@ -57,18 +58,14 @@ pub struct Chat {
     pub answers: RefCell<Option<Answers>>,
     pub batches: u64,
     pub relay: Relay,
-    pub draining: bool,
     pub clock: fn() -> SystemTime,
     /// Seconds since 1970.
     pub started: u64,
     pub tick: u64,
-    /// Clients that are faster than they may be. They are not read from until the next tick.
-    pub held: Vec<ConnId>,
     /// The most users there ever were, here and everywhere.
     pub most_users: usize,
     pub most_all: usize,
     pub addresses: HashMap<IpAddr, usize>,
-    irc: Vec<ListenerId>,
     /// Listeners that others have as well: the clients that wait there are left to them.
     shared: Vec<ListenerId>,
 }
@@ -91,9 +88,11 @@ pub fn config(options: &Options) -> Config {
 impl Chat {
     pub fn new(options: Options, relay: Relay, clock: fn() -> SystemTime) -> Self {
         Self {
+            ports: Ports::new(options.clone(), clock),
             options,
             state: State::default(),
-            clients: PerConn::new(),
+            clients: Clients::default(),
+            far: Far::default(),
             conns: HashMap::new(),
             audiences: Audiences::default(),
             counters: Counters::default(),
@@ -105,15 +104,12 @@ impl Chat {
             answers: RefCell::new(None),
             batches: 0,
             relay,
-            draining: false,
             clock,
             started: irc::unix(clock()),
             tick: 0,
-            held: Vec::new(),
             most_users: 0,
             most_all: 0,
             addresses: HashMap::new(),
-            irc: Vec::new(),
             shared: Vec::new(),
         }
     }
@@ -121,14 +117,8 @@ impl Chat {
     /// Clients of the first listeners speak IRC, with TLS or without, those of the other HTTP. Shared
     /// listeners belong to a successor as well.
     pub fn serve(&mut self, irc: &[ListenerId], web: ListenerId, shared: bool) {
-        self.irc = irc.to_vec();
+        self.ports.irc = irc.to_vec();
         self.shared = if shared { [irc, &[web]].concat() } else { Vec::new() };
-    }
-
-    /// Begins what happens by itself.
-    pub fn start(&mut self, net: &mut Net) {
-        net.set_timer(TICK);
-        self.relay_connect(net);
     }
 
     pub fn now(&self) -> u64 {
@@ -147,29 +137,52 @@ impl Chat {
         client.is_some_and(|client| client.caps.has(cap))
     }
 
-    /// The ticks in a span of time.
-    pub fn ticks(span: Duration) -> u64 {
-        (span.as_millis() / TICK.as_millis()).max(1) as u64
+    /// Carries out what has come from a client.
+    pub fn hear(&mut self, net: &mut Net, conn: ClientId, heard: Heard<'_>) {
+        match heard {
+            Heard::Came(addr, form) => {
+                if let Err(why) = self.admit(conn, addr, form) {
+                    self.counters.refused += 1;
+                    self.tell(net, conn, Told::Refused(why));
+                }
+            }
+            Heard::Line(line) => self.line(net, conn, &line),
+            Heard::Echo(bytes) => self.answer(net, conn, bytes),
+            Heard::Upgraded(form) => {
+                if let Some(client) = self.clients.get_mut(conn) {
+                    client.form = Some(form);
+                }
+            }
+            Heard::Metrics => self.figures_wanted(net, conn),
+            Heard::Silent => self.send(net, conn, &format!("PING :{}", self.options.name)),
+            Heard::Ended(why) => self.end(net, conn, &why),
+            Heard::Over(last, why) => {
+                if !last.is_empty() {
+                    self.answer(net, conn, last);
+                }
+                self.gone(net, conn, why, None);
+            }
+            Heard::Left(why) => {
+                self.leave(net, conn, &why);
+                self.forget(conn);
+            }
+            Heard::Next => self.tell(net, conn, Told::Next),
+        }
     }
 
     /// Ends a connection after a last word; its user leaves with the same words.
-    pub fn end(&mut self, net: &mut Net, conn: ConnId, why: &str) {
+    pub fn end(&mut self, net: &mut Net, conn: ClientId, why: &str) {
         let Some(client) = self.clients.get(conn) else { return };
         let last = format!("ERROR :Closing link: {} ({why})", client.host);
-        if client.form().is_some() {
+        if client.form.is_some() {
             self.send(net, conn, &last);
         }
-        if self.answered() == Some(conn) {
-            self.answer_all(net);
-        }
-        if let Some(Client { protocol: Protocol::WebSocket(socket), .. }) = self.clients.get_mut(conn) {
-            let _ = net.send_bytes(conn, socket.goodbye(self.draining));
-        }
-        self.gone(net, conn, why);
+        let away = if self.ports.draining { Goodbye::Away } else { Goodbye::Normal };
+        self.gone(net, conn, why, Some(away));
     }
 
-    /// A connection is over, and has been told so.
-    pub fn gone(&mut self, net: &mut Net, conn: ConnId, why: &str) {
+    /// A connection is over, and has been told so, but for the goodbye of its protocol perhaps.
+    fn gone(&mut self, net: &mut Net, conn: ClientId, why: &str, goodbye: Option<Goodbye>) {
         if self.answered() == Some(conn) {
             self.answer_all(net);
         }
@@ -177,53 +190,22 @@ impl Chat {
         if let Some(client) = self.clients.get_mut(conn) {
             client.leaving = true;
         }
-        net.close(conn);
+        self.tell(net, conn, Told::Close(goodbye));
     }
 
     /// The user of a connection leaves, if it has one.
-    fn leave(&mut self, net: &mut Net, conn: ConnId, why: &str) {
+    fn leave(&mut self, net: &mut Net, conn: ClientId, why: &str) {
         let Some(user) = self.clients.get_mut(conn).and_then(|client| client.user.take()) else { return };
         self.conns.remove(&user);
         self.quit(net, user, why);
     }
 
-    fn tick(&mut self, net: &mut Net) {
-        net.set_timer(TICK);
-        self.tick += 1;
-        self.relay_tick(net);
-        self.release(net);
-    }
-
-    /// Lines of a bare connection. Returns how many bytes of them were used.
-    fn lines(&mut self, net: &mut Net, conn: ConnId, data: &[u8]) -> usize {
-        let mut rest = data;
-        while !rest.is_empty() {
-            if !self.may_speak(net, conn) {
-                let lines = rest.iter().filter(|byte| **byte == b'\n').count();
-                if self.is_flooded(rest.len(), lines) {
-                    self.end(net, conn, "Excess flood");
-                }
-                break;
-            }
-            match self.clients[conn].lines.next_in(&mut rest) {
-                Some(Frame::Whole(line)) => self.line(net, conn, line),
-                Some(Frame::TooLong { .. }) => self.end(net, conn, "Line too long"),
-                None => break,
-            }
-            // That may have been its last word.
-            if self.clients[conn].leaving {
-                return data.len();
-            }
-        }
-        if rest.is_empty() {
-            self.caught_up(conn);
-        }
-        data.len() - rest.len()
-    }
-
     /// One line, whatever it came in.
-    pub fn line(&mut self, net: &mut Net, conn: ConnId, line: &[u8]) {
-        self.spoke(conn);
+    fn line(&mut self, net: &mut Net, conn: ClientId, line: &[u8]) {
+        // What follows its last word is not heard.
+        if self.clients.get(conn).is_none_or(|client| client.leaving) {
+            return;
+        }
         let tags = irc::tags_length(line);
         let nick = self.nick_of(conn);
         let server = &self.options.name;
@@ -253,7 +235,7 @@ impl Chat {
     }
 
     /// The nick of a connection's user, or `*`.
-    pub fn nick_of(&self, conn: ConnId) -> String {
+    pub fn nick_of(&self, conn: ClientId) -> String {
         let user = self.clients.get(conn).and_then(|client| client.user);
         user.and_then(|user| self.state.user(user)).map_or("*".to_owned(), |user| user.nick.clone())
     }
@@ -262,81 +244,56 @@ impl Chat {
 impl Handler for Chat {
     fn on_open(&mut self, net: &mut Net, conn: ConnId, via: Via) {
         let Via::Listener(listener) = via else { return self.relay_open(net, conn) };
-        let addr = net.peer_addr(conn).as_ref().and_then(Addr::as_tcp).map(|addr| addr.ip());
-        let speaks_irc = self.irc.contains(&listener);
-        if let Err(why) = self.admit(addr) {
-            self.counters.refused += 1;
-            let text = match speaks_irc {
-                true => format!("ERROR :Closing link: ({why})\r\n"),
-                false => format!(
-                    "HTTP/1.1 503 Service Unavailable\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{why}\n",
-                    why.len() + 1
-                ),
-            };
-            let _ = net.send(conn, text.as_bytes());
-            return net.close(conn);
-        }
-        if let Some(addr) = addr {
-            *self.addresses.entry(addr).or_default() += 1;
-        }
-        let client = Client::new(speaks_irc, addr, self.tick, &self.options);
-        self.clients.insert(conn, client);
-        net.set_deadline(conn, self.options.register_timeout);
+        let came = self.ports.came(net, conn, listener);
+        self.hear(net, ClientId::near(conn), came);
     }
 
     fn on_data(&mut self, net: &mut Net, conn: ConnId, data: &[u8]) -> usize {
-        self.heard(net, conn);
-        let Some(client) = self.clients.get(conn) else {
-            return match self.relay.owns(conn) {
-                true => self.relay_data(net, conn, data),
-                false => data.len(),
-            };
-        };
-        match client.protocol {
-            Protocol::Irc => self.lines(net, conn, data),
-            Protocol::Http => self.request(net, conn, data),
-            Protocol::WebSocket(_) => self.frames(net, conn, data),
+        self.ports.heard(net, conn);
+        if self.must_wait(net, conn) {
+            return 0;
         }
+        if self.relay.owns(conn) {
+            return self.relay_data(net, conn, data);
+        }
+        let mut rest = data;
+        while let Some(heard) = self.ports.next_in(net, conn, &mut rest) {
+            self.hear(net, ClientId::near(conn), heard);
+        }
+        data.len() - rest.len()
     }
 
-    /// A client has ended its stream: it has left, however long it takes to bring it what is queued.
     fn on_eof(&mut self, net: &mut Net, conn: ConnId) {
-        match self.clients.contains(conn) {
-            true => self.gone(net, conn, "Connection closed"),
-            false => net.close(conn),
+        match self.ports.ended(conn) {
+            Some(over) => self.hear(net, ClientId::near(conn), over),
+            None => net.close(conn),
         }
     }
 
-    /// What a client asked for has been taken.
     fn on_drain(&mut self, net: &mut Net, conn: ConnId) {
-        let Some(client) = self.clients.get(conn) else { return };
-        client.asked_for.set(0);
-        if matches!(client.protocol, Protocol::Http) {
-            net.resume_reading(conn);
-        }
+        self.ports.drained(net, conn);
     }
 
     fn on_timer(&mut self, net: &mut Net, _: TimerId) {
-        self.tick(net);
+        net.set_timer(TICK);
+        self.tick += 1;
+        self.relay_tick(net);
+        self.ports.tick(net);
     }
 
-    /// A client has not registered in time, nor asked for a page, or was silent for too long.
     fn on_deadline(&mut self, net: &mut Net, conn: ConnId) {
-        let Some(client) = self.clients.get_mut(conn) else { return };
-        if client.user.is_none() {
-            self.end(net, conn, "Registration timed out");
-        } else if std::mem::replace(&mut client.asked, true) {
-            let silence = self.options.ping_interval + self.options.ping_timeout;
-            self.end(net, conn, &format!("Ping timeout: {} seconds", silence.as_secs()));
-        } else {
-            self.send(net, conn, &format!("PING :{}", self.options.name));
-            net.set_deadline(conn, self.options.ping_timeout);
+        if let Some(heard) = self.ports.late(net, conn) {
+            self.hear(net, ClientId::near(conn), heard);
         }
+    }
+
+    fn on_wake(&mut self, net: &mut Net) {
+        self.hear_others(net);
     }
 
     /// Tells everybody; they are closed when all is delivered.
     fn on_shutdown(&mut self, net: &mut Net) {
-        self.draining = true;
+        self.ports.draining = true;
         self.relay_leave(net);
         for listener in std::mem::take(&mut self.shared) {
             net.close_listener(listener);
@@ -350,33 +307,13 @@ impl Handler for Chat {
         if self.relay.owns(conn) {
             return self.relay_close(net, conn, report);
         }
-        self.leave(net, conn, &cause(report));
-        let Some(client) = self.clients.remove(conn) else { return };
-        self.monitors.forget_all(conn, &client.watched);
-        log::info!("{conn} {}: {report}", client.host);
-        if let Some(count) = client.addr.and_then(|addr| self.addresses.get_mut(&addr)) {
-            *count -= 1;
+        if let Some(left) = self.ports.gone(net, conn, report) {
+            self.hear(net, ClientId::near(conn), left);
         }
-        self.addresses.retain(|_, count| *count > 0);
     }
 
     fn on_listener_error(&mut self, net: &mut Net, _: ListenerId, error: &io::Error) {
         log::error!("a listener failed: {error}");
         net.shutdown(self.options.drain);
-    }
-}
-
-/// Why somebody left, in the words of chat.
-fn cause(report: &CloseReport) -> String {
-    match report.reason {
-        CloseReason::PeerClosed | CloseReason::Finished => "Connection closed".to_owned(),
-        CloseReason::Reset | CloseReason::ResetAfterFin => "Connection reset by peer".to_owned(),
-        CloseReason::BrokenPipe => "Broken pipe".to_owned(),
-        CloseReason::SlowConsumer => "Slow consumer".to_owned(),
-        CloseReason::InputOverflow => "Excess flood".to_owned(),
-        CloseReason::TimedOut(Timeout::WriteStall) => "Write timeout".to_owned(),
-        CloseReason::TimedOut(_) => "Connection timed out".to_owned(),
-        CloseReason::Shutdown => "Server shutting down".to_owned(),
-        reason => reason.to_string(),
     }
 }

@@ -6,11 +6,11 @@ use std::fmt::Write as _;
 use tungstenite::handshake::derive_accept_key;
 use unbroken::{Bytes, ConnId, Net};
 
-use crate::clients::Protocol;
+use crate::between::Heard;
 use crate::pages::{page, Page};
+use crate::ports::{Ports, Protocol};
 use crate::request::{path_of, Handshake, Request};
-use crate::server::Chat;
-use crate::websocket::{Event, Socket};
+use crate::websocket::Socket;
 use crate::wire::Form;
 
 /// A request's head at most, in bytes.
@@ -23,6 +23,13 @@ const PLAIN: &str = "text/plain; charset=utf-8";
 const SAFETY: &str = "Content-Security-Policy: default-src 'none'; script-src 'self'; style-src 'self'; \
     connect-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'\r\n\
     X-Content-Type-Options: nosniff\r\nReferrer-Policy: no-referrer\r\nCache-Control: no-cache\r\n";
+
+/// A question for the figures of all reactors, whose answer is awaited.
+#[derive(Clone, Copy)]
+pub struct Asked {
+    keep: bool,
+    head: bool,
+}
 
 /// An answer.
 struct Answer<'a> {
@@ -58,32 +65,41 @@ impl<'a> Answer<'a> {
     }
 }
 
-impl Chat {
-    /// Requests, one behind the other. Returns how many bytes of them were used.
-    pub fn request(&mut self, net: &mut Net, conn: ConnId, data: &[u8]) -> usize {
-        let mut used = 0;
-        while used < data.len() {
-            // Who does not take its answers is not read from until it does: see `on_drain`.
+impl Ports {
+    /// Answers requests, one behind the other, up to one that others have to know of.
+    pub fn next_request(&mut self, net: &mut Net, conn: ConnId, rest: &mut &[u8]) -> Option<Heard<'static>> {
+        // Not even the end of its stream is heard before it has its answer.
+        if matches!(self.ports.get(conn)?.protocol, Protocol::Http(Some(_))) {
+            self.wait(net, conn);
+            return None;
+        }
+        while !rest.is_empty() {
+            // Who does not take its answers is not read from until it does: see `drained`.
             if net.queued(conn) >= self.options.high_water() {
                 net.pause_reading(conn);
-                return used;
+                return None;
             }
+            let data = *rest;
+            // Unless it goes on, what follows is not looked at.
+            *rest = &[];
             let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
             let mut parsed = httparse::Request::new(&mut headers);
-            let length = match parsed.parse(&data[used..]) {
+            let length = match parsed.parse(data) {
                 Ok(httparse::Status::Complete(length)) if length <= MAX_HEAD => length,
-                Ok(httparse::Status::Partial) if data.len() - used <= MAX_HEAD => return used,
+                Ok(httparse::Status::Partial) if data.len() <= MAX_HEAD => {
+                    *rest = data;
+                    return None;
+                }
                 Ok(_) | Err(httparse::Error::TooManyHeaders) => {
                     let answer = Answer::refusal("431 Request Header Fields Too Large", "");
-                    self.answer(net, conn, answer, false, false);
-                    return data.len();
+                    self.reply(net, conn, answer, false, false);
+                    return None;
                 }
                 Err(_) => {
-                    self.answer(net, conn, Answer::refusal("400 Bad Request", ""), false, false);
-                    return data.len();
+                    self.reply(net, conn, Answer::refusal("400 Bad Request", ""), false, false);
+                    return None;
                 }
             };
-            used += length;
             let request = Request {
                 method: parsed.method.unwrap_or_default(),
                 path: path_of(parsed.path.unwrap_or_default()),
@@ -92,41 +108,46 @@ impl Chat {
             };
             let head = request.method == "HEAD";
             if !request.is_sound() {
-                self.answer(net, conn, Answer::refusal("400 Bad Request", ""), false, head);
-                return data.len();
+                self.reply(net, conn, Answer::refusal("400 Bad Request", ""), false, head);
+                return None;
             }
             if request.path == "/irc" {
-                return match request.handshake(&self.options) {
+                match request.handshake(&self.options) {
                     Ok(handshake) => {
-                        self.upgrade(net, conn, handshake);
-                        used + self.frames(net, conn, &data[used..])
+                        *rest = &data[length..];
+                        return Some(self.upgrade(net, conn, handshake));
                     }
                     Err((status, headers)) => {
                         if status.starts_with("421") {
                             log::warn!("{conn}: a WebSocket for a host that is not ours; --host names more");
                         }
-                        self.answer(net, conn, Answer::refusal(status, headers), false, head);
-                        data.len()
+                        self.reply(net, conn, Answer::refusal(status, headers), false, head);
+                        return None;
                     }
-                };
+                }
             }
-            let (answer, keep) = (self.route(net, &request), request.keeps_alive());
-            self.answer(net, conn, answer, keep, head);
-            if !keep {
-                return data.len();
+            let keep = request.keeps_alive();
+            if keep {
+                *rest = &data[length..];
+            }
+            match self.route(&request) {
+                Some(answer) => self.reply(net, conn, answer, keep, head),
+                None => {
+                    self.ports.get_mut(conn)?.protocol = Protocol::Http(Some(Asked { keep, head }));
+                    return Some(Heard::Metrics);
+                }
             }
         }
-        used
+        None
     }
 
-    fn route(&mut self, net: &mut Net, request: &Request<'_>) -> Answer<'static> {
+    /// What answers a request; `None` when that takes the figures of all reactors.
+    fn route(&self, request: &Request<'_>) -> Option<Answer<'static>> {
         if !matches!(request.method, "GET" | "HEAD") {
-            return Answer::refusal("405 Method Not Allowed", "Allow: GET, HEAD\r\n");
+            return Some(Answer::refusal("405 Method Not Allowed", "Allow: GET, HEAD\r\n"));
         }
-        match request.path {
-            "/metrics" => {
-                Answer::new("200 OK", "text/plain; version=0.0.4; charset=utf-8", self.metrics(net))
-            }
+        Some(match request.path {
+            "/metrics" => return None,
             "/health" => match self.draining {
                 false => Answer::new("200 OK", PLAIN, "ok\n"),
                 true => Answer::new("503 Service Unavailable", PLAIN, "shutting down\n"),
@@ -135,11 +156,21 @@ impl Chat {
                 Some(page) => Answer::page(page, request),
                 None => Answer::refusal("404 Not Found", ""),
             },
-        }
+        })
+    }
+
+    /// The figures have come that were asked for.
+    pub fn figures(&mut self, net: &mut Net, conn: ConnId, text: String) {
+        let Some(port) = self.ports.get_mut(conn) else { return };
+        let Protocol::Http(Some(Asked { keep, head })) = port.protocol else { return };
+        port.protocol = Protocol::Http(None);
+        let answer = Answer::new("200 OK", "text/plain; version=0.0.4; charset=utf-8", text);
+        self.reply(net, conn, answer, keep, head);
+        self.go_on(net, conn);
     }
 
     /// Sends an answer, the last one of the connection unless it is kept.
-    fn answer(&mut self, net: &mut Net, conn: ConnId, answer: Answer<'_>, keep: bool, head: bool) {
+    fn reply(&mut self, net: &mut Net, conn: ConnId, answer: Answer<'_>, keep: bool, head: bool) {
         let Answer { status, kind, headers, body } = answer;
         let connection = if keep { "keep-alive" } else { "close" };
         let text = format!(
@@ -159,7 +190,7 @@ impl Chat {
     }
 
     /// Makes a connection a WebSocket.
-    fn upgrade(&mut self, net: &mut Net, conn: ConnId, (key, protocol): Handshake<'_>) {
+    fn upgrade(&mut self, net: &mut Net, conn: ConnId, (key, protocol): Handshake<'_>) -> Heard<'static> {
         let mut text = format!(
             "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
              Sec-WebSocket-Accept: {}\r\n",
@@ -171,51 +202,10 @@ impl Chat {
         text.push_str("\r\n");
         let _ = net.send(conn, text.as_bytes());
         net.set_deadline(conn, self.options.register_timeout);
-        if let Some(client) = self.clients.get_mut(conn) {
-            let form = protocol.map_or(Form::Text, |(form, _)| form);
-            client.protocol = Protocol::WebSocket(Box::new(Socket::new(form)));
+        let form = protocol.map_or(Form::Text, |(form, _)| form);
+        if let Some(port) = self.ports.get_mut(conn) {
+            port.protocol = Protocol::WebSocket(Box::new(Socket::new(form)));
         }
-    }
-
-    /// Frames of a WebSocket, as far as its rate allows. Returns how many bytes of them were used.
-    pub fn frames(&mut self, net: &mut Net, conn: ConnId, data: &[u8]) -> usize {
-        let mut rest = data;
-        while !rest.is_empty() {
-            if self.clients.get(conn).is_none_or(|client| client.leaving) {
-                return data.len();
-            }
-            if !self.may_speak(net, conn) {
-                if self.is_flooded(rest.len(), 0) {
-                    self.end(net, conn, "Excess flood");
-                }
-                break;
-            }
-            let Some(client) = self.clients.get_mut(conn) else { break };
-            let Protocol::WebSocket(socket) = &mut client.protocol else { return data.len() };
-            let Some(event) = socket.next_in(&mut rest) else { break };
-            match event {
-                Event::Message(message) => {
-                    let line = message.strip_suffix(b"\n").unwrap_or(&message);
-                    self.line(net, conn, line.strip_suffix(b"\r").unwrap_or(line));
-                }
-                Event::Ping(pong) => {
-                    self.spoke(conn);
-                    let _ = net.send_bytes(conn, pong);
-                }
-                Event::Close(answer) => {
-                    let _ = net.send_bytes(conn, answer);
-                    self.gone(net, conn, "Connection closed");
-                }
-                Event::Broken(why, last_word) => {
-                    let _ = net.send_bytes(conn, last_word);
-                    self.gone(net, conn, why);
-                }
-                Event::Nothing => {}
-            }
-        }
-        if rest.is_empty() {
-            self.caught_up(conn);
-        }
-        data.len() - rest.len()
+        Heard::Upgraded(form)
     }
 }

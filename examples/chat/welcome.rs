@@ -1,10 +1,10 @@
 //! What a client is told once it has registered: what the server can do, how many there are, the
 //! message of the day.
 
-use unbroken::{ConnId, Net};
+use unbroken::Net;
 
 use crate::channels::TEXT_LENGTH;
-use crate::clients::Client;
+use crate::clients::{Client, ClientId};
 use crate::irc;
 use crate::lists::MOST_CHANNELS;
 use crate::messages::MOST_TARGETS;
@@ -15,7 +15,7 @@ use crate::state::UserId;
 use crate::users::AWAY_LENGTH;
 
 impl Chat {
-    pub fn welcome(&self, net: &mut Net, conn: ConnId, id: UserId) {
+    pub fn welcome(&self, net: &mut Net, conn: ClientId, id: UserId) {
         let Some(user) = self.state.user(id) else { return };
         let (server, network, version) =
             (&self.options.name, &self.options.network, env!("CARGO_PKG_VERSION"));
@@ -55,15 +55,19 @@ impl Chat {
         features
     }
 
-    pub fn version(&self, net: &mut Net, conn: ConnId) {
-        let text = format!("unbroken-{} {} :one thread", env!("CARGO_PKG_VERSION"), self.options.name);
+    pub fn version(&self, net: &mut Net, conn: ClientId) {
+        let threads = match self.options.threads {
+            1 => "one thread".to_owned(),
+            threads => format!("{threads} threads"),
+        };
+        let text = format!("unbroken-{} {} :{threads}", env!("CARGO_PKG_VERSION"), self.options.name);
         self.numeric(net, conn, 351, &text);
         for tokens in self.features() {
             self.numeric(net, conn, 5, &format!("{tokens} :are supported by this server"));
         }
     }
 
-    pub fn info(&self, net: &mut Net, conn: ConnId) {
+    pub fn info(&self, net: &mut Net, conn: ClientId) {
         let since = std::time::UNIX_EPOCH + std::time::Duration::from_secs(self.started);
         for line in [
             format!("unbroken {}, the example `chat`", env!("CARGO_PKG_VERSION")),
@@ -75,12 +79,12 @@ impl Chat {
         self.numeric(net, conn, 374, ":End of INFO list");
     }
 
-    pub fn time(&self, net: &mut Net, conn: ConnId) {
+    pub fn time(&self, net: &mut Net, conn: ClientId) {
         let now = httpdate::fmt_http_date((self.clock)());
         self.numeric(net, conn, 391, &format!("{} :{now}", self.options.name));
     }
 
-    pub fn motd(&self, net: &mut Net, conn: ConnId) {
+    pub fn motd(&self, net: &mut Net, conn: ClientId) {
         self.numeric(net, conn, 375, &format!(":- {} Message of the day -", self.options.name));
         for line in self.options.motd.lines() {
             self.numeric(net, conn, 372, &format!(":- {line}"));
@@ -88,10 +92,10 @@ impl Chat {
         self.numeric(net, conn, 376, ":End of /MOTD command");
     }
 
-    pub fn lusers(&self, net: &mut Net, conn: ConnId) {
+    pub fn lusers(&self, net: &mut Net, conn: ClientId) {
         let (here, all) = (self.conns.len(), self.state.user_count());
         let invisible = self.state.users().filter(|(_, user)| user.invisible).count();
-        let waiting = |client: &&Client| client.user.is_none() && !client.leaving && client.form().is_some();
+        let waiting = |client: &&Client| client.user.is_none() && !client.leaving && client.form.is_some();
         let unknown = self.clients.values().filter(waiting).count();
         let (servers, most, most_all) = (1 + self.relay.servers(), self.most_users, self.most_all);
         let visible = all - invisible;

@@ -2,6 +2,7 @@
 //! of the chat.
 #![allow(dead_code)]
 
+use std::cell::Cell;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
@@ -14,6 +15,17 @@ use nix::sys::signal::{kill, Signal};
 use nix::unistd::Pid;
 
 use crate::util::{self, eventually, patient, read_all, SOON};
+
+thread_local! {
+    static THREADS: Cell<usize> = const { Cell::new(1) };
+}
+
+/// Has a test that is for one reactor start its servers with two.
+pub fn on_two_reactors(test: fn()) {
+    THREADS.set(2);
+    test();
+    THREADS.set(1);
+}
 
 /// A running chat server. Dropping it kills it.
 pub struct Chat {
@@ -32,8 +44,15 @@ impl Chat {
         Self::spawn(command)
     }
 
-    /// Starts it by a command that somebody prepared.
+    /// Starts it by a command that somebody prepared, with as many threads as the environment asks for:
+    /// `UNBROKEN_THREADS=2 cargo test --test chat_irc`.
     pub fn spawn(mut command: Command) -> Self {
+        match std::env::var_os("UNBROKEN_THREADS") {
+            _ if command.get_args().any(|arg| arg == "--threads") => &mut command,
+            _ if THREADS.get() > 1 => command.args(["--threads", &THREADS.get().to_string()]),
+            Some(threads) => command.arg("--threads").arg(threads),
+            None => &mut command,
+        };
         for variable in ["RUST_LOG", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"] {
             if !command.get_envs().any(|(key, _)| key == variable) {
                 command.env_remove(variable);

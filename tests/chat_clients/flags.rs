@@ -151,6 +151,7 @@ fn the_help_names_every_flag_with_its_default() {
         ("cert", ""),
         ("key", ""),
         ("ircs", "127.0.0.1:6697"),
+        ("threads", "1"),
     ];
     let words = help.split_whitespace().collect::<Vec<_>>().join(" ");
     for (flag, default) in flags {

@@ -62,7 +62,7 @@ pub(crate) fn flood(talker: &mut Irc, friend: &mut Irc, batch: usize) -> Vec<Str
 }
 
 #[test]
-fn who_stops_reading_is_dropped_as_a_slow_consumer_and_nobody_else_waits() {
+pub(crate) fn who_stops_reading_is_dropped_as_a_slow_consumer_and_nobody_else_waits() {
     let chat = Chat::start(&["--send-queue", "65536", "--rate", "1000000", "--burst", "1000000"]);
     let mut talker = chat.member("talker", "#flood");
     let mut friend = chat.member("friend", "#flood");
@@ -95,7 +95,7 @@ fn who_stops_reading_is_dropped_as_a_slow_consumer_and_nobody_else_waits() {
 }
 
 #[test]
-fn a_departure_shows_its_cause() {
+pub(crate) fn a_departure_shows_its_cause() {
     let chat = Chat::start(&[]);
     let mut witness = chat.member("witness", "#c");
     let leave = |nick: &str| chat.member(nick, "#c");
@@ -167,7 +167,7 @@ impl Irc {
 }
 
 #[test]
-fn a_frozen_client_times_out_and_one_that_answers_does_not() {
+pub(crate) fn a_frozen_client_times_out_and_one_that_answers_does_not() {
     let chat = Chat::start(&["--ping-interval", "1", "--ping-timeout", "1"]);
     let mut witness = chat.member("witness", "#c");
     let mut frozen = chat.member("frozen", "#c");

@@ -61,7 +61,7 @@ fn somebody_with_tls_and_somebody_without_talk_with_each_other() {
 }
 
 #[test]
-fn certificates_are_read_anew_at_sighup_and_who_is_in_stays() {
+pub(crate) fn certificates_are_read_anew_at_sighup_and_who_is_in_stays() {
     let dir = Scratch::new("certificates");
     let (cert, key) = (dir.path().join("cert.pem"), dir.path().join("key.pem"));
     let take = |kind: &str| {

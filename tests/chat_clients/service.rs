@@ -13,7 +13,7 @@ use crate::util::{self, eventually, narrow_client};
 use nix::sys::signal::Signal;
 
 #[test]
-fn sigterm_delivers_what_is_queued_and_tells_everybody() {
+pub(crate) fn sigterm_delivers_what_is_queued_and_tells_everybody() {
     let flags = ["--send-queue", "67108864", "--rate", "1000000", "--burst", "1000000", "--drain", "10"];
     let mut chat = Chat::start(&flags);
     let mut talker = chat.member("talker", "#flood");
@@ -122,7 +122,7 @@ fn listeners() -> (TcpListener, TcpListener, SocketAddr, SocketAddr) {
 }
 
 #[test]
-fn a_service_managers_sockets_are_served_with_those_who_wait_already() {
+pub(crate) fn a_service_managers_sockets_are_served_with_those_who_wait_already() {
     let (irc, web, irc_addr, web_addr) = listeners();
     for before in [
         // As systemd does, as a simple script does, and in the other order by name.

@@ -5,6 +5,8 @@
 
 #[path = "../../examples/chat/audience.rs"]
 mod audience;
+#[path = "../../examples/chat/between.rs"]
+mod between;
 #[path = "../../examples/chat/caps.rs"]
 mod caps;
 #[path = "../../examples/chat/channel.rs"]
@@ -15,8 +17,14 @@ mod channels;
 mod clients;
 #[path = "../../examples/chat/commands.rs"]
 mod commands;
+#[path = "../../examples/chat/crew.rs"]
+mod crew;
 #[path = "../../examples/chat/events.rs"]
 mod events;
+#[path = "../../examples/chat/far.rs"]
+mod far;
+#[path = "../../examples/chat/front.rs"]
+mod front;
 #[path = "../../examples/chat/history.rs"]
 mod history;
 #[path = "../../examples/chat/irc.rs"]
@@ -25,6 +33,8 @@ mod irc;
 mod labels;
 #[path = "../../examples/chat/lists.rs"]
 mod lists;
+#[path = "../../examples/chat/mail.rs"]
+mod mail;
 #[path = "../../examples/chat/messages.rs"]
 mod messages;
 #[path = "../../examples/chat/metrics.rs"]
@@ -37,6 +47,8 @@ mod monitor;
 mod opers;
 #[path = "../../examples/chat/options.rs"]
 mod options;
+#[path = "../../examples/chat/pace.rs"]
+mod pace;
 #[path = "../../examples/chat/pages.rs"]
 mod pages;
 #[allow(dead_code)]
@@ -44,6 +56,8 @@ mod pages;
 mod passwords;
 #[path = "../../examples/chat/people.rs"]
 mod people;
+#[path = "../../examples/chat/ports.rs"]
+mod ports;
 #[path = "../../examples/chat/registration.rs"]
 mod registration;
 #[allow(dead_code)]
@@ -84,6 +98,7 @@ mod whowas;
 mod wire;
 
 mod moments;
+mod reactors;
 mod redis;
 mod splits;
 mod union;

@@ -6,6 +6,7 @@ use clap::Parser;
 use unbroken::sim::{PeerId, Script, Sim};
 
 use crate::options::Options;
+use crate::pace::TICK;
 use crate::relay::Relay;
 use crate::server::{self, Chat};
 use crate::{IRC, WEB};
@@ -19,7 +20,7 @@ fn chat(flags: &[&str]) -> Sim<Chat> {
     let irc = sim.net().listen(IRC).expect("a listener");
     let web = sim.net().listen(WEB).expect("a listener");
     sim.handler().serve(&[irc], web, false);
-    sim.net().set_timer(server::TICK);
+    sim.net().set_timer(TICK);
     sim
 }
 

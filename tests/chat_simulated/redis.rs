@@ -14,6 +14,7 @@ use unbroken::Addr;
 
 use crate::irc::fold;
 use crate::options::Options;
+use crate::pace::TICK;
 use crate::relay::Relay;
 use crate::server::{self, Chat};
 use crate::stamp::ServerId;
@@ -76,7 +77,7 @@ impl Server {
         let irc = sim.net().listen(IRC).expect("a listener");
         let web = sim.net().listen(WEB).expect("a listener");
         sim.handler().serve(&[irc], web, false);
-        sim.net().set_timer(server::TICK);
+        sim.net().set_timer(TICK);
         Self { sim, link: Link::default(), clients: Vec::new() }
     }
 

@@ -9,11 +9,12 @@ use unbroken::sim::{Faults, PeerId, Reading, Script, Sim};
 use unbroken::{CloseReport, ConnId, Handler, Net, TimerId, Via};
 
 use crate::options::Options;
+use crate::pace::TICK;
 use crate::relay::Relay;
 use crate::server::{self, Chat};
 use crate::{seeds, Dice, IRC, WEB};
 
-const CHANNELS: [&str; 3] = ["#a", "#b", "#c"];
+pub const CHANNELS: [&str; 3] = ["#a", "#b", "#c"];
 
 /// The server, whose state is looked at after every callback.
 struct Watched(Chat);
@@ -70,7 +71,7 @@ impl Handler for Watched {
 
 /// What one client wants: a script of lines, at the end of which a steady one asks for the names
 /// of all channels.
-fn script(dice: &mut Dice, nick: &str, steady: bool) -> Script {
+pub fn script(dice: &mut Dice, nick: &str, steady: bool) -> Script {
     let pause = |dice: &mut Dice| Duration::from_millis(dice.roll(400) as u64);
     let mut script = Script::new().wait(pause(dice));
     let say = |script: Script, dice: &mut Dice, line: String| {
@@ -118,7 +119,7 @@ fn script(dice: &mut Dice, nick: &str, steady: bool) -> Script {
 
 /// One client's view of the channels, by what it was told.
 #[derive(Default)]
-struct View {
+pub struct View {
     nick: String,
     /// The members of the channels that it is in.
     channels: BTreeMap<String, BTreeSet<String>>,
@@ -126,12 +127,12 @@ struct View {
     names: BTreeMap<String, BTreeSet<String>>,
     /// Channels whose list it got with its join: from then on it knows the members.
     known: BTreeSet<String>,
-    messages: usize,
-    compared: usize,
+    pub messages: usize,
+    pub compared: usize,
 }
 
 impl View {
-    fn hear(&mut self, line: &str) -> Result<(), String> {
+    pub fn hear(&mut self, line: &str) -> Result<(), String> {
         let (source, rest) =
             line.strip_prefix(':').and_then(|line| line.split_once(' ')).unwrap_or(("", line));
         let who = source.split('!').next().unwrap_or_default().to_owned();
@@ -227,7 +228,7 @@ fn play(seed: u64) -> Result<(usize, usize), String> {
     let irc = sim.net().listen(IRC).map_err(|error| error.to_string())?;
     let web = sim.net().listen(WEB).map_err(|error| error.to_string())?;
     sim.handler().0.serve(&[irc], web, false);
-    sim.net().set_timer(server::TICK);
+    sim.net().set_timer(TICK);
 
     let steady: Vec<(PeerId, String)> = (0..3)
         .map(|n| {
@@ -267,7 +268,7 @@ fn play(seed: u64) -> Result<(usize, usize), String> {
 }
 
 /// Faults that cost time and not connections, and now and then a connection.
-fn mild(dice: &mut Dice) -> Faults {
+pub fn mild(dice: &mut Dice) -> Faults {
     let mut faults = Faults::none();
     faults.short_write = dice.roll(300) as u16;
     faults.short_read = dice.roll(300) as u16;

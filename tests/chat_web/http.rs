@@ -34,7 +34,7 @@ fn status(head: &str) -> &str {
 }
 
 #[test]
-fn a_websocket_is_granted_to_sound_requests_only() {
+pub(crate) fn a_websocket_is_granted_to_sound_requests_only() {
     let chat = Chat::start(&[]);
     assert_eq!(status(&upgraded(&chat, "1.1", &[])), "101");
     assert_eq!(status(&upgraded(&chat, "1.0", &[])), "426");
@@ -129,7 +129,7 @@ fn answers(stream: &mut TcpStream, count: usize) {
 }
 
 #[test]
-fn answers_that_nobody_takes_hold_back_those_to_come() {
+pub(crate) fn answers_that_nobody_takes_hold_back_those_to_come() {
     let chat = Chat::start(&[]);
     let mut streams: Vec<TcpStream> = (0..5).map(|_| connect(chat.web)).collect();
     for stream in &mut streams {

@@ -8,7 +8,7 @@ use crate::frames::{frame, text, Socket, CLOSE, PING, PONG, TEXT};
 const NORMAL: [u8; 2] = 1000u16.to_be_bytes();
 
 #[test]
-fn what_came_before_a_close_is_answered_before_it() {
+pub(crate) fn what_came_before_a_close_is_answered_before_it() {
     let chat = Chat::start(&[]);
     let mut socket = Socket::register(&chat, "anna");
     socket.write(&[text("PING x"), frame(PING, b"y"), text("PING z"), frame(CLOSE, &NORMAL)].concat());
@@ -19,7 +19,7 @@ fn what_came_before_a_close_is_answered_before_it() {
 }
 
 #[test]
-fn a_throttled_clients_lines_come_before_the_answer_to_its_close() {
+pub(crate) fn a_throttled_clients_lines_come_before_the_answer_to_its_close() {
     let chat = Chat::start(&["--rate", "40", "--burst", "8"]);
     let mut socket = Socket::register(&chat, "anna");
     let mut lines: Vec<u8> = (0..30).flat_map(|n| text(&format!("PING {n}"))).collect();
@@ -81,7 +81,7 @@ fn a_broken_frame_ends_with_the_code_that_says_why() {
 
 /// Pongs count as everything that is asked for: who does not read them is not read from.
 #[test]
-fn pings_of_a_client_that_does_not_read_are_not_queued_for_without_end() {
+pub(crate) fn pings_of_a_client_that_does_not_read_are_not_queued_for_without_end() {
     let chat = Chat::start(&["--rate", "1000000", "--burst", "1000000", "--send-queue", "8192"]);
     let mut socket = Socket::open(&chat);
     socket.stream.set_write_timeout(Some(Duration::from_millis(300))).expect("a timeout");
