@@ -83,7 +83,7 @@ mod portable {
 
         /// The time since it began.
         pub(crate) fn now(&self) -> Time {
-            Time::from_duration(self.0.elapsed())
+            Time::from_nanos(u64::try_from(self.0.elapsed().as_nanos()).unwrap_or(u64::MAX))
         }
 
         /// Whether any time may have passed since this was last asked.

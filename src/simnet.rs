@@ -72,7 +72,7 @@ impl Kernel {
     }
 
     pub(crate) fn now(&self) -> Time {
-        Time::from_duration(Duration::from_nanos(self.world().now))
+        Time::from_nanos(self.world().now)
     }
 
     /// What the waker does.

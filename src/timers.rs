@@ -14,6 +14,7 @@ impl Time {
     /// Later than every other moment.
     pub(crate) const NEVER: Self = Self(u64::MAX);
 
+    #[cfg(test)]
     pub(crate) fn from_duration(since_start: Duration) -> Self {
         Self(u64::try_from(since_start.as_nanos()).unwrap_or(u64::MAX - 1))
     }
