@@ -37,7 +37,7 @@ pub use peer::{End, Reading, Remote, Script};
 pub(crate) use rng::Rng;
 pub(crate) use socket::{Bits, Phase, Sock, SockId};
 pub(crate) use witness::{Attempt, Death, Other, View, Witness};
-pub(crate) use world::{Knock, World, MICRO, MILLI};
+pub(crate) use world::{Knock, Ready, World, MICRO, MILLI};
 
 /// Where outbound connections come from.
 const OUR_HOST: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);

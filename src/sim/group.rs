@@ -20,7 +20,7 @@ use crate::handler::Handler;
 use crate::id::{ChildId, ConnId, ListenerId, TimerId, WatchId};
 use crate::net::{Net, Ready};
 use crate::reactor::Turn;
-use crate::simnet::{Faults, Kernel, Knock, PeerState, Rng, Script, MICRO};
+use crate::simnet::{self, Faults, Kernel, Knock, PeerState, Rng, Script, MICRO};
 use crate::socket::Stream;
 
 /// What is known of a client that came to the group.
@@ -304,7 +304,14 @@ impl<H: Handler> GroupSim<H> {
         // Nobody looks at what woke one that has stopped.
         let stopped = &self.stopped;
         world.woken.retain(|reactor| stopped.get(*reactor) == Some(&false));
-        if !world.ready.is_empty() || !world.woken.is_empty() {
+        let lives = |ready: &simnet::Ready| match ready {
+            simnet::Ready::Sock(id) => {
+                let engine = world.socks.get(id).map(|sock| sock.engine);
+                engine.is_none_or(|engine| stopped.get(engine) == Some(&false))
+            }
+            simnet::Ready::Listener(_) => true,
+        };
+        if world.ready.iter().any(lives) || !world.woken.is_empty() {
             return;
         }
         let (next, now) = (world.next_event(), world.now);

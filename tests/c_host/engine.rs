@@ -1,7 +1,8 @@
-//! The engine as a C program would link it: a static library with six functions. `main.c` beside
+//! The engine as a C program would link it: a static library with seven functions. `main.c` beside
 //! this file is that program, and leaves SIGPIPE as every C program finds it.
 
 use std::cell::RefCell;
+use std::os::fd::{FromRawFd, OwnedFd};
 use std::time::Duration;
 
 use unbroken::{Bytes, CloseReason, CloseReport, Config, ConnId, Handler, Net, Reactor, TimerId, Via};
@@ -60,6 +61,17 @@ pub extern "C" fn engine_start() -> i32 {
         Ok::<_, std::io::Error>(addr.map_or(-1, |addr| i32::from(addr.port())))
     };
     start().unwrap_or(-1)
+}
+
+/// Makes a connection of the end of a pipe to write to, which is the engine's from here on; 0, or -1.
+#[no_mangle]
+pub extern "C" fn engine_pipe(fd: i32) -> i32 {
+    // SAFETY: whoever calls this gives the descriptor away.
+    let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+    ENGINE.with_borrow_mut(|engine| match engine {
+        Some((reactor, _)) => reactor.net().pipe(None, Some(fd)).map_or(-1, |_| 0),
+        None => -1,
+    })
 }
 
 /// Has the handler send in the next turn: one slice, or many that are gathered.

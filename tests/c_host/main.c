@@ -1,7 +1,7 @@
 /* A C program that embeds the engine and leaves SIGPIPE at its default: to be killed by it.
  *
- * It is its own client, over plain sockets. Each connection is broken before the engine writes to
- * it; the program must live. That it would not without the engine's care, a child shows first. */
+ * It is its own client, over plain sockets and pipes. Each connection is broken before the engine writes
+ * to it; the program must live. That it would not without the engine's care, a child shows first. */
 
 #include <arpa/inet.h>
 #include <errno.h>
@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 int engine_start(void);
+int engine_pipe(int fd);
 void engine_send(int gathered);
 void engine_read(void);
 int engine_turn(unsigned millis);
@@ -101,6 +102,20 @@ static void wait_for_reset(int fd) {
         fail("no reset");
 }
 
+/* Has the engine write, and looks at the report. */
+static void write_to_broken(int gathered, int count, int expected) {
+    engine_send(gathered);
+    /* A timer of no length is due in the next turn, and so is what it sends. */
+    turn(0);
+    turn(0);
+    engine_read();
+    wait_for_count(1, count);
+    if (engine_errno() != expected) {
+        printf("connection %d: %d\n", count, engine_errno());
+        fail("the report is not that of a failed write");
+    }
+}
+
 int main(void) {
     expect_default_sigpipe("SIGPIPE is not at its default at the start");
     show_the_trap();
@@ -123,18 +138,17 @@ int main(void) {
             engine_send(0);
         }
         wait_for_reset(ours);
-        engine_send(gathered);
-        /* A timer of no length is due in the next turn, and so is what it sends. */
-        turn(0);
-        turn(0);
-        engine_read();
-        wait_for_count(1, round + 1);
-        if (engine_errno() != (resets ? ECONNRESET : EPIPE)) {
-            printf("round %d: %d\n", round, engine_errno());
-            fail("the report is not that of a failed write");
-        }
+        write_to_broken(gathered, round + 1, resets ? ECONNRESET : EPIPE);
+    }
+    for (int round = 20; round < 40; round++) {
+        int ends[2];
+        if (pipe(ends) != 0 || engine_pipe(ends[1]) != 0)
+            fail("pipe");
+        wait_for_count(0, round + 1);
+        close(ends[0]);
+        write_to_broken(round % 2, round + 1, EPIPE);
     }
     expect_default_sigpipe("the engine changed what SIGPIPE does");
-    printf("alive after 20 broken pipes\n");
+    printf("alive after 20 broken sockets and 20 broken pipes\n");
     return 0;
 }
