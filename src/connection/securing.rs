@@ -4,7 +4,7 @@
 
 use std::io::{self, ErrorKind};
 
-use super::{Connection, Context, Ends, Handshake, State, Terms};
+use super::{Connection, Context, Ends, Handshake, State, Terms, Via};
 use crate::close::CloseReason;
 use crate::timers::Time;
 use crate::transport::{SessionError, Transport};
@@ -57,8 +57,9 @@ impl Connection {
             self.want = 0;
         }
         self.extra.get_or_insert_default().handshake = Some(Handshake { since: cx.now, is_known });
-        // Whatever came before is the session's, and brought its event already.
-        self.readable = true;
+        // Whatever came before is the session's, and brought its event already; but for a client that has
+        // just come in, whose first words do.
+        self.readable |= is_known || !matches!(self.via(), Via::Listener(_));
         cx.stats.handshaking += 1;
         self.after_session_step(socket, cx.now);
     }
