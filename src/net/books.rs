@@ -1,6 +1,7 @@
 //! The books: what a step of one connection means for the counters, the lists and the deadlines
 //! that belong to all of them.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::{Deadline, Entry, Net, Stopping, REDIAL};
@@ -12,6 +13,9 @@ use crate::timers::Time;
 
 /// A handshake that has taken so long gives its place to another client, when there is no other.
 const STALLED: Duration = Duration::from_secs(1);
+
+/// So many may shake hands without their lists' being made smaller when they are through.
+const FEW: usize = 64;
 
 /// How many of those that still receive are asked whether they get on, before one of them is cut.
 const ASKED: usize = 16;
@@ -117,16 +121,25 @@ impl Net {
     /// The client whose handshake has been under way for longest, if that is long enough to take it
     /// for one that gets nowhere.
     pub(crate) fn stalled_handshake(&mut self) -> Option<ConnId> {
-        while let Some(id) = self.greeters.front().copied() {
-            match self.conns.get(id) {
-                Some(Entry { conn, .. }) if conn.state() == State::Handshaking => {
-                    let ends = self.lapses.end_of(conn.handshake_since(), STALLED);
-                    return (self.now >= ends).then_some(id);
-                }
-                _ => self.greeters.pop_front(),
-            };
+        self.forget_greeters();
+        let id = *self.greeters.front()?;
+        let ends = self.lapses.end_of(self.conns.get(id)?.conn.handshake_since(), STALLED);
+        (self.now >= ends).then_some(id)
+    }
+
+    /// Whose handshake is over is of no interest any more, nor is the room that a storm of them took.
+    pub(crate) fn forget_greeters(&mut self) {
+        let greets =
+            |id: &ConnId| self.conns.get(*id).is_some_and(|entry| entry.conn.state() == State::Handshaking);
+        while self.greeters.front().is_some_and(|id| !greets(id)) {
+            self.greeters.pop_front();
         }
-        None
+        if self.greeters.is_empty() && self.greeters.capacity() > FEW {
+            self.greeters = VecDeque::new();
+        }
+        if self.greeting.is_empty() && self.greeting.capacity() > FEW {
+            self.greeting = VecDeque::new();
+        }
     }
 
     /// When the next handshake is taken to get nowhere, as far as is known after

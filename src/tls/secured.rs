@@ -60,7 +60,7 @@ pub(crate) struct Secured<S> {
     recorded: usize,
     /// Plaintext sealed and not yet counted as taken, and the part of it that is handed over.
     sealed: usize,
-    done: usize,
+    done: u32,
     /// Read below and not taken in by the session, from `taken_in` on.
     backlog: Vec<u8>,
     taken_in: usize,
@@ -78,7 +78,7 @@ pub(crate) struct Secured<S> {
     /// Bytes handed over below and read from there, whatever is in them; and those that were handed over
     /// since the last whole record.
     sent: u64,
-    sent_behind: u64,
+    sent_behind: u32,
     came: u64,
     /// How many of them the peer had taken, and how many there were, when that was last asked.
     told_taken: Cell<u64>,
@@ -245,7 +245,8 @@ impl<S: Transport> Secured<S> {
 
     fn count_sent(&mut self, mut sent: usize) {
         self.sent += sent as u64;
-        self.sent_behind += sent as u64;
+        // Of records at most as much as is sealed ahead; what is more of a session's own makes the bound loose.
+        self.sent_behind = self.sent_behind.saturating_add(u32::try_from(sent).unwrap_or(u32::MAX));
         while self.front.left > 0 {
             let left = self.front.left as usize;
             if sent < left {
@@ -254,9 +255,9 @@ impl<S: Transport> Secured<S> {
                 return;
             }
             sent -= left;
-            self.sent_behind = sent as u64;
+            self.sent_behind = u32::try_from(sent).unwrap_or(u32::MAX);
             self.recorded -= left;
-            self.done += self.front.plain as usize;
+            self.done += self.front.plain;
             self.front = self.behind.as_mut().and_then(|behind| behind.pop_front()).unwrap_or_default();
         }
     }
@@ -346,7 +347,7 @@ impl<S: Transport> Transport for Secured<S> {
             sent = self.transmit();
             is_spent = self.sealed == before;
         }
-        let taken = self.done.min(offered);
+        let taken = (self.done as usize).min(offered);
         if taken == 0 {
             sent?;
             if is_spent {
@@ -356,7 +357,7 @@ impl<S: Transport> Transport for Secured<S> {
             return Err(ErrorKind::WouldBlock.into());
         }
         self.write_error = sent.err().filter(|error| error.kind() != ErrorKind::WouldBlock);
-        self.done -= taken;
+        self.done -= taken as u32;
         self.sealed -= taken;
         Ok(taken)
     }
@@ -384,7 +385,7 @@ impl<S: Transport> Transport for Secured<S> {
     fn unacknowledged(&self) -> Option<u64> {
         let pending = self.below.unacknowledged()?;
         let end = u64::from(self.is_shut && pending > 0);
-        match pending - end > self.sent_behind {
+        match pending - end > u64::from(self.sent_behind) {
             true => Some(pending + RECORD as u64),
             false => Some(end),
         }
