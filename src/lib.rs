@@ -90,7 +90,6 @@
 )]
 
 mod addr;
-mod clock;
 mod close;
 mod config;
 mod connect_options;

@@ -251,8 +251,7 @@ impl Transport for SimStream {
 
     fn short_read_empties(&self) -> bool {
         let world = self.kernel.world();
-        let is_pipe = world.socks.get(&self.sock).is_some_and(|sock| sock.pipe.is_some());
-        world.faults.short_read == 0 && !is_pipe
+        world.faults.short_read == 0 && !world.is_pipe(self.sock)
     }
 
     fn reset_on_close(&mut self) {

@@ -7,6 +7,7 @@ mod adopted;
 mod affinity;
 mod asking;
 mod child;
+mod clock;
 mod credentials;
 mod descriptor;
 mod nosignal;
@@ -44,6 +45,7 @@ pub(crate) use affinity::pin_to_core;
 #[cfg(test)]
 pub(crate) use child::tests::PRETEND_NONE as PRETEND_NO_PIDFD;
 pub(crate) use child::{pidfd, wait_for_end};
+pub(crate) use clock::Clock;
 pub use credentials::Credentials;
 pub(crate) use pipe::Pipe;
 

@@ -9,14 +9,13 @@ use std::time::Duration;
 use mio::{Events, Poll, Registry, Token, Waker};
 
 use crate::addr::Addr;
-use crate::clock::Clock;
 use crate::config::Config;
 use crate::id::WAKER_TOKEN;
 use crate::listen_options::ListenOptions;
 use crate::names::{system_resolver, Resolve};
 #[cfg(feature = "sim")]
 use crate::simnet::{Bits, Kernel};
-use crate::socket::{Acceptor, Connect, Held, Reserve, Stream};
+use crate::socket::{Acceptor, Clock, Connect, Held, Reserve, Stream};
 use crate::timers::Time;
 use crate::transport::Hints;
 

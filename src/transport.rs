@@ -112,7 +112,7 @@ pub(crate) trait Transport {
     }
 
     /// Whether the peer has taken bytes of what a session made since this was asked last, be they a whole
-    /// record or not.
+    /// record or not, as [`unacknowledged`](Self::unacknowledged) last found.
     fn has_taken_below(&self) -> bool {
         false
     }

@@ -73,11 +73,7 @@ impl Connection {
             Err(error) if error.kind() == ErrorKind::Interrupted => {
                 if self.secured {
                     // Records without plaintext, perhaps a whole read's worth: they count as one.
-                    let came = socket.has_moved_below();
-                    if came {
-                        self.note_moved(cx.now);
-                    }
-                    self.after_session_step(socket, cx.now);
+                    let came = self.after_session_step(socket, cx.now);
                     return Received::Nothing(if came { scratch.len() } else { 0 });
                 }
             }

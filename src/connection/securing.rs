@@ -248,22 +248,20 @@ impl Connection {
         &mut self.extra.get_or_insert_default().ends
     }
 
-    /// After each call of a socket that a session may have made use of.
-    pub(super) fn after_session_step<T: Transport>(&mut self, socket: &T, now: Time) {
+    /// After each call of a socket that a session may have made use of. Returns whether bytes came or went
+    /// below it.
+    pub(super) fn after_session_step<T: Transport>(&mut self, socket: &T, now: Time) -> bool {
         // A part of a record that came or went is in no account yet, but it is no silence.
-        if socket.has_moved_below() {
-            self.note_moved(now);
+        let moved = socket.has_moved_below();
+        if moved {
+            self.activity = now;
+            if self.is_lingering() {
+                self.progress = now;
+            }
         }
         self.own = !self.write_failed && socket.has_own();
         self.held_back = self.state == State::Handshaking && !socket.takes_data();
-    }
-
-    /// Bytes came or went below the session.
-    pub(super) fn note_moved(&mut self, now: Time) {
-        self.activity = now;
-        if self.is_lingering() {
-            self.progress = now;
-        }
+        moved
     }
 
     /// Whether the peer has taken a part of what the session made, since this was last asked: a record

@@ -43,7 +43,7 @@ impl Book {
 
     /// Its peer has no address, and acknowledges nothing.
     fn is_pipe(&self, world: &World) -> bool {
-        self.sock.and_then(|sock| world.socks.get(&sock)).is_some_and(|sock| sock.pipe.is_some())
+        self.sock.is_some_and(|sock| world.is_pipe(sock))
     }
 
     /// Its peer does not speak what the session above its socket does.

@@ -56,8 +56,7 @@ impl World {
         if self.dice.chance(faults.interrupt) {
             return Some(libc::EINTR);
         }
-        let is_pipe = self.socks.get(&id).is_some_and(|sock| sock.pipe.is_some());
-        if self.dice.chance(faults.reset) && !is_pipe {
+        if self.dice.chance(faults.reset) && !self.is_pipe(id) {
             self.cut(id);
         }
         // A socket that was reset never says that there may be more to come.

@@ -28,6 +28,10 @@ impl Sock {
 }
 
 impl World {
+    pub(crate) fn is_pipe(&self, id: SockId) -> bool {
+        self.socks.get(&id).is_some_and(|sock| sock.pipe.is_some())
+    }
+
     /// Two pipes, one each way, between the engine and a peer that does what `script` says.
     pub(crate) fn add_pipe(&mut self, script: Script) -> (SockId, usize) {
         let peer = self.peers.len();

@@ -143,10 +143,8 @@ impl Sock {
 
     /// Whether the peer's end may be told: it has come, in good order or not, and all before it was read.
     pub(crate) fn is_through(&self) -> bool {
-        match &self.toy {
-            Some(toy) => toy.has_ended(self.read) || (self.fin_in && self.input.is_empty()),
-            None => self.fin_in && self.input.is_empty(),
-        }
+        let session = self.toy.as_ref().is_some_and(|toy| toy.has_ended(self.read));
+        session || (self.fin_in && self.input.is_empty())
     }
 
     /// Data arrives.

@@ -112,7 +112,7 @@ impl World {
 
     /// Resets the connection and forgets this end of it.
     pub(crate) fn reset_and_free(&mut self, id: SockId) {
-        if self.socks.get(&id).is_some_and(|sock| sock.pipe.is_some()) {
+        if self.is_pipe(id) {
             return self.close_pipe(id);
         }
         if self.socks.get(&id).is_some_and(|sock| sock.phase != Phase::Closed) {
@@ -199,19 +199,17 @@ impl World {
 
     /// A peer drops off the network, or is back: with or without its memory.
     pub(crate) fn set_dark(&mut self, peer: usize, dark: bool, forget: bool) {
-        let Some(state) = self.peers.get_mut(peer) else { return };
-        let Some(id) = state.sock else {
-            state.dark = dark;
-            return;
-        };
+        let id = self.peers.get(peer).and_then(|state| state.sock);
         // Nothing is between the ends of a pipe.
-        if self.socks.get(&id).is_some_and(|sock| sock.pipe.is_some()) {
+        if let Some(id) = id.filter(|id| self.is_pipe(*id)) {
             if forget {
                 self.close_pipe(id);
             }
             return;
         }
+        let Some(state) = self.peers.get_mut(peer) else { return };
         state.dark = dark;
+        let Some(id) = id else { return };
         if dark {
             if let Some(other) = self.socks.get(&id).and_then(|sock| sock.other) {
                 self.start_watch(other);

@@ -82,6 +82,7 @@ pub(crate) struct Secured<S> {
     came: u64,
     /// How many of them the peer had taken, and how many there were, when that was last asked.
     told_taken: Cell<u64>,
+    has_taken: Cell<bool>,
     told_moved: Cell<u64>,
     /// The peer may end its stream without ending its session.
     allow_truncation: bool,
@@ -115,6 +116,7 @@ impl<S: Transport> Secured<S> {
             sent_behind: 0,
             came: 0,
             told_taken: Cell::new(0),
+            has_taken: Cell::new(false),
             told_moved: Cell::new(0),
             allow_truncation,
             truncated: false,
@@ -383,7 +385,13 @@ impl<S: Transport> Transport for Secured<S> {
     /// The kernel counts sealed bytes: an upper bound is a record more than those. What is behind the last
     /// record is in no account, but for the end of the stream, which counts as one.
     fn unacknowledged(&self) -> Option<u64> {
-        let pending = self.below.unacknowledged()?;
+        let pending = self.below.unacknowledged();
+        // The same look tells whether the peer gets on: the kernel is asked once.
+        let taken = self.sent - pending.unwrap_or(0).min(self.sent);
+        if taken > self.told_taken.replace(taken) {
+            self.has_taken.set(true);
+        }
+        let pending = pending?;
         let end = u64::from(self.is_shut && pending > 0);
         match pending - end > u64::from(self.sent_behind) {
             true => Some(pending + RECORD as u64),
@@ -448,8 +456,7 @@ impl<S: Transport> Transport for Secured<S> {
     }
 
     fn has_taken_below(&self) -> bool {
-        let taken = self.sent - self.below.unacknowledged().unwrap_or(0).min(self.sent);
-        taken > self.told_taken.replace(taken)
+        self.has_taken.replace(false)
     }
 
     fn has_moved_below(&self) -> bool {
