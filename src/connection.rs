@@ -8,6 +8,7 @@
 //! The kernel tells an error once, to whoever asks first, and answers everybody else with an end
 //! of stream. So the first error is kept here, and an end of stream behind it is not believed.
 
+mod calm;
 mod ending;
 mod leaving;
 mod origin;
@@ -33,6 +34,7 @@ use crate::timers::Time;
 use crate::transport::{Hints, Transport};
 use crate::write_buffer::{BufferPool, WriteBuffer};
 
+pub(crate) use calm::Flushed;
 pub(crate) use ending::HEALTHY;
 pub(crate) use leaving::Luggage;
 pub(crate) use origin::Halves;

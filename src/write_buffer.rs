@@ -165,11 +165,18 @@ impl WriteBuffer {
         if count < self.len {
             return self.advance_partly(count);
         }
+        if !self.chunks.is_empty() || self.tail.capacity() > CHUNK {
+            self.drop_chunks();
+        }
         (self.len, self.head) = (0, 0);
+        self.tail.clear();
+    }
+
+    /// Everything was taken: one emptied buffer is kept for the next piece, unless it is an outsized one.
+    fn drop_chunks(&mut self) {
         while let Some(chunk) = self.chunks.pop_front() {
             self.keep(chunk);
         }
-        self.tail.clear();
         if self.tail.capacity() > CHUNK {
             self.tail = Vec::new();
         }
@@ -259,7 +266,7 @@ pub(crate) struct BufferPool {
 const POOLED: usize = 128 << 10;
 
 impl BufferPool {
-    #[inline]
+    #[inline(always)]
     pub(crate) fn take(&mut self) -> Box<WriteBuffer> {
         match self.free.pop() {
             Some(buffer) => {
@@ -270,7 +277,7 @@ impl BufferPool {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     pub(crate) fn give(&mut self, mut buffer: Box<WriteBuffer>) {
         if !buffer.is_empty() {
             buffer.clear();

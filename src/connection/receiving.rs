@@ -1,7 +1,7 @@
 //! How a connection receives: one read at a time, the end of the peer's stream, the error that no
 //! read shows, and the input that the handler left unused.
 
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 
 use super::{Connection, Context, State};
 use crate::close::CloseReason;
@@ -65,16 +65,28 @@ impl Connection {
         scratch: &mut [u8],
         cx: &mut Context<'_>,
     ) -> Received {
+        let outcome = socket.read(scratch);
+        self.received(outcome, scratch.len(), socket, cx)
+    }
+
+    /// What a read into `room` bytes has come to.
+    pub(crate) fn received<T: Transport>(
+        &mut self,
+        outcome: io::Result<usize>,
+        room: usize,
+        socket: &mut T,
+        cx: &mut Context<'_>,
+    ) -> Received {
         self.may_read_once = false;
         self.grew = false;
-        match socket.read(scratch) {
+        match outcome {
             Ok(0) => return self.received_eof(socket, cx),
-            Ok(count) => return self.received_data(count.min(scratch.len()), scratch.len(), socket, cx),
+            Ok(count) => return self.received_data(count.min(room), room, socket, cx),
             Err(error) if error.kind() == ErrorKind::Interrupted => {
                 if self.secured {
                     // Records without plaintext, perhaps a whole read's worth: they count as one.
                     let came = self.after_session_step(socket, cx.now);
-                    return Received::Nothing(if came { scratch.len() } else { 0 });
+                    return Received::Nothing(if came { room } else { 0 });
                 }
             }
             Err(error) if error.kind() == ErrorKind::WouldBlock => {

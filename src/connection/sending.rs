@@ -150,6 +150,14 @@ impl Connection {
         self.after_flush(socket, cx);
     }
 
+    /// A write of the front of the queue has come to this.
+    pub(crate) fn wrote_front(&mut self, outcome: io::Result<usize>, offered: usize, cx: &mut Context<'_>) {
+        let taken = self.wrote(outcome, offered, cx);
+        if let Some(out) = &mut self.out {
+            out.advance(taken);
+        }
+    }
+
     /// Whether the kernel may have room for what is queued without having told yet: acknowledgements have
     /// come since it was last asked for events, or all of them. Without any, room is made by nothing.
     pub(crate) fn may_have_room<T: Transport>(&self, socket: &T, now: Time, asked: Time) -> bool {
@@ -208,7 +216,14 @@ impl Connection {
         socket: &mut T,
         cx: &mut Context<'_>,
     ) -> usize {
-        match socket.write(slices) {
+        let outcome = socket.write(slices);
+        self.wrote(outcome, offered, cx)
+    }
+
+    /// What one write has come to. Returns how many bytes the kernel took.
+    #[inline]
+    fn wrote(&mut self, outcome: io::Result<usize>, offered: usize, cx: &mut Context<'_>) -> usize {
+        match outcome {
             // Nobody wrote nothing: a zero would have us try for ever.
             Ok(0) => self.break_write_half(None, cx),
             Ok(taken) => {

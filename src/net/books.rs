@@ -207,13 +207,14 @@ impl Net {
         }
     }
 
-    /// Has a connection that was read from flushed with the others of its batch.
+    /// Has a connection that was read from flushed with the others of its batch. Returns whether there
+    /// may be more to read.
     #[inline]
-    pub(crate) fn mark_served(&mut self, id: ConnId) {
-        if let Some(entry) = self.conns.get_mut(id) {
-            entry.conn.listed.dirty = true;
-            self.served.push_back(id);
-        }
+    pub(crate) fn mark_served(&mut self, id: ConnId) -> bool {
+        let Some(entry) = self.conns.get_mut(id) else { return false };
+        entry.conn.listed.dirty = true;
+        self.served.push_back(id);
+        entry.conn.is_readable()
     }
 
     /// Has the reactor see to a connection later in this turn, or in the next.

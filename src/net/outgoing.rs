@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use super::{Entry, Net};
 use crate::close::CloseReason;
-use crate::connection::WRITE_THROUGH;
+use crate::connection::{Flushed, WRITE_THROUGH};
 use crate::id::ConnId;
 use crate::send::{Broadcast, Data, SendError, Sent};
 use crate::settings::Overflow;
@@ -61,6 +61,9 @@ impl Net {
     /// Inlined, so that each of its callers has the code for its kind of data alone.
     #[inline(always)]
     fn send_data(&mut self, id: ConnId, data: Data<'_>) -> Result<Sent, SendError> {
+        if let Some(sent) = self.queue_calmly(id, &data) {
+            return Ok(sent);
+        }
         self.try_reserve(id, data.len())?;
         // A span may begin with it, or what is written straight away is stamped.
         if data.len() >= WRITE_THROUGH || self.has_soft_limits {
@@ -83,6 +86,50 @@ impl Net {
             self.note_crossing(id);
         }
         Ok(sent)
+    }
+
+    /// The usual case of a send: nothing but the queue changes, and nobody's limit is near. `None`, with
+    /// nothing done, in all other cases.
+    #[inline(always)]
+    fn queue_calmly(&mut self, id: ConnId, data: &Data<'_>) -> Option<Sent> {
+        let len = data.len();
+        let fits = self.held().saturating_add(len) <= self.config.total_write_buffer;
+        if len >= WRITE_THROUGH || self.has_soft_limits || !fits {
+            return None;
+        }
+        let Entry { conn, .. } = self.conns.get_mut(id)?;
+        if !conn.push_calmly(data, &self.defaults, &mut self.pool) {
+            return None;
+        }
+        self.stats.queued += len;
+        self.stats.queued_peak = self.stats.queued_peak.max(self.stats.queued);
+        // What is being served is flushed after its callbacks anyway.
+        if self.serving != Some(id) && !std::mem::replace(&mut conn.listed.dirty, true) {
+            self.dirty.push_back(id);
+        }
+        #[cfg(feature = "sim")]
+        self.note_sent(id, data.as_slice());
+        Some(Sent::Queued)
+    }
+
+    /// The usual case of a flush: the queue is one slice, and the kernel takes it. Returns whether the
+    /// connection is at rest now; if not, its other steps are due.
+    #[inline]
+    pub(crate) fn flush_calmly(&mut self, id: ConnId) -> bool {
+        let Some(Entry { conn, stream }) = self.conns.get_mut(id) else { return true };
+        let (budget, defaults) = (self.config.write_budget, &self.defaults);
+        match conn.flush_calmly(stream, budget, self.now, defaults, &mut self.pool, &mut self.stats) {
+            Flushed::Whole(count, at_rest) => {
+                self.stats.queued -= count;
+                conn.listed.dirty = false;
+                at_rest
+            }
+            Flushed::No => false,
+            Flushed::Otherwise(outcome, offered) => {
+                self.touch(id, |conn, _, cx| conn.wrote_front(outcome, offered, cx));
+                false
+            }
+        }
     }
 
     /// Asks whether a send of `len` bytes would be taken, before they are made. A refusal has the

@@ -3,6 +3,7 @@
 //! Every list that is worked on here belongs to the reactor and outlives the turn, and an entry is
 //! taken off before its callback runs: a callback that panics costs its own connection only.
 
+use std::io;
 use std::time::Duration;
 
 use super::connecting::{finish_connect, go_on_calling, redial};
@@ -15,6 +16,7 @@ use crate::mailbox::Command;
 use crate::net::{Deadline, Entry, Errand, Net, Stopping};
 use crate::read_buffer::ReadBuffer;
 use crate::timers::Time;
+use crate::transport::Transport;
 
 /// Connections that are read from before they are all written to. Reading many and then writing
 /// many costs less processor time than turning from one to the other; a larger batch brings nothing
@@ -243,6 +245,27 @@ impl Reactor {
         let net = &mut self.net;
         let Some(Entry { conn, stream }) = net.conns.get_mut(id) else { return };
         conn.listed.ready = false;
+        let budget = net.config.read_budget;
+        if conn.only_reads() {
+            let outcome = stream.read(&mut self.scratch);
+            let Ok(count @ 1..) = outcome else {
+                self.net.serving = Some(id);
+                self.read(handler, id, budget, Some(outcome));
+                return self.end_serving(id);
+            };
+            let room = self.scratch.len();
+            let count = count.min(room);
+            conn.note_read(count, room, stream.short_read_empties(), net.now, &mut net.stats);
+            net.serving = Some(id);
+            deliver_directly(net, handler, id, self.scratch.get(..count).unwrap_or_default());
+            net.serving = None;
+            if self.net.mark_served(id) && !self.is_spent(share::CONNECTIONS) {
+                self.net.serving = Some(id);
+                self.read(handler, id, budget.saturating_sub(count), None);
+                self.net.serving = None;
+            }
+            return;
+        }
         // Who is still shaking hands is heard in a later phase.
         if conn.listed.due && !conn.may_greet() {
             // All that comes up to here is about to be read.
@@ -268,21 +291,35 @@ impl Reactor {
             }
         }
         self.net.serving = Some(id);
-        self.read(handler, id);
+        self.read(handler, id, budget, None);
+        self.end_serving(id);
+    }
+
+    fn end_serving(&mut self, id: ConnId) {
         self.net.serving = None;
         self.net.mark_served(id);
     }
 
-    /// Reads until nothing is left or wanted, or the budget of this turn is spent.
-    fn read<H: Handler + ?Sized>(&mut self, handler: &mut H, id: ConnId) {
+    /// Reads until nothing is left or wanted, or the budget of this turn is spent. The result of the first
+    /// read may be there already.
+    fn read<H: Handler + ?Sized>(
+        &mut self,
+        handler: &mut H,
+        id: ConnId,
+        mut budget: usize,
+        mut ahead: Option<io::Result<usize>>,
+    ) {
         let spent = self.spent_at(share::CONNECTIONS);
         let (net, scratch) = (&mut self.net, &mut self.scratch);
-        let mut budget = net.config.read_budget;
         let mut more = true;
         while more && budget > 0 {
             let step = net.touch(id, |conn, stream, cx| {
-                let wanted = conn.may_read(cx.terms.defaults);
-                wanted.then(|| (conn.receive(stream, scratch, cx), conn.is_readable(), conn.shows_directly()))
+                let received = match ahead.take() {
+                    Some(outcome) => conn.received(outcome, scratch.len(), stream, cx),
+                    None if conn.may_read(cx.terms.defaults) => conn.receive(stream, scratch, cx),
+                    None => return None,
+                };
+                Some((received, conn.is_readable(), conn.shows_directly()))
             });
             let Some((received, readable, directly)) = step.flatten() else { break };
             more = readable;
@@ -468,7 +505,6 @@ impl Reactor {
 }
 
 /// Hands new input to the handler: as it came when nothing older is unused, else behind that.
-#[inline]
 fn deliver<H: Handler + ?Sized>(net: &mut Net, handler: &mut H, id: ConnId, data: &[u8], directly: bool) {
     if !directly {
         let Some(entry) = net.conns.get_mut(id) else { return };
@@ -480,12 +516,24 @@ fn deliver<H: Handler + ?Sized>(net: &mut Net, handler: &mut H, id: ConnId, data
         let Some(input) = net.touch(id, |conn, _, _| conn.take_input_with(data)) else { return };
         return show(net, handler, id, input);
     }
+    deliver_directly(net, handler, id, data);
+}
+
+/// Hands new input to the handler as it came.
+#[inline(always)]
+fn deliver_directly<H: Handler + ?Sized>(net: &mut Net, handler: &mut H, id: ConnId, data: &[u8]) {
     let used = call(net, id, |net| handler.on_data(net, id, data));
-    if let Some(rest @ [_, ..]) = data.get(used..) {
-        let mut input = ReadBuffer::default();
-        input.append(rest);
-        keep(net, id, input);
+    if used < data.len() {
+        keep_rest(net, id, data.get(used..).unwrap_or_default());
     }
+}
+
+/// Keeps what the handler left of new input.
+#[cold]
+fn keep_rest(net: &mut Net, id: ConnId, rest: &[u8]) {
+    let mut input = ReadBuffer::default();
+    input.append(rest);
+    keep(net, id, input);
 }
 
 /// Keeps what the handler left unused.
@@ -510,7 +558,7 @@ fn show<H: Handler + ?Sized>(net: &mut Net, handler: &mut H, id: ConnId, mut inp
 
 /// Flushes a connection, and lists what is left to do.
 pub(super) fn finish<H: Handler + ?Sized>(net: &mut Net, handler: &mut H, id: ConnId) {
-    if !flush(net, handler, id) {
+    if !net.flush_calmly(id) && !flush(net, handler, id) {
         net.settle(id);
     }
 }

@@ -1,0 +1,144 @@
+//! The usual case of each step: open, whole, and nothing about the connection but the bytes that
+//! come and go. One look tells it from all others, which take the steps of the other files; what is
+//! done here is what they would do.
+
+use std::io::{self, IoSlice};
+
+use super::{Connection, State};
+use crate::send::Data;
+use crate::settings::Settings;
+use crate::stats::Stats;
+use crate::timers::Time;
+use crate::transport::Transport;
+use crate::write_buffer::BufferPool;
+
+/// What a calm flush has come to.
+#[derive(Debug)]
+pub(crate) enum Flushed {
+    /// It was not tried.
+    No,
+    /// The kernel took all of it, so many bytes; and whether the connection is at rest.
+    Whole(usize, bool),
+    /// The result of a write of so many bytes, which is still to be dealt with.
+    Otherwise(io::Result<usize>, usize),
+}
+
+impl Connection {
+    /// Open and plain, with no end, error, congestion, unused input or verdict in sight. (One branch for
+    /// all the flags.)
+    #[inline]
+    fn is_calm(&self) -> bool {
+        let stirred = self.error_hint
+            | self.saw_fin
+            | self.fin_wanted
+            | self.close_wanted
+            | self.write_failed
+            | self.congested
+            | self.show_again
+            | self.drain_due
+            | self.eof_due
+            | self.put_off
+            | self.secured
+            | self.own
+            | self.held_back
+            | self.listed.due;
+        self.state == State::Open && !stirred && self.errno == 0 && self.input.is_empty()
+    }
+
+    /// Whether new input is all there is to see to, and goes to the handler as it comes.
+    #[inline]
+    pub(crate) fn only_reads(&self) -> bool {
+        self.readable && !self.paused && self.out.is_none() && self.want == 0 && self.is_calm()
+    }
+
+    /// A read into `room` bytes has brought some.
+    #[inline]
+    pub(crate) fn note_read(
+        &mut self,
+        count: usize,
+        room: usize,
+        empties: bool,
+        now: Time,
+        stats: &mut Stats,
+    ) {
+        self.may_read_once = false;
+        self.grew = false;
+        self.activity = now;
+        self.received += count as u64;
+        stats.reads += 1;
+        stats.bytes_in += count as u64;
+        if count < room && !self.more_hint && empties {
+            self.readable = false;
+        }
+    }
+
+    /// Queues bytes that leave the queue well below high water and its cap. False, with nothing done, when
+    /// there is anything else to them.
+    #[inline(always)]
+    pub(crate) fn push_calmly(
+        &mut self,
+        data: &Data<'_>,
+        defaults: &Settings,
+        pool: &mut BufferPool,
+    ) -> bool {
+        let stirred = self.fin_wanted | self.close_wanted | self.write_failed | self.congested;
+        if stirred || self.state != State::Open || self.errno != 0 || data.len() == 0 {
+            return false;
+        }
+        let settings = self.settings(defaults);
+        // One more like it would have to fit as well.
+        if self.queued() + 2 * data.len() >= settings.high_water.min(settings.max_write_buffer) {
+            return false;
+        }
+        self.grew = true;
+        let out = match &mut self.out {
+            Some(out) => out,
+            none => none.insert(pool.take()),
+        };
+        match data {
+            Data::Slice(slice) => out.push_copy(slice),
+            Data::Shared(bytes) => out.push_shared(bytes.clone()),
+        }
+        true
+    }
+
+    /// Writes a queue that is one slice.
+    #[inline]
+    pub(crate) fn flush_calmly<T: Transport>(
+        &mut self,
+        socket: &mut T,
+        budget: usize,
+        now: Time,
+        defaults: &Settings,
+        pool: &mut BufferPool,
+        stats: &mut Stats,
+    ) -> Flushed {
+        if !(self.writable && self.is_calm() && self.ranked == Time::NEVER) {
+            return Flushed::No;
+        }
+        let Some(mut out) = self.out.take() else { return Flushed::No };
+        let Some(slice) = out.only_slice(budget) else {
+            self.out = Some(out);
+            return Flushed::No;
+        };
+        let offered = slice.len();
+        match socket.write(&[IoSlice::new(slice)]) {
+            Ok(taken) if taken == offered && taken == out.len() => {}
+            outcome => {
+                self.out = Some(out);
+                return Flushed::Otherwise(outcome, offered);
+            }
+        }
+        out.advance(offered);
+        pool.give(out);
+        self.handed += offered as u64;
+        self.activity = now;
+        self.waiting = false;
+        self.standing_since = Time::NEVER;
+        stats.writes += 1;
+        stats.bytes_out += offered as u64;
+        let rests = !self.readable && self.armed <= self.alarm;
+        let at_rest = rests && (self.settings(defaults).idle_timeout.is_none() || self.is_at_rest(defaults));
+        Flushed::Whole(offered, at_rest)
+    }
+}
