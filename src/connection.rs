@@ -11,6 +11,7 @@
 mod calm;
 mod ending;
 mod leaving;
+mod marks;
 mod origin;
 mod piping;
 mod receiving;
@@ -37,6 +38,7 @@ use crate::write_buffer::{BufferPool, WriteBuffer};
 pub(crate) use calm::Flushed;
 pub(crate) use ending::HEALTHY;
 pub(crate) use leaving::Luggage;
+use marks::Marks;
 pub(crate) use origin::Halves;
 use origin::Origin;
 pub use origin::Via;
@@ -179,46 +181,26 @@ pub(crate) struct Connection {
     /// `on_close` has been called.
     pub(crate) reported: bool,
 
+    marks: Marks,
     readable: bool,
     writable: bool,
-    error_hint: bool,
     /// A short read does not prove that the socket is empty.
     more_hint: bool,
 
     /// The handler asked for no input.
     paused: bool,
-    /// The queue passed high water and has not fallen to low water since.
-    congested: bool,
     /// One read is granted, congested or not.
     may_read_once: bool,
     /// Bytes were queued since the last read: while congested, the next one has to wait for a drain.
     grew: bool,
-    /// What the handler left unused is to be shown again without new input.
-    show_again: bool,
-    /// The queue fell to low water and the handler has not been told.
-    drain_due: bool,
-    /// The peer's end of stream was read and the handler has not been told.
-    eof_due: bool,
 
-    saw_fin: bool,
     /// Our stream ended, or was asked to, before the peer's end was seen.
     ended_first: bool,
-    close_wanted: bool,
-    fin_wanted: bool,
     fin_sent: bool,
     /// Our end of stream is counted among the unacknowledged bytes.
     fin_counted: bool,
-    write_failed: bool,
     /// The queue could not be emptied when it was last tried.
     waiting: bool,
-    /// The kernel's buffer was full when it was last tried.
-    put_off: bool,
-    /// There is a TLS session, or will be once the connection is established.
-    secured: bool,
-    /// The session has bytes of its own to send.
-    own: bool,
-    /// What is queued has to wait until the handshake is done.
-    held_back: bool,
     /// The first error; 0 for none.
     errno: i32,
     /// The handler is shown nothing before so many bytes are there, or the end; 0 when it has not asked.
@@ -264,30 +246,18 @@ impl Connection {
             origin: Origin::of(via),
             listed: Listed::default(),
             reported: false,
+            marks: Marks::default(),
             readable: false,
             // A new socket has room: if not, the first write finds out.
             writable: true,
-            error_hint: false,
             more_hint: false,
             paused: false,
-            congested: false,
             may_read_once: false,
             grew: false,
-            show_again: false,
-            drain_due: false,
-            eof_due: false,
-            saw_fin: false,
             ended_first: false,
-            close_wanted: false,
-            fin_wanted: false,
             fin_sent: false,
             fin_counted: false,
-            write_failed: false,
             waiting: false,
-            put_off: false,
-            secured: false,
-            own: false,
-            held_back: false,
             errno: 0,
             want: 0,
             out: None,
@@ -364,7 +334,7 @@ impl Connection {
 
     #[inline]
     fn is_queuing(&self, defaults: &Settings) -> bool {
-        let waits = self.waiting || self.held_back || self.state == State::Connecting;
+        let waits = self.waiting || self.held_back() || self.state == State::Connecting;
         waits && self.out.is_some() && self.settings(defaults).overflow == Overflow::Close
     }
 
@@ -378,7 +348,7 @@ impl Connection {
     pub(crate) fn last_progress(&self, defaults: &Settings) -> Time {
         match self.is_queuing(defaults) {
             true if self.state == State::Connecting => self.since,
-            true if self.held_back => self.handshake_since(),
+            true if self.held_back() => self.handshake_since(),
             true => self.progress,
             false => self.activity,
         }
@@ -391,7 +361,7 @@ impl Connection {
 
     #[inline]
     pub(crate) fn is_congested(&self) -> bool {
-        self.congested
+        self.congested()
     }
 
     /// All that is queued.
@@ -436,14 +406,14 @@ impl Connection {
     /// Whether an error has been met, so that only what the peer sent before it is still of use.
     #[inline]
     fn is_broken(&self) -> bool {
-        self.errno != 0 || self.write_failed
+        self.errno != 0 || self.write_failed()
     }
 
     #[inline]
     pub(crate) fn on_readiness(&mut self, hints: Hints) {
         self.readable |= hints.readable || hints.error;
         self.writable |= hints.writable || hints.error;
-        self.error_hint |= hints.error;
+        self.set_error_hint(self.error_hint() | hints.error);
         self.more_hint |= hints.more || hints.error;
     }
 
@@ -453,14 +423,14 @@ impl Connection {
         self.may_read(defaults)
             || self.may_flush()
             || self.is_to_be_told()
-            || (self.drain_due && self.is_delivering())
+            || (self.drain_due() && self.is_delivering())
             || self.error_is_due()
     }
 
     /// Whether the handler is still to be shown input that has been read, or told of the end.
     #[inline]
     fn is_to_be_told(&self) -> bool {
-        (self.show_again && self.may_show_again()) || self.eof_is_due()
+        (self.show_again() && self.may_show_again()) || self.eof_is_due()
     }
 
     /// Open, with nothing queued, unread, unused or untold: there is no work in it, and no deadline
@@ -468,11 +438,11 @@ impl Connection {
     #[inline]
     pub(crate) fn is_at_rest(&self, defaults: &Settings) -> bool {
         let idle_timeout = self.settings(defaults).idle_timeout;
-        let busy = self.readable | self.error_hint | self.show_again | self.drain_due | self.eof_due;
+        let busy = self.readable | self.error_hint() | self.show_again() | self.drain_due() | self.eof_due();
         self.state == State::Open
             && !(busy | self.listed.due)
             && self.out.is_none()
-            && !self.own
+            && !self.own()
             && self.ranked == Time::NEVER
             && self.input.is_empty()
             && !self.is_broken()
@@ -485,7 +455,7 @@ impl Connection {
     /// an error to be asked for, input to be shown again.
     #[inline]
     pub(crate) fn has_old_business(&self) -> bool {
-        self.out.is_some() || self.own || self.show_again || self.error_hint
+        self.out.is_some() || self.own() || self.show_again() || self.error_hint()
     }
 
     /// The connection is established. Returns whether the handler is to be told.
@@ -496,7 +466,7 @@ impl Connection {
         cx: &mut Context<'_>,
     ) -> bool {
         self.peer = peer.into();
-        if self.secured {
+        if self.secured() {
             self.begin_handshake(false, socket, cx);
             return false;
         }
@@ -506,14 +476,14 @@ impl Connection {
     /// Application data can be sent and received from here on.
     fn enter<T: Transport>(&mut self, socket: &mut T, cx: &mut Context<'_>) -> bool {
         // What cannot be sent to is not half of something whole.
-        let half = self.fin_wanted && self.halves() != Some(Halves::ReadOnly);
+        let half = self.fin_wanted() && self.halves() != Some(Halves::ReadOnly);
         self.state = if half { State::HalfClosedLocal } else { State::Open };
         self.ended_first |= half;
         if self.standing_since != Time::NEVER {
             self.standing_since = cx.now;
         }
         self.activity = cx.now;
-        if self.close_wanted {
+        if self.close_wanted() {
             self.begin_close(cx);
             self.advance(socket, cx);
             return false;
@@ -564,7 +534,7 @@ impl Connection {
         CloseReport {
             reason: self.reason.unwrap_or(CloseReason::Io),
             errno: (self.errno != 0).then_some(self.errno),
-            saw_fin: self.saw_fin && !self.ends().truncated,
+            saw_fin: self.saw_fin() && !self.ends().truncated,
             received: self.received,
             handed: self.handed,
             unsent: self.unsent,

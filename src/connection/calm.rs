@@ -4,6 +4,7 @@
 
 use std::io::{self, IoSlice};
 
+use super::marks::Marks;
 use super::{Connection, State};
 use crate::send::Data;
 use crate::settings::Settings;
@@ -24,25 +25,14 @@ pub(crate) enum Flushed {
 }
 
 impl Connection {
-    /// Open and plain, with no end, error, congestion, unused input or verdict in sight. (One branch for
-    /// all the flags.)
+    /// Open and plain, with no end, error, congestion, unused input or verdict in sight.
     #[inline]
     fn is_calm(&self) -> bool {
-        let stirred = self.error_hint
-            | self.saw_fin
-            | self.fin_wanted
-            | self.close_wanted
-            | self.write_failed
-            | self.congested
-            | self.show_again
-            | self.drain_due
-            | self.eof_due
-            | self.put_off
-            | self.secured
-            | self.own
-            | self.held_back
-            | self.listed.due;
-        self.state == State::Open && !stirred && self.errno == 0 && self.input.is_empty()
+        self.marks.is_empty()
+            && self.state == State::Open
+            && !self.listed.due
+            && self.errno == 0
+            && self.input.is_empty()
     }
 
     /// Whether new input is all there is to see to, and goes to the handler as it comes.
@@ -81,8 +71,8 @@ impl Connection {
         defaults: &Settings,
         pool: &mut BufferPool,
     ) -> bool {
-        let stirred = self.fin_wanted | self.close_wanted | self.write_failed | self.congested;
-        if stirred || self.state != State::Open || self.errno != 0 || data.len() == 0 {
+        let in_the_way = self.marks.any_of(Marks::IN_THE_WAY) || self.errno != 0;
+        if in_the_way || self.state != State::Open || data.len() == 0 {
             return false;
         }
         let settings = self.settings(defaults);

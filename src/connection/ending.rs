@@ -43,12 +43,12 @@ impl Connection {
                 self.die(CloseReason::Aborted, socket, cx)
             }
             State::Connecting => {
-                self.close_wanted = true;
-                self.fin_wanted = true;
+                self.set_close_wanted(true);
+                self.set_fin_wanted(true);
             }
             State::Handshaking if self.queued() > 0 => {
-                self.close_wanted = true;
-                self.fin_wanted = true;
+                self.set_close_wanted(true);
+                self.set_fin_wanted(true);
             }
             _ => self.begin_close(cx),
         }
@@ -57,18 +57,18 @@ impl Connection {
     /// `close_write`: our stream ends behind what is queued, the peer's goes on.
     pub(crate) fn close_write(&mut self, cx: &mut Context<'_>) {
         match self.state {
-            State::Connecting | State::Handshaking => self.fin_wanted = true,
+            State::Connecting | State::Handshaking => self.set_fin_wanted(true),
             // A pipe that cannot be sent to.
-            State::Open if self.fin_wanted => {}
+            State::Open if self.fin_wanted() => {}
             State::Open => {
-                self.fin_wanted = true;
+                self.set_fin_wanted(true);
                 self.ended_first = true;
                 self.activity = cx.now;
                 self.begin_to_await_reader(cx.now);
                 self.state = State::HalfClosedLocal;
             }
             // The handler has yet to use what came before the peer's end, and to hear of that.
-            State::HalfClosedRemote if !self.end_is_told() => self.fin_wanted = true,
+            State::HalfClosedRemote if !self.end_is_told() => self.set_fin_wanted(true),
             State::HalfClosedRemote => self.begin_close(cx),
             _ => {}
         }
@@ -76,17 +76,17 @@ impl Connection {
 
     pub(super) fn begin_close(&mut self, cx: &mut Context<'_>) {
         self.leave_handshake(cx);
-        self.ended_first |= !self.saw_fin;
-        self.fin_wanted = true;
+        self.ended_first |= !self.saw_fin();
+        self.set_fin_wanted(true);
         self.state = State::Flushing;
         if !self.waiting {
             self.progress = cx.now;
         }
         self.discarded = 0;
-        self.eof_due = false;
-        self.congested = false;
-        self.drain_due = false;
-        self.show_again = false;
+        self.set_eof_due(false);
+        self.set_congested(false);
+        self.set_drain_due(false);
+        self.set_show_again(false);
         self.standing_since = Time::NEVER;
         self.input = ReadBuffer::default();
     }
@@ -96,7 +96,7 @@ impl Connection {
     #[inline]
     pub(crate) fn advance<T: Transport>(&mut self, socket: &mut T, cx: &mut Context<'_>) {
         // As most connections are most of the time: open, whole, and with no end in sight.
-        if self.state != State::Open || self.fin_wanted || self.is_broken() {
+        if self.state != State::Open || self.fin_wanted() || self.is_broken() {
             self.advance_to_end(socket, cx);
         }
     }
@@ -109,7 +109,7 @@ impl Connection {
             if self.goes_on_reading() {
                 return;
             }
-            if self.saw_fin || !self.readable {
+            if self.saw_fin() || !self.readable {
                 self.die(CloseReason::Io, socket, cx);
             }
             return;
@@ -117,10 +117,10 @@ impl Connection {
         if self.state == State::Handshaking {
             return;
         }
-        if self.end_is_told() && self.fin_wanted && !self.is_closing() {
+        if self.end_is_told() && self.fin_wanted() && !self.is_closing() {
             self.begin_close(cx);
         }
-        if self.fin_wanted && !self.fin_sent && self.queued() == 0 {
+        if self.fin_wanted() && !self.fin_sent && self.queued() == 0 {
             if let Err(error) = self.end_stream(socket, cx.now) {
                 return self.fail_own(&error, socket, cx);
             }
@@ -128,14 +128,14 @@ impl Connection {
         if self.state == State::Flushing && self.fin_sent {
             self.state = State::Lingering;
         }
-        if self.secured && self.state == State::Lingering && self.is_settled() {
+        if self.secured() && self.state == State::Lingering && self.is_settled() {
             return self.end_settled(socket, cx);
         }
-        let has_ended = self.halves() == Some(Halves::ReadOnly) || self.saw_fin && !self.ends().tail;
+        let has_ended = self.halves() == Some(Halves::ReadOnly) || self.saw_fin() && !self.ends().tail;
         if self.state != State::Lingering || (self.is_lingering() && !has_ended) {
             return;
         }
-        if has_ended && self.error_hint {
+        if has_ended && self.error_hint() {
             self.ask_for_error(socket);
         }
         let unacked = self.unacked_now(socket);
@@ -161,7 +161,7 @@ impl Connection {
     /// An error is one of the end of a session: it is told once, to whoever asks first.
     fn end_stream<T: Transport>(&mut self, socket: &mut T, now: Time) -> io::Result<()> {
         self.fin_sent = true;
-        if self.secured {
+        if self.secured() {
             let all_taken = self.unacked_now(socket) == Some(0);
             self.ends_mut().all_taken |= all_taken;
         }
@@ -174,15 +174,17 @@ impl Connection {
                 self.writable = false;
             }
             Err(error) if error.kind() == ErrorKind::Interrupted => self.fin_sent = false,
-            Err(error) if self.secured && error.raw_os_error() != Some(libc::ENOTCONN) => return Err(error),
+            Err(error) if self.secured() && error.raw_os_error() != Some(libc::ENOTCONN) => {
+                return Err(error)
+            }
             // ENOTCONN: a reset came first. The next read, or the next question, tells which.
             Err(_) => {
-                self.readable |= !self.saw_fin;
+                self.readable |= !self.saw_fin();
                 self.more_hint = true;
-                self.error_hint = true;
+                self.set_error_hint(true);
             }
         }
-        if self.secured {
+        if self.secured() {
             self.after_session_step(socket, now);
         }
         Ok(())
@@ -227,7 +229,7 @@ impl Connection {
     /// asked when the acknowledgement came.
     pub(crate) fn sample<T: Transport>(&mut self, socket: &T, now: Time, lapses: &Lapses) {
         let acknowledged = self.acknowledged_now(socket);
-        let took_part = self.secured && self.took_part(socket);
+        let took_part = self.secured() && self.took_part(socket);
         if acknowledged > self.acknowledged || took_part {
             self.acknowledged = self.acknowledged.max(acknowledged);
             let heard = socket.last_heard();
@@ -264,7 +266,8 @@ impl Connection {
             State::Connecting => self.connect_ends(terms).min(self.alarm),
             State::Handshaking => self.handshake_ends(terms).min(self.alarm),
             State::Flushing | State::Lingering if self.is_lingering() => {
-                let look = if self.saw_fin && !self.ends().tail { self.next_look(now) } else { Time::NEVER };
+                let look =
+                    if self.saw_fin() && !self.ends().tail { self.next_look(now) } else { Time::NEVER };
                 self.linger_ends(terms).min(look)
             }
             State::Flushing | State::Lingering => {
@@ -362,7 +365,7 @@ impl Connection {
     /// the kernel last said, it is tried.
     pub(crate) fn look_again(&mut self) {
         self.listed.due = true;
-        self.readable |= !self.saw_fin || self.ends().tail;
+        self.readable |= !self.saw_fin() || self.ends().tail;
         self.writable = true;
     }
 
@@ -406,7 +409,7 @@ impl Connection {
 
     fn expire_open<T: Transport>(&mut self, socket: &mut T, clock: Time, cx: &mut Context<'_>) {
         let now = cx.now;
-        if !self.all_acknowledged() || (self.secured && self.waiting) {
+        if !self.all_acknowledged() || (self.secured() && self.waiting) {
             self.sample(socket, clock, cx.terms.lapses);
         }
         if self.waiting && now >= self.stall_ends(cx.terms) {
@@ -421,7 +424,8 @@ impl Connection {
         if self.may_read(cx.terms.defaults) || self.is_to_be_told() {
             return;
         }
-        if now >= cx.terms.lapses.happened(self.activity).plus(quiet) && !self.is_broken() && !self.saw_fin {
+        if now >= cx.terms.lapses.happened(self.activity).plus(quiet) && !self.is_broken() && !self.saw_fin()
+        {
             self.hear(socket, clock, cx.terms.lapses);
             self.hear_unread(socket, clock, cx.terms.defaults);
         }
@@ -458,7 +462,7 @@ impl Connection {
 
     /// The peer owes its end for too long. One that ended its session owes it only to the kernel.
     pub(super) fn end_lingering<T: Transport>(&mut self, socket: &mut T, cx: &mut Context<'_>) {
-        let reason = match self.saw_fin {
+        let reason = match self.saw_fin() {
             true => self.clean_reason(),
             false => CloseReason::TimedOut(Timeout::Linger),
         };
@@ -480,14 +484,14 @@ impl Connection {
                 queued: self.queued(),
                 unused: self.unused(),
                 is_holder: self.is_holder(cx.terms.defaults),
-                congested: self.congested,
+                congested: self.congested(),
             };
             self.extra.get_or_insert_default().last = Some(last);
         }
         let connecting = self.state == State::Connecting;
         self.leave_handshake(cx);
         self.drop_queue(cx);
-        self.congested = false;
+        self.set_congested(false);
         self.input = ReadBuffer::default();
         if !reason.is_clean() {
             self.unacked = self.unacked_now(socket).unwrap_or(UNKNOWN);
@@ -497,11 +501,11 @@ impl Connection {
             CloseReason::HandlerPanic => reason,
             _ if self.ends().failed => CloseReason::Tls,
             _ if self.errno != 0 => {
-                let lost = lost || self.write_failed;
-                let saw_fin = self.saw_fin && !self.ends().truncated;
+                let lost = lost || self.write_failed();
+                let saw_fin = self.saw_fin() && !self.ends().truncated;
                 reason_for(self.errno, Circumstances { connecting, saw_fin, lost })
             }
-            _ if self.write_failed => CloseReason::Io,
+            _ if self.write_failed() => CloseReason::Io,
             _ => reason,
         };
         // A slow consumer has missed at least the send that was refused.

@@ -30,7 +30,7 @@ impl Connection {
     /// Whether it is in a state that another reactor could go on from: open in one direction at least, with
     /// nothing lost, and without a session that only this process knows.
     pub(crate) fn may_leave(&self) -> bool {
-        self.is_delivering() && !self.is_broken() && !self.secured
+        self.is_delivering() && !self.is_broken() && !self.secured()
     }
 
     /// Ends here in order to go on elsewhere.
@@ -44,12 +44,12 @@ impl Connection {
             cx.pool.give(out);
         }
         self.waiting = false;
-        self.congested = false;
-        self.drain_due = false;
+        self.set_congested(false);
+        self.set_drain_due(false);
         self.state = State::Dead;
         self.reason = Some(CloseReason::Detached);
         let (received, handed) = (self.received, self.handed);
-        Luggage { unread, unsent, write_closed: self.fin_wanted, received, handed }
+        Luggage { unread, unsent, write_closed: self.fin_wanted(), received, handed }
     }
 
     /// Arrived from elsewhere: what it has with it comes before anything new. It was within somebody's caps
@@ -59,11 +59,11 @@ impl Connection {
             let mut input = ReadBuffer::default();
             input.append(&luggage.unread);
             self.input = input;
-            self.show_again = true;
+            self.set_show_again(true);
         }
         for bytes in luggage.unsent {
             self.push(Data::Shared(bytes), socket, cx);
         }
-        self.fin_wanted = luggage.write_closed;
+        self.set_fin_wanted(luggage.write_closed);
     }
 }

@@ -10,7 +10,7 @@ impl Connection {
         self.readable = readable;
         self.more_hint = readable;
         if halves == Halves::ReadOnly {
-            self.fin_wanted = true;
+            self.set_fin_wanted(true);
             self.fin_sent = true;
         }
     }
@@ -25,13 +25,13 @@ impl Connection {
     pub(super) fn goes_on_reading(&self) -> bool {
         self.halves() == Some(Halves::Both)
             && self.errno == libc::EPIPE
-            && !self.saw_fin
+            && !self.saw_fin()
             && !self.is_closing()
     }
 
     /// The end of our stream waits until the reader has taken what is before it, of which no event tells.
     pub(super) fn awaits_reader(&self) -> bool {
-        self.fin_wanted && !self.fin_sent && self.out.is_none() && self.halves().is_some()
+        self.fin_wanted() && !self.fin_sent && self.out.is_none() && self.halves().is_some()
     }
 
     /// It is looked for soon at first.
@@ -44,7 +44,7 @@ impl Connection {
     /// Our stream has ended. Where that was the only one, all has.
     pub(super) fn pipe_has_ended(&mut self) {
         if self.halves() == Some(Halves::WriteOnly) {
-            self.readable |= !self.saw_fin;
+            self.readable |= !self.saw_fin();
         }
     }
 }

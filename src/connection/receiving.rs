@@ -37,13 +37,13 @@ impl Connection {
     /// Whether a read is wanted, whatever the kernel last said.
     #[inline]
     pub(crate) fn wants_input(&self, defaults: &Settings) -> bool {
-        if self.saw_fin {
+        if self.saw_fin() {
             return self.ends().tail && self.is_closing();
         }
         match self.state {
             State::Flushing | State::Lingering => true,
             State::Open | State::HalfClosedLocal => {
-                !self.paused && (!self.congested || self.is_granted(self.settings(defaults)))
+                !self.paused && (!self.congested() || self.is_granted(self.settings(defaults)))
             }
             State::Connecting | State::Handshaking | State::HalfClosedRemote | State::Dead => false,
         }
@@ -83,7 +83,7 @@ impl Connection {
             Ok(0) => return self.received_eof(socket, cx),
             Ok(count) => return self.received_data(count.min(room), room, socket, cx),
             Err(error) if error.kind() == ErrorKind::Interrupted => {
-                if self.secured {
+                if self.secured() {
                     // Records without plaintext, perhaps a whole read's worth: they count as one.
                     let came = self.after_session_step(socket, cx.now);
                     return Received::Nothing(if came { room } else { 0 });
@@ -92,7 +92,7 @@ impl Connection {
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
                 // A session that has a part of a record says so as well, without the kernel having been asked:
                 // an end or an error that stands behind that part brings no event of its own.
-                let unasked = self.secured && self.more_hint && socket.short_read_empties();
+                let unasked = self.secured() && self.more_hint && socket.short_read_empties();
                 self.readable = unasked;
                 self.more_hint = unasked;
                 cx.stats.read_eagains += 1;
@@ -103,7 +103,7 @@ impl Connection {
                 self.fail_reading(&error, socket, cx);
             }
         }
-        if self.secured {
+        if self.secured() {
             self.after_session_step(socket, cx.now);
         }
         Received::Nothing(0)
@@ -116,13 +116,13 @@ impl Connection {
         socket: &mut T,
         cx: &mut Context<'_>,
     ) -> Received {
-        if self.secured {
+        if self.secured() {
             self.after_session_step(socket, cx.now);
         }
         self.activity = cx.now;
         cx.stats.reads += 1;
         // What comes behind the end of a session is no plaintext.
-        if !(self.secured && socket.has_tail()) {
+        if !(self.secured() && socket.has_tail()) {
             self.received += count as u64;
             cx.stats.bytes_in += count as u64;
         }
@@ -154,11 +154,11 @@ impl Connection {
         self.more_hint = false;
         // Behind an error that was told already the kernel says "end of stream" although none
         // came. EPIPE is different: it tells of a reset behind the peer's end.
-        self.saw_fin = matches!(self.errno, 0 | libc::EPIPE);
-        if self.secured {
+        self.set_saw_fin(matches!(self.errno, 0 | libc::EPIPE));
+        if self.secured() {
             self.after_session_end(socket, cx.now);
         }
-        if self.error_hint {
+        if self.error_hint() {
             self.ask_for_error(socket);
         }
         if self.is_broken() || self.is_closing() {
@@ -182,11 +182,11 @@ impl Connection {
     /// After the peer's end of stream an error shows in no read: it has to be asked for.
     #[inline]
     pub(super) fn error_is_due(&self) -> bool {
-        self.error_hint && self.saw_fin && !self.is_dead()
+        self.error_hint() && self.saw_fin() && !self.is_dead()
     }
 
     pub(super) fn ask_for_error<T: Transport>(&mut self, socket: &mut T) {
-        self.error_hint = false;
+        self.set_error_hint(false);
         if let Ok(Some(error)) = socket.take_error() {
             self.record(&error);
         }
@@ -194,10 +194,10 @@ impl Connection {
 
     /// The end of the peer's stream waits behind input that the handler left until there is room.
     pub(crate) fn postpone_eof(&mut self) {
-        self.eof_due = true;
+        self.set_eof_due(true);
         // What is there will not be completed any more: it is shown although more was wanted.
         if std::mem::take(&mut self.want) > 0 {
-            self.show_again = true;
+            self.set_show_again(true);
         }
     }
 
@@ -205,21 +205,21 @@ impl Connection {
     /// for a flag that waits for another must be settled with it.
     #[inline]
     pub(super) fn eof_is_due(&self) -> bool {
-        let behind_input = !self.input.is_empty() && (self.congested || self.show_again);
-        self.eof_due && self.is_delivering() && !self.paused && !behind_input
+        let behind_input = !self.input.is_empty() && (self.congested() || self.show_again());
+        self.eof_due() && self.is_delivering() && !self.paused && !behind_input
     }
 
     #[inline]
     pub(crate) fn take_eof(&mut self) -> bool {
         let due = self.eof_is_due();
-        self.eof_due &= !due;
+        self.set_eof_due(self.eof_due() & !due);
         due
     }
 
     /// The peer's end of stream was read, and the handler has heard of it or never will.
     #[inline]
     pub(super) fn end_is_told(&self) -> bool {
-        self.saw_fin && !self.eof_due
+        self.saw_fin() && !self.eof_due()
     }
 
     pub(crate) fn pause_reading(&mut self) {
@@ -229,7 +229,7 @@ impl Connection {
     pub(crate) fn resume_reading(&mut self) {
         if self.paused {
             self.paused = false;
-            self.show_again = true;
+            self.set_show_again(true);
         }
     }
 
@@ -241,12 +241,12 @@ impl Connection {
 
     /// Takes out what the handler left unused, when it is due to be shown again.
     pub(crate) fn take_shown_again(&mut self) -> Option<ReadBuffer> {
-        let due = self.show_again && self.may_show_again();
+        let due = self.show_again() && self.may_show_again();
         if due {
             self.want = 0;
         }
         if due || self.input.is_empty() {
-            self.show_again = false;
+            self.set_show_again(false);
         }
         due.then(|| std::mem::take(&mut self.input))
     }
@@ -259,7 +259,7 @@ impl Connection {
 
     /// Puts new input behind what the handler left unused, and takes it all out, to be shown.
     pub(crate) fn take_input_with(&mut self, data: &[u8]) -> ReadBuffer {
-        self.show_again = false;
+        self.set_show_again(false);
         let mut input = std::mem::take(&mut self.input);
         input.append(data);
         input
@@ -268,7 +268,7 @@ impl Connection {
     /// The handler has heard of the peer's end: what it left unused is of no use to it any more.
     pub(crate) fn forget_input(&mut self) {
         self.input = ReadBuffer::default();
-        self.show_again = false;
+        self.set_show_again(false);
     }
 
     /// What the handler left unused.
@@ -279,13 +279,13 @@ impl Connection {
     /// The handler wants to be shown nothing before so many bytes are there. Behind the end of the
     /// stream nothing will come, and what is there is not held back.
     pub(crate) fn want(&mut self, bytes: u32) {
-        self.want = if self.saw_fin { 0 } else { bytes };
+        self.want = if self.saw_fin() { 0 } else { bytes };
     }
 
     /// Puts new input behind what is unused, where more is wanted than that. It is owed to the handler,
     /// which may want less in the end.
     pub(crate) fn hold_input(&mut self, data: &[u8]) {
-        self.show_again = true;
+        self.set_show_again(true);
         self.input.append(data);
     }
 
@@ -313,9 +313,9 @@ impl Connection {
         if !self.is_delivering() {
             return;
         }
-        self.show_again = false;
+        self.set_show_again(false);
         let settings = self.settings(cx.terms.defaults);
-        let waits = self.paused || (self.congested && !settings.read_while_congested);
+        let waits = self.paused || (self.congested() && !settings.read_while_congested);
         if input.len() > settings.max_read_buffer && !waits {
             return self.die(CloseReason::InputOverflow, socket, cx);
         }

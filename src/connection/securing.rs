@@ -25,18 +25,18 @@ impl Connection {
     #[cfg(feature = "tls")]
     pub(crate) fn may_be_secured(&self) -> bool {
         let is_open = matches!(self.state, State::Connecting | State::Handshaking | State::Open);
-        is_open && !self.fin_wanted && !self.is_broken()
+        is_open && !self.fin_wanted() && !self.is_broken()
     }
 
     /// Once the connection is established there will be a session.
     #[cfg(feature = "tls")]
     pub(crate) fn will_be_secured(&mut self) {
-        self.secured = true;
+        self.set_secured(true);
     }
 
     #[cfg(feature = "tls")]
     pub(crate) fn is_secured(&self) -> bool {
-        self.secured
+        self.secured()
     }
 
     /// There is a session now, and its handshake is to come first.
@@ -47,7 +47,7 @@ impl Connection {
         socket: &mut T,
         cx: &mut Context<'_>,
     ) {
-        self.secured = true;
+        self.set_secured(true);
         self.state = State::Handshaking;
         self.activity = cx.now;
         // Its session has it by now.
@@ -105,7 +105,7 @@ impl Connection {
             }
             Err(error) if error.kind() == ErrorKind::UnexpectedEof => {
                 self.readable = false;
-                if self.error_hint {
+                if self.error_hint() {
                     self.ask_for_error(socket);
                 }
                 self.die(CloseReason::Truncated, socket, cx);
@@ -121,7 +121,7 @@ impl Connection {
     /// Application data may flow. Returns whether the handler is to be told of the connection.
     fn end_handshake<T: Transport>(&mut self, socket: &mut T, cx: &mut Context<'_>) -> bool {
         let is_known = self.leave_handshake(cx).is_some_and(|handshake| handshake.is_known);
-        self.held_back = false;
+        self.set_held_back(false);
         self.waiting = false;
         self.enter(socket, cx) && !is_known
     }
@@ -195,7 +195,7 @@ impl Connection {
             }
         }
         self.begin_close(cx);
-        self.held_back = false;
+        self.set_held_back(false);
         // What the peer goes on to send is read, and thrown away.
         self.readable = true;
         self.more_hint = true;
@@ -259,8 +259,8 @@ impl Connection {
                 self.progress = now;
             }
         }
-        self.own = !self.write_failed && socket.has_own();
-        self.held_back = self.state == State::Handshaking && !socket.takes_data();
+        self.set_own(!self.write_failed() && socket.has_own());
+        self.set_held_back(self.state == State::Handshaking && !socket.takes_data());
         moved
     }
 
@@ -292,6 +292,6 @@ impl Connection {
     /// session, and many close at once: then that end meets a closed socket, and the reset that answers
     /// it means nothing.
     pub(super) fn is_settled(&self) -> bool {
-        self.secured && self.saw_fin && (self.ends().all_taken || self.is_lingering())
+        self.secured() && self.saw_fin() && (self.ends().all_taken || self.is_lingering())
     }
 }

@@ -21,10 +21,10 @@ impl Connection {
     /// Whether bytes can still be sent.
     #[inline]
     pub(crate) fn check_sendable(&self) -> Result<(), SendError> {
-        if self.close_wanted || self.is_broken() || self.is_ending() {
+        if self.close_wanted() || self.is_broken() || self.is_ending() {
             return Err(SendError::Closed);
         }
-        match self.fin_wanted {
+        match self.fin_wanted() {
             true => Err(SendError::WriteClosed),
             false => Ok(()),
         }
@@ -33,7 +33,7 @@ impl Connection {
     /// Whether bytes are queued that the kernel may take now.
     #[inline]
     pub(crate) fn may_flush(&self) -> bool {
-        let any = self.own || (self.out.is_some() && !self.held_back);
+        let any = self.own() || (self.out.is_some() && !self.held_back());
         self.writable && any && !matches!(self.state, State::Connecting | State::Dead)
     }
 
@@ -53,7 +53,7 @@ impl Connection {
             }
             other => other,
         };
-        if self.write_failed {
+        if self.write_failed() {
             // The write above broke the pipe. The rest was taken all the same, and is accounted for.
             self.unsent += data.len() as u64;
             return Sent::Queued;
@@ -86,8 +86,8 @@ impl Connection {
     /// read must not hold each other up.
     #[inline]
     fn cross(&mut self) {
-        if !self.congested {
-            self.congested = true;
+        if !self.congested() {
+            self.set_congested(true);
             self.may_read_once = true;
         }
     }
@@ -95,17 +95,17 @@ impl Connection {
     /// Writes the front of a large slice without copying it, when nothing waits before it.
     fn write_through<T: Transport>(&mut self, slice: &[u8], socket: &mut T, cx: &mut Context<'_>) -> usize {
         let mut taken = 0;
-        if self.held_back || self.state == State::Connecting {
+        if self.held_back() || self.state == State::Connecting {
             return 0;
         }
-        while self.writable && !self.write_failed && taken < slice.len() {
+        while self.writable && !self.write_failed() && taken < slice.len() {
             if taken >= cx.terms.config.write_budget {
                 break;
             }
             let rest = slice.get(taken..).unwrap_or_default();
             taken += self.write_once(&[IoSlice::new(rest)], rest.len(), socket, cx);
         }
-        if self.secured {
+        if self.secured() {
             self.after_session_step(socket, cx.now);
         }
         taken
@@ -116,10 +116,10 @@ impl Connection {
     #[inline]
     pub(crate) fn flush<T: Transport>(&mut self, socket: &mut T, cx: &mut Context<'_>) {
         let mut budget = cx.terms.config.write_budget;
-        while budget > 0 && self.may_flush() && !self.held_back {
+        while budget > 0 && self.may_flush() && !self.held_back() {
             let Some(mut out) = self.out.take() else { break };
             // A record that has been begun is offered whole: it counts as a whole.
-            let limit = if self.secured { budget.max(socket.committed()) } else { budget };
+            let limit = if self.secured() { budget.max(socket.committed()) } else { budget };
             let taken = match out.only_slice(limit) {
                 Some(slice) => self.write_once(&[IoSlice::new(slice)], slice.len(), socket, cx),
                 None => {
@@ -132,7 +132,7 @@ impl Connection {
             };
             out.advance(taken);
             budget = budget.saturating_sub(taken);
-            if self.write_failed {
+            if self.write_failed() {
                 self.unsent += out.clear() as u64;
             }
             if out.is_empty() {
@@ -140,11 +140,11 @@ impl Connection {
             } else {
                 self.out = Some(out);
             }
-            if self.secured {
+            if self.secured() {
                 self.after_session_step(socket, cx.now);
             }
         }
-        if self.own {
+        if self.own() {
             self.flush_own(socket, cx);
         }
         self.after_flush(socket, cx);
@@ -164,7 +164,7 @@ impl Connection {
         let heard = socket.last_heard();
         let has_all = || socket.unacknowledged() == Some(0);
         let since = || heard.is_none_or(|heard| now.minus(heard.ack).plus(HEARD_UNIT) >= asked);
-        !self.held_back && (self.may_flush() || has_all() || since())
+        !self.held_back() && (self.may_flush() || has_all() || since())
     }
 
     /// Tries to hand over what is queued, whatever the kernel last said. Returns whether the kernel took
@@ -180,7 +180,7 @@ impl Connection {
 
     #[inline]
     fn after_flush<T: Transport>(&mut self, socket: &T, cx: &mut Context<'_>) {
-        if self.held_back || matches!(self.state, State::Connecting | State::Lingering) {
+        if self.held_back() || matches!(self.state, State::Connecting | State::Lingering) {
             return;
         }
         let queued = self.queued();
@@ -190,7 +190,7 @@ impl Connection {
             self.waiting = true;
             self.progress = cx.now;
             self.acknowledged = self.acknowledged_now(socket);
-            if self.secured {
+            if self.secured() {
                 self.took_part(socket);
             }
         }
@@ -199,10 +199,10 @@ impl Connection {
         if settings.soft_limit.is_none_or(|soft| queued < soft.bytes) {
             self.standing_since = Time::NEVER;
         }
-        if self.congested && queued <= low_water {
-            self.congested = false;
+        if self.congested() && queued <= low_water {
+            self.set_congested(false);
             let is_open = self.is_delivering() || self.state == State::Handshaking;
-            self.drain_due = is_open && !self.is_broken();
+            self.set_drain_due(is_open && !self.is_broken());
         }
     }
 
@@ -233,13 +233,16 @@ impl Connection {
                 cx.stats.writes += 1;
                 cx.stats.bytes_out += taken as u64;
                 cx.stats.partial_writes += u64::from(taken < offered);
-                cx.stats.resumed_writes += u64::from(std::mem::take(&mut self.put_off));
+                if self.put_off() {
+                    self.set_put_off(false);
+                    cx.stats.resumed_writes += 1;
+                }
                 return taken;
             }
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
                 self.writable = false;
-                self.put_off = true;
+                self.set_put_off(true);
                 cx.stats.write_eagains += 1;
             }
             Err(error) => self.break_write_half(Some(&error), cx),
@@ -253,10 +256,10 @@ impl Connection {
             self.record(error);
             self.note_session_error(error);
         }
-        self.write_failed = true;
+        self.set_write_failed(true);
         self.activity = cx.now;
-        self.congested = false;
-        self.drain_due = false;
+        self.set_congested(false);
+        self.set_drain_due(false);
         self.drop_queue(cx);
         // Whatever the kernel last said: read on until it says that nothing is left.
         self.readable = true;
@@ -276,11 +279,11 @@ impl Connection {
     /// peer one read, whatever the handler then queues, and shows unused input again.
     #[inline]
     pub(crate) fn take_drain(&mut self) -> bool {
-        let due = self.drain_due && self.is_delivering();
+        let due = self.drain_due() && self.is_delivering();
         if due {
-            self.drain_due = false;
+            self.set_drain_due(false);
             self.may_read_once = true;
-            self.show_again = true;
+            self.set_show_again(true);
         }
         due
     }
