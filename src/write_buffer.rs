@@ -39,13 +39,15 @@ impl Chunk {
     }
 }
 
-/// A queue of chunks. Most queues are one tail, and no more is done for them.
+/// A queue of chunks. Most queues are one tail or one shared buffer, and no more is done for them.
 ///
-/// Invariants: no chunk is empty; `head` is less than the length of the front, which is the first
-/// chunk or, without one, the tail, and 0 when nothing is queued; `len` is the sum of all lengths
-/// less `head`.
+/// Invariants: no chunk is empty; `head` is less than the length of the front, which is the first of
+/// `first`, `chunks` and `tail` that there is, and 0 when nothing is queued; `len` is the sum of all
+/// lengths less `head`.
 #[derive(Debug, Default)]
 pub(crate) struct WriteBuffer {
+    /// A shared buffer that found the queue empty.
+    first: Option<Bytes>,
     /// What stands before the tail: shared, or full.
     chunks: VecDeque<Chunk>,
     /// The end of the queue: small pieces, copied together. Empty, it keeps its memory, so that
@@ -100,6 +102,7 @@ impl WriteBuffer {
     }
 
     /// Nothing more is copied behind what has been.
+    #[inline]
     fn end_tail(&mut self) {
         if !self.tail.is_empty() {
             self.chunks.push_back(Chunk::Copied(std::mem::take(&mut self.tail)));
@@ -112,9 +115,20 @@ impl WriteBuffer {
         if data.len() < BY_REFERENCE {
             return self.push_copy(&data);
         }
-        self.end_tail();
+        let was_empty = self.len == 0;
         self.len += data.len();
-        self.chunks.push_back(Chunk::Shared(data));
+        if was_empty {
+            self.first = Some(data);
+        } else {
+            self.end_tail();
+            self.chunks.push_back(Chunk::Shared(data));
+        }
+    }
+
+    /// All pieces, oldest first, with what was taken of the front.
+    fn all(&self) -> impl Iterator<Item = &[u8]> {
+        let first = self.first.iter().map(|bytes| &bytes[..]);
+        first.chain(self.chunks.iter().map(Chunk::as_slice)).chain([self.tail.as_slice()])
     }
 
     /// Fills `slices` with the front of the queue, at most `limit` bytes of it, and returns how
@@ -123,8 +137,7 @@ impl WriteBuffer {
         let mut left = limit;
         let mut skip = self.head;
         let mut filled = 0;
-        let all = self.chunks.iter().map(Chunk::as_slice).chain([self.tail.as_slice()]);
-        for (slice, bytes) in slices.iter_mut().zip(all) {
+        for (slice, bytes) in slices.iter_mut().zip(self.all()) {
             let bytes = bytes.get(skip..).unwrap_or_default();
             let bytes = bytes.get(..left).unwrap_or(bytes);
             if bytes.is_empty() {
@@ -140,22 +153,21 @@ impl WriteBuffer {
 
     /// A copy of the first `limit` bytes of what is queued, in one piece.
     pub(crate) fn front(&self, limit: usize) -> Vec<u8> {
-        let all = self.chunks.iter().map(Chunk::as_slice).chain([self.tail.as_slice()]);
-        all.flatten().skip(self.head).take(limit).copied().collect()
+        self.all().flatten().skip(self.head).take(limit).copied().collect()
     }
 
     /// The front of the queue when it is all there is, at most `limit` bytes of it: the usual case,
     /// which needs no gathering.
     #[inline]
     pub(crate) fn only_slice(&self, limit: usize) -> Option<&[u8]> {
-        let bytes = match self.chunks.front() {
-            None => self.tail.get(self.head..)?,
-            Some(chunk) if self.chunks.len() == 1 && self.tail.is_empty() => {
-                chunk.as_slice().get(self.head..)?
-            }
-            Some(_) => return None,
+        let front = match (&self.first, self.chunks.front()) {
+            (None, None) => &self.tail[..],
+            (Some(bytes), None) if self.tail.is_empty() => bytes,
+            (None, Some(chunk)) if self.chunks.len() == 1 && self.tail.is_empty() => chunk.as_slice(),
+            _ => return None,
         };
-        Some(bytes.get(..limit).unwrap_or(bytes))
+        let rest = front.get(self.head..)?;
+        Some(rest.get(..limit).unwrap_or(rest))
     }
 
     /// Drops the first `count` bytes: the kernel took them.
@@ -165,6 +177,7 @@ impl WriteBuffer {
         if count < self.len {
             return self.advance_partly(count);
         }
+        self.first = None;
         if !self.chunks.is_empty() || self.tail.capacity() > CHUNK {
             self.drop_chunks();
         }
@@ -185,6 +198,16 @@ impl WriteBuffer {
     fn advance_partly(&mut self, count: usize) {
         self.len -= count;
         let mut count = count;
+        if let Some(first) = &self.first {
+            let rest = first.len() - self.head;
+            if count < rest {
+                self.head += count;
+                return;
+            }
+            count -= rest;
+            self.head = 0;
+            self.first = None;
+        }
         while let Some(first) = self.chunks.front() {
             let rest = first.as_slice().len() - self.head;
             if count < rest {
@@ -229,7 +252,9 @@ impl WriteBuffer {
     /// Takes everything out, shared buffers as they are.
     pub(crate) fn take_all(&mut self) -> Vec<Bytes> {
         let tail = std::mem::take(&mut self.tail);
+        let first = self.first.take().map(Chunk::Shared);
         let chunks = std::mem::take(&mut self.chunks).into_iter().chain([Chunk::Copied(tail)]);
+        let chunks = first.into_iter().chain(chunks);
         let mut skip = std::mem::take(&mut self.head);
         self.len = 0;
         let all = chunks.map(|chunk| {

@@ -5,7 +5,7 @@
 use std::io::{self, IoSlice};
 
 use super::marks::Marks;
-use super::{Connection, State};
+use super::{Connection, State, WRITE_THROUGH};
 use crate::send::Data;
 use crate::settings::Settings;
 use crate::stats::Stats;
@@ -62,34 +62,31 @@ impl Connection {
         }
     }
 
-    /// Queues bytes that leave the queue well below high water and its cap. False, with nothing done, when
-    /// there is anything else to them.
-    #[inline(always)]
-    pub(crate) fn push_calmly(
-        &mut self,
-        data: &Data<'_>,
-        defaults: &Settings,
-        pool: &mut BufferPool,
-    ) -> bool {
+    /// Whether so many bytes more leave the queue well below high water and its cap, and nothing else about
+    /// the connection changes.
+    #[inline]
+    pub(crate) fn takes_calmly(&self, len: usize, defaults: &Settings) -> bool {
         let in_the_way = self.marks.any_of(Marks::IN_THE_WAY) || self.errno != 0;
-        if in_the_way || self.state != State::Open || data.len() == 0 {
+        if in_the_way || self.state != State::Open || len == 0 || len >= WRITE_THROUGH {
             return false;
         }
         let settings = self.settings(defaults);
         // One more like it would have to fit as well.
-        if self.queued() + 2 * data.len() >= settings.high_water.min(settings.max_write_buffer) {
-            return false;
-        }
+        self.queued() + 2 * len < settings.high_water.min(settings.max_write_buffer)
+    }
+
+    /// Queues bytes of which [`takes_calmly`](Self::takes_calmly) says that they are taken.
+    #[inline(always)]
+    pub(crate) fn push_calmly(&mut self, data: Data<'_>, pool: &mut BufferPool) {
         self.grew = true;
-        let out = match &mut self.out {
-            Some(out) => out,
-            none => none.insert(pool.take()),
+        let out = match self.out {
+            Some(ref mut out) => out,
+            None => self.out.insert(pool.take()),
         };
         match data {
             Data::Slice(slice) => out.push_copy(slice),
-            Data::Shared(bytes) => out.push_shared(bytes.clone()),
+            Data::Shared(bytes) => out.push_shared(bytes),
         }
-        true
     }
 
     /// Writes a queue that is one slice.

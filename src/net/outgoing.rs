@@ -61,12 +61,30 @@ impl Net {
     /// Inlined, so that each of its callers has the code for its kind of data alone.
     #[inline(always)]
     fn send_data(&mut self, id: ConnId, data: Data<'_>) -> Result<Sent, SendError> {
-        if let Some(sent) = self.queue_calmly(id, &data) {
-            return Ok(sent);
+        let len = data.len();
+        let fits = self.held().saturating_add(len) <= self.config.total_write_buffer;
+        match self.conns.get_mut(id) {
+            // The usual case: nothing but the queue changes, and nobody's limit is near.
+            Some(Entry { conn, .. })
+                if fits && !self.has_soft_limits && conn.takes_calmly(len, &self.defaults) =>
+            {
+                #[cfg(feature = "sim")]
+                let promised = data.as_slice().to_vec();
+                conn.push_calmly(data, &mut self.pool);
+                self.stats.queued += len;
+                self.stats.queued_peak = self.stats.queued_peak.max(self.stats.queued);
+                if self.serving != Some(id) && !std::mem::replace(&mut conn.listed.dirty, true) {
+                    self.dirty.push_back(id);
+                }
+                #[cfg(feature = "sim")]
+                self.note_sent(id, &promised);
+                return Ok(Sent::Queued);
+            }
+            _ => {}
         }
-        self.try_reserve(id, data.len())?;
+        self.try_reserve(id, len)?;
         // A span may begin with it, or what is written straight away is stamped.
-        if data.len() >= WRITE_THROUGH || self.has_soft_limits {
+        if len >= WRITE_THROUGH || self.has_soft_limits {
             self.tick();
         }
         #[cfg(feature = "sim")]
@@ -88,35 +106,14 @@ impl Net {
         Ok(sent)
     }
 
-    /// The usual case of a send: nothing but the queue changes, and nobody's limit is near. `None`, with
-    /// nothing done, in all other cases.
-    #[inline(always)]
-    fn queue_calmly(&mut self, id: ConnId, data: &Data<'_>) -> Option<Sent> {
-        let len = data.len();
-        let fits = self.held().saturating_add(len) <= self.config.total_write_buffer;
-        if len >= WRITE_THROUGH || self.has_soft_limits || !fits {
-            return None;
-        }
-        let Entry { conn, .. } = self.conns.get_mut(id)?;
-        if !conn.push_calmly(data, &self.defaults, &mut self.pool) {
-            return None;
-        }
-        self.stats.queued += len;
-        self.stats.queued_peak = self.stats.queued_peak.max(self.stats.queued);
-        // What is being served is flushed after its callbacks anyway.
-        if self.serving != Some(id) && !std::mem::replace(&mut conn.listed.dirty, true) {
-            self.dirty.push_back(id);
-        }
-        #[cfg(feature = "sim")]
-        self.note_sent(id, data.as_slice());
-        Some(Sent::Queued)
-    }
-
     /// The usual case of a flush: the queue is one slice, and the kernel takes it. Returns whether the
-    /// connection is at rest now; if not, its other steps are due.
+    /// connection is at rest now, or was seen to meanwhile; if not, its other steps are due.
     #[inline]
     pub(crate) fn flush_calmly(&mut self, id: ConnId) -> bool {
         let Some(Entry { conn, stream }) = self.conns.get_mut(id) else { return true };
+        if !conn.listed.dirty {
+            return true;
+        }
         let (budget, defaults) = (self.config.write_budget, &self.defaults);
         match conn.flush_calmly(stream, budget, self.now, defaults, &mut self.pool, &mut self.stats) {
             Flushed::Whole(count, at_rest) => {

@@ -3,7 +3,7 @@
 //! A signature costs as much as a hundred echoes. Whoever can go on waits in a list of its own, not in
 //! that of the connections that are ready, so that the ones who wait cost the others nothing.
 
-use super::phases::{call, finish};
+use super::phases::{call, finish_fully};
 use super::Reactor;
 use crate::connection::Greeting;
 use crate::handler::Handler;
@@ -24,7 +24,7 @@ impl Reactor {
             if entry.conn.listed.due {
                 self.net.judged.push_back((id, basis));
             }
-            finish(&mut self.net, handler, id);
+            finish_fully(&mut self.net, handler, id);
             if step == Greeting::Idle {
                 continue;
             }

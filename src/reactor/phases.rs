@@ -406,7 +406,7 @@ impl Reactor {
             let net = &mut self.net;
             if net.conns.get_mut(id).is_some_and(|entry| entry.conn.take_alarm(basis, &net.defaults)) {
                 call(net, id, |net| handler.on_deadline(net, id));
-                finish(net, handler, id);
+                finish_fully(net, handler, id);
             }
             net.judge(id, basis);
             if judged % BATCH == 0 {
@@ -427,10 +427,7 @@ impl Reactor {
         for flushed in 1..=self.net.dirty.len() {
             // Those that are added on the way come behind, and in the next turn.
             let Some(id) = self.net.dirty.pop_front() else { break };
-            let still = self.net.conns.get(id).is_some_and(|entry| entry.conn.listed.dirty);
-            if still {
-                finish(&mut self.net, handler, id);
-            }
+            finish(&mut self.net, handler, id);
             if flushed % BATCH == 0 {
                 self.net.tick_over();
             }
@@ -556,9 +553,18 @@ fn show<H: Handler + ?Sized>(net: &mut Net, handler: &mut H, id: ConnId, mut inp
     }
 }
 
+/// Flushes a connection that is still to be flushed, and lists what is left to do.
+#[inline(always)]
+fn finish<H: Handler + ?Sized>(net: &mut Net, handler: &mut H, id: ConnId) {
+    if !net.flush_calmly(id) {
+        finish_fully(net, handler, id);
+    }
+}
+
 /// Flushes a connection, and lists what is left to do.
-pub(super) fn finish<H: Handler + ?Sized>(net: &mut Net, handler: &mut H, id: ConnId) {
-    if !net.flush_calmly(id) && !flush(net, handler, id) {
+#[inline(never)]
+pub(super) fn finish_fully<H: Handler + ?Sized>(net: &mut Net, handler: &mut H, id: ConnId) {
+    if !flush(net, handler, id) {
         net.settle(id);
     }
 }

@@ -5,10 +5,11 @@ use proptest::prelude::*;
 
 impl WriteBuffer {
     fn check(&self) {
-        let total: usize = self.chunks.iter().map(|c| c.as_slice().len()).sum();
-        assert_eq!(total + self.tail.len() - self.head, self.len);
+        let total: usize = self.all().map(<[u8]>::len).sum();
+        assert_eq!(total - self.head, self.len);
         assert!(self.chunks.iter().all(|c| !c.as_slice().is_empty()));
-        match self.chunks.front().map_or(self.tail.len(), |first| first.as_slice().len()) {
+        assert!(self.first.as_ref().is_none_or(|first| !first.is_empty()));
+        match self.all().find(|piece| !piece.is_empty()).map_or(0, <[u8]>::len) {
             0 => assert_eq!(self.head, 0),
             front => assert!(self.head < front),
         }
