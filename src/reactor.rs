@@ -189,12 +189,7 @@ impl Reactor {
         handler: &mut H,
         timeout: Option<Duration>,
     ) -> io::Result<Turn> {
-        let due = self.next_timeout();
         if !self.net.has_stopped() {
-            let timeout = match (timeout, due) {
-                (Some(asked), Some(due)) => Some(asked.min(due)),
-                (asked, due) => asked.or(due),
-            };
             self.poll(timeout)?;
         }
         self.net.stats.turns += 1;
@@ -215,9 +210,13 @@ impl Reactor {
     /// Waits for events and takes in all that the kernel has, a batch at a time: whoever is judged in
     /// this turn has been heard. It comes to an end, for there are only so many things to tell of.
     fn poll(&mut self, timeout: Option<Duration>) -> io::Result<()> {
-        let owed = self.owes_work();
-        let due = self.next_deadline();
+        let (owed, due) = (self.owes_work(), self.next_deadline());
         let mut asked = self.net.clock();
+        let timeout = match (timeout, due) {
+            _ if owed => Some(Duration::ZERO),
+            (Some(most), Some(due)) => Some(most.min(due.since(asked))),
+            (most, due) => most.or(due.map(|due| due.since(asked))),
+        };
         let interrupted = self.poller.poll(&self.net.config, timeout)?;
         self.note_lateness(owed, due);
         let mut taken = self.take_events();
@@ -245,9 +244,12 @@ impl Reactor {
         }
         self.began = self.net.now;
         self.net.asked = asked;
-        let moment = asked.min(self.began);
-        let (readied, from) = (self.net.readied, self.began);
-        self.horizons.push_back(Horizon { moment, readied, from, is_moved: false });
+        // Nobody else asks who has been heard.
+        if self.net.alarms.next().is_some() {
+            let moment = asked.min(self.began);
+            let (readied, from) = (self.net.readied, self.began);
+            self.horizons.push_back(Horizon { moment, readied, from, is_moved: false });
+        }
         Ok(())
     }
 

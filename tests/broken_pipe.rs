@@ -8,7 +8,7 @@ use std::net::{Shutdown, TcpStream};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use unbroken::{CloseReason, Config, Net, SendError, State, Via};
+use unbroken::{CloseReason, CloseReport, Config, ConnId, Handler, Net, Reactor, SendError, State, Via};
 use util::{pattern, reset, serve, Custom, Echo, Event, Server, Sink};
 
 fn received_before_close(server: &Server) -> (usize, unbroken::CloseReport, bool) {
@@ -35,6 +35,58 @@ fn an_idle_connection_that_is_reset_is_reported_once() {
     assert!(!report.saw_fin);
     server.stats();
     assert_eq!(server.events_so_far(), []);
+}
+
+/// Once it has been shown as much as two reads bring, the first connection resets the other, which is
+/// about to be read from in the same turn.
+#[derive(Default)]
+struct Cutter {
+    victim: Option<TcpStream>,
+    shown: usize,
+    report: Option<CloseReport>,
+}
+
+impl Handler for Cutter {
+    fn on_data(&mut self, _: &mut Net, _: ConnId, data: &[u8]) -> usize {
+        self.shown += data.len();
+        if self.shown == 3 * PIECE {
+            self.victim.take().map(reset);
+        }
+        data.len()
+    }
+
+    fn on_close(&mut self, _: &mut Net, _: ConnId, report: &CloseReport) {
+        self.report = Some(report.clone());
+    }
+}
+
+/// What a turn reads of a connection.
+const PIECE: usize = 1024;
+
+// R1: no event has hinted at the error, and it is told but once.
+#[test]
+fn a_reset_that_comes_after_the_poll_is_told_by_the_read() {
+    let mut config = Config::default();
+    (config.read_size, config.read_budget) = (PIECE, PIECE);
+    let mut reactor = Reactor::new(config).unwrap();
+    let listener = reactor.net().listen("127.0.0.1:0").unwrap();
+    let addr = reactor.net().local_addr(listener).unwrap().as_tcp().unwrap();
+    let mut first = TcpStream::connect(addr).unwrap();
+    let mut victim = TcpStream::connect(addr).unwrap();
+    let mut handler = Cutter::default();
+    let mut turn = |handler: &mut Cutter| reactor.turn(handler, Some(Duration::from_secs(5))).unwrap();
+    turn(&mut handler);
+    first.write_all(&pattern(2 * PIECE)).unwrap();
+    victim.write_all(&pattern(PIECE)).unwrap();
+    handler.victim = Some(victim);
+    for _ in 0..10 {
+        if handler.report.is_none() {
+            turn(&mut handler);
+        }
+    }
+    let report = handler.report.expect("the reset is reported");
+    assert_eq!((report.reason, report.errno), (CloseReason::Reset, Some(libc::ECONNRESET)));
+    assert_eq!((report.received, handler.shown), (PIECE as u64, 3 * PIECE));
 }
 
 // R2

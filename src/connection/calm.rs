@@ -51,8 +51,6 @@ impl Connection {
         now: Time,
         stats: &mut Stats,
     ) {
-        self.may_read_once = false;
-        self.grew = false;
         self.activity = now;
         self.received += count as u64;
         stats.reads += 1;

@@ -17,6 +17,9 @@ const STALLED: Duration = Duration::from_secs(1);
 /// So many may shake hands without their lists' being made smaller when they are through.
 const FEW: usize = 64;
 
+/// A list so short is not searched for those that have ended since.
+const SHORT: usize = 64;
+
 /// How many of those that still receive are asked whether they get on, before one of them is cut.
 const ASKED: usize = 16;
 
@@ -98,12 +101,20 @@ impl Net {
     /// Cuts closing connections when there are too many: first those that have all their bytes and
     /// only owe their end, the oldest of them first; those that still receive last. A shutdown
     /// closes everybody at once, and has a deadline of its own.
+    #[inline]
     pub(crate) fn limit_closing(&mut self) {
+        let short = self.closing.len().max(self.owing.len()) <= SHORT;
+        if !(short && self.stats.closing <= self.config.max_lingering) {
+            self.cut_closing();
+        }
+    }
+
+    fn cut_closing(&mut self) {
         while self.stats.closing > self.config.max_lingering && self.stopping == Stopping::No {
             let Some(id) = self.first_owing().or_else(|| self.first_stuck()) else { return };
             self.kill(id, CloseReason::TimedOut(Timeout::Linger));
         }
-        let most = 2 * self.stats.closing + 64;
+        let most = 2 * self.stats.closing + SHORT;
         let is_closing = |id: &ConnId| self.conns.get(*id).is_some_and(|entry| entry.conn.is_closing());
         for list in [&mut self.closing, &mut self.owing] {
             if list.len() > most {
@@ -125,6 +136,12 @@ impl Net {
         let id = *self.greeters.front()?;
         let ends = self.lapses.end_of(self.conns.get(id)?.conn.handshake_since(), STALLED);
         (self.now >= ends).then_some(id)
+    }
+
+    /// Whether nobody shakes hands, and no room is left of those who did.
+    #[inline]
+    pub(crate) fn has_no_greeters(&self) -> bool {
+        self.greeters.capacity() | self.greeting.capacity() == 0
     }
 
     /// Whose handshake is over is of no interest any more, nor is the room that a storm of them took.
@@ -392,9 +409,10 @@ impl Net {
     }
 
     /// Tells the mailbox how many commands were carried out: so many more may wait.
+    #[inline]
     pub(crate) fn make_room_for_commands(&mut self) {
-        let (commands, bytes) = std::mem::take(&mut self.carried_out);
-        if commands > 0 {
+        if self.carried_out.0 > 0 {
+            let (commands, bytes) = std::mem::take(&mut self.carried_out);
             self.mailbox.carried_out(commands, bytes);
         }
     }

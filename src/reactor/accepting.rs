@@ -20,11 +20,11 @@ const LAST_ACCEPTS: u32 = 4096;
 impl Reactor {
     /// New clients, after those who are in.
     pub(super) fn accept<H: Handler + ?Sized>(&mut self, handler: &mut H) {
-        let listeners = self.net.listeners.iter();
-        let mut ready: Vec<_> = listeners.filter(|(_, l)| l.is_ready()).map(|(id, _)| id).collect();
-        if ready.is_empty() {
+        if !self.net.listeners.iter().any(|(_, listener)| listener.is_ready()) {
             return;
         }
+        let listeners = self.net.listeners.iter();
+        let mut ready: Vec<_> = listeners.filter(|(_, l)| l.is_ready()).map(|(id, _)| id).collect();
         if self.net.stopping == Stopping::Draining {
             return self.accept_last(handler, &ready);
         }

@@ -13,6 +13,9 @@ use crate::net::Net;
 impl Reactor {
     /// Steps of handshakes, as many as the configuration allows, until `is_spent` says that the turn is.
     pub(super) fn shake_hands<H: Handler + ?Sized>(&mut self, handler: &mut H, tenths: u32) {
+        if self.net.has_no_greeters() {
+            return;
+        }
         self.net.forget_greeters();
         let mut left = self.net.config.handshakes_per_turn;
         for _ in 0..self.net.greeting.len() {

@@ -52,24 +52,27 @@ pub(super) fn call<R>(net: &mut Net, conn: ConnId, callback: impl FnOnce(&mut Ne
 impl Reactor {
     /// The phases of a turn from the next one on. One that panics is over.
     pub(super) fn phases<H: Handler + ?Sized>(&mut self, handler: &mut H) {
-        loop {
-            self.phase += 1;
-            match self.phase {
-                1 => self.carry_out_commands(handler),
-                2 => self.take_deadlines(),
-                3 => self.tell_of_others(handler),
-                4 => self.serve_ready(handler),
-                5 => self.fire_timers(handler),
-                6 => self.shut_down(handler),
-                7 => self.accept(handler),
-                8 => self.shake_hands(handler, share::HANDSHAKES),
-                9 => self.flush_dirty(handler),
-                10 => self.judge(handler),
-                11 => self.reap(handler),
-                // Again, if it was a command of the last that panicked.
-                _ => return self.end(handler),
-            }
+        macro_rules! phase {
+            ($number:literal, $of:ident($($with:expr),*)) => {
+                if self.phase < $number {
+                    self.phase = $number;
+                    self.$of($($with),*);
+                }
+            };
         }
+        phase!(1, carry_out_commands(handler));
+        phase!(2, take_deadlines());
+        phase!(3, tell_of_others(handler));
+        phase!(4, serve_ready(handler));
+        phase!(5, fire_timers(handler));
+        phase!(6, shut_down(handler));
+        phase!(7, accept(handler));
+        phase!(8, shake_hands(handler, share::HANDSHAKES));
+        phase!(9, flush_dirty(handler));
+        phase!(10, judge(handler));
+        phase!(11, reap(handler));
+        // Again, if it was a command of the last that panicked.
+        self.end(handler);
     }
 
     /// When this turn has used up its slice so far.
@@ -181,6 +184,9 @@ impl Reactor {
     /// Timers due, once whatever had come by their moment has been delivered. Those they set come in
     /// a later turn.
     fn fire_timers<H: Handler + ?Sized>(&mut self, handler: &mut H) {
+        if self.horizons.is_empty() {
+            return;
+        }
         self.move_horizon();
         let (heard, batch) = (self.heard, self.net.alarms.batch());
         while let Some((_, timer)) = self.net.alarms.pop_due(heard, batch) {
@@ -379,7 +385,7 @@ impl Reactor {
     /// since it was asked for, and whoever could be taken in was.
     fn cut_off_if_due(&mut self) {
         let net = &mut self.net;
-        if net.stopping != Stopping::Draining || net.now < net.stop_at() {
+        if net.now < net.stop_at() {
             return;
         }
         let waiting = net.listeners.iter().any(|(_, listener)| listener.is_ready());
@@ -399,7 +405,9 @@ impl Reactor {
     /// handler's own deadline comes first: what it sends may still be in time.
     fn judge<H: Handler + ?Sized>(&mut self, handler: &mut H) {
         // Before those on single connections: at a tie it is the shutdown that cuts them off.
-        self.cut_off_if_due();
+        if self.net.stopping == Stopping::Draining {
+            self.cut_off_if_due();
+        }
         let began = self.net.now;
         for judged in 1..=self.net.judged.len() {
             let Some((id, basis)) = self.net.judged.pop_front() else { break };

@@ -52,6 +52,10 @@ fn books(net: &Net) -> Result<(), String> {
         if state.queued() > net.config_of(conn).max_write_buffer {
             return Err(format!("{conn}: {} bytes queued, above the cap", state.queued()));
         }
+        let passed = state.queued() >= net.config_of(conn).high_water;
+        if passed && state.is_delivering() && !state.is_congested() {
+            return Err(format!("{conn}: {} bytes queued, and not congested", state.queued()));
+        }
     }
     let stats = net.stats();
     for (what, told, counted) in [
