@@ -5,6 +5,7 @@ mod company;
 mod connecting;
 mod greeting;
 mod phases;
+mod serving;
 
 use std::any::Any;
 use std::collections::VecDeque;

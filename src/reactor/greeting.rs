@@ -3,7 +3,8 @@
 //! A signature costs as much as a hundred echoes. Whoever can go on waits in a list of its own, not in
 //! that of the connections that are ready, so that the ones who wait cost the others nothing.
 
-use super::phases::{call, finish_fully};
+use super::phases::call;
+use super::serving::finish_fully;
 use super::Reactor;
 use crate::connection::Greeting;
 use crate::handler::Handler;
