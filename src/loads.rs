@@ -13,13 +13,20 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 #[cfg(all(test, shuttle))]
 use shuttle::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+/// A count on cache lines of its own: its neighbours are written to on other cores, with every client. Two
+/// lines, because processors fetch them in pairs.
+#[repr(align(128))]
+#[derive(Debug)]
+struct Count(AtomicUsize);
+
 /// Shared by the reactors of a group.
 #[derive(Debug)]
 pub(crate) struct Loads {
     /// Connections of each, those on their way to it included.
-    each: Box<[AtomicUsize]>,
-    /// Connections of all together.
-    total: AtomicUsize,
+    each: Box<[Count]>,
+    /// Connections of all together. Not counted without a limit: it is the one thing that all of them would
+    /// write to.
+    total: Count,
     /// How many there may be, before no more clients are accepted.
     limit: Option<usize>,
     /// Somebody would accept if there were room, or a descriptor.
@@ -29,8 +36,8 @@ pub(crate) struct Loads {
 impl Loads {
     pub(crate) fn new(reactors: usize, limit: Option<usize>) -> Self {
         Self {
-            each: (0..reactors).map(|_| AtomicUsize::new(0)).collect(),
-            total: AtomicUsize::new(0),
+            each: (0..reactors).map(|_| Count(AtomicUsize::new(0))).collect(),
+            total: Count(AtomicUsize::new(0)),
             limit,
             waiting: AtomicBool::new(false),
         }
@@ -38,35 +45,36 @@ impl Loads {
 
     /// Takes a place among all, unless there is none left.
     pub(crate) fn reserve(&self) -> bool {
-        let Some(limit) = self.limit else {
-            self.enter();
-            return true;
-        };
+        let Some(limit) = self.limit else { return true };
         let one_more = |total| (total < limit).then_some(total + 1);
-        self.total.fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_more).is_ok()
+        self.total.0.fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_more).is_ok()
     }
 
     /// Takes a place among all in any case: the limit is for clients that are accepted.
     pub(crate) fn enter(&self) {
-        self.total.fetch_add(1, Ordering::SeqCst);
+        if self.limit.is_some() {
+            self.total.0.fetch_add(1, Ordering::SeqCst);
+        }
     }
 
     /// Gives a place among all back.
     pub(crate) fn leave(&self) {
-        self.total.fetch_sub(1, Ordering::SeqCst);
+        if self.limit.is_some() {
+            self.total.0.fetch_sub(1, Ordering::SeqCst);
+        }
     }
 
     /// One of them is, or will be, with this reactor.
     pub(crate) fn assign(&self, reactor: usize) {
         if let Some(count) = self.each.get(reactor) {
-            count.fetch_add(1, Ordering::SeqCst);
+            count.0.fetch_add(1, Ordering::SeqCst);
         }
     }
 
     /// It is not, or not any more.
     pub(crate) fn unassign(&self, reactor: usize) {
         if let Some(count) = self.each.get(reactor) {
-            count.fetch_sub(1, Ordering::SeqCst);
+            count.0.fetch_sub(1, Ordering::SeqCst);
         }
     }
 
@@ -85,14 +93,15 @@ impl Loads {
     /// is to be another each time: else the first of all would get every odd one (seastar#290).
     pub(crate) fn fewest(&self, start: usize, may: impl Fn(usize) -> bool) -> Option<usize> {
         let count = self.each.len();
-        let load =
-            |reactor: &usize| self.each.get(*reactor).map_or(usize::MAX, |load| load.load(Ordering::SeqCst));
+        let load = |reactor: &usize| {
+            self.each.get(*reactor).map_or(usize::MAX, |load| load.0.load(Ordering::SeqCst))
+        };
         (0..count).map(|step| (start + step) % count).filter(|reactor| may(*reactor)).min_by_key(load)
     }
 
     /// Connections of each reactor as they stand.
     pub(crate) fn snapshot(&self) -> Vec<usize> {
-        self.each.iter().map(|load| load.load(Ordering::SeqCst)).collect()
+        self.each.iter().map(|load| load.0.load(Ordering::SeqCst)).collect()
     }
 }
 
