@@ -42,6 +42,7 @@ use marks::Marks;
 pub(crate) use origin::Halves;
 use origin::Origin;
 pub use origin::Via;
+pub(crate) use piping::{Input, Telling};
 pub(crate) use receiving::Received;
 pub(crate) use securing::Greeting;
 pub(crate) use sending::WRITE_THROUGH;
@@ -187,6 +188,10 @@ pub(crate) struct Connection {
     /// A short read does not prove that the socket is empty.
     more_hint: bool,
 
+    /// The poll can tell of its input again and again, and has been asked to tell once.
+    retold: bool,
+    told_once: bool,
+
     /// The handler asked for no input.
     paused: bool,
     /// One read is granted, congested or not.
@@ -251,6 +256,8 @@ impl Connection {
             // A new socket has room: if not, the first write finds out.
             writable: true,
             more_hint: false,
+            retold: false,
+            told_once: false,
             paused: false,
             may_read_once: false,
             grew: false,
@@ -438,7 +445,12 @@ impl Connection {
     #[inline]
     pub(crate) fn is_at_rest(&self, defaults: &Settings) -> bool {
         let idle_timeout = self.settings(defaults).idle_timeout;
-        let busy = self.readable | self.error_hint() | self.show_again() | self.drain_due() | self.eof_due();
+        let busy = self.readable
+            | self.told_once
+            | self.error_hint()
+            | self.show_again()
+            | self.drain_due()
+            | self.eof_due();
         self.state == State::Open
             && !(busy | self.listed.due)
             && self.out.is_none()

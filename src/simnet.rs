@@ -25,6 +25,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::config::Config;
+use crate::connection::Telling;
 use crate::id::WAKER_TOKEN;
 use crate::timers::Time;
 use crate::transport::{LastHeard, Transport};
@@ -180,6 +181,15 @@ impl SimStream {
         self.kernel.world().sys_register(self.sock, self.kernel.engine, token);
     }
 
+    pub(crate) fn is_pipe(&self) -> bool {
+        self.kernel.world().is_pipe(self.sock)
+    }
+
+    /// How the poll tells of a pipe's input from here on.
+    pub(crate) fn tell_of_input(&self, telling: Telling) {
+        self.kernel.world().sys_tell_of_input(self.sock, telling);
+    }
+
     /// Whether the connection is established.
     pub(crate) fn is_connected(&self) -> bool {
         self.kernel.world().sys_is_connected(self.sock)
@@ -251,7 +261,11 @@ impl Transport for SimStream {
 
     fn short_read_empties(&self) -> bool {
         let world = self.kernel.world();
-        world.faults.short_read == 0 && !world.is_pipe(self.sock)
+        match world.socks.get(&self.sock) {
+            // They do not, but what is left is told of. A session reads until nothing is left.
+            Some(sock) if sock.pipe.is_some() => !sock.sealed && sock.toy.is_none(),
+            _ => world.faults.short_read == 0,
+        }
     }
 
     fn reset_on_close(&mut self) {

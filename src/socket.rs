@@ -13,6 +13,7 @@ mod descriptor;
 mod nosignal;
 mod options;
 mod pipe;
+mod telling;
 mod unix_path;
 
 use std::io::{self, ErrorKind, IoSlice, Read};
@@ -286,7 +287,10 @@ impl Stream {
 impl Stream {
     /// Puts a session above it. So many bytes of the queue are older than that.
     pub(crate) fn secure(&mut self, session: Box<dyn Session>, clear: usize, allow_truncation: bool) {
-        let below = std::mem::replace(self, Self::None);
+        let mut below = std::mem::replace(self, Self::None);
+        if let Self::Pipe(pipe) = &mut below {
+            pipe.read_until_empty();
+        }
         #[cfg(feature = "sim")]
         if let Self::Sim(stream) = &below {
             stream.seal(clear, session.is_toy(), allow_truncation);
@@ -440,7 +444,11 @@ impl Transport for Stream {
         if let Self::Tls(secured) = self {
             return secured.short_read_empties();
         }
-        cfg!(target_os = "linux") && matches!(self, Self::Tcp(_))
+        match self {
+            Self::Tcp(_) => cfg!(target_os = "linux"),
+            Self::Pipe(pipe) => pipe.short_read_empties(),
+            _ => false,
+        }
     }
 
     /// `SO_LINGER` with a time of zero: close sends a reset. Any other time would block the loop.

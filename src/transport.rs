@@ -76,7 +76,7 @@ pub(crate) trait Transport {
     /// Bytes that wait in the kernel to be read; `None` where the system cannot tell.
     fn unread(&self) -> Option<usize>;
 
-    /// Whether a read that fills only part of the buffer proves that nothing is left.
+    /// Whether a read that fills only part of the buffer proves that nothing is left, or an event tells of what is.
     fn short_read_empties(&self) -> bool;
 
     /// Makes the coming close a reset, so that the peer cannot take a cut stream for a whole one.

@@ -122,7 +122,7 @@ impl Connection {
         self.standing_since = Time::NEVER;
         stats.writes += 1;
         stats.bytes_out += offered as u64;
-        let rests = !self.readable && self.armed <= self.alarm;
+        let rests = !(self.readable | self.told_once) && self.armed <= self.alarm;
         let at_rest = rests && (self.settings(defaults).idle_timeout.is_none() || self.is_at_rest(defaults));
         Flushed::Whole(offered, at_rest)
     }

@@ -126,6 +126,7 @@ impl Connection {
             self.received += count as u64;
             cx.stats.bytes_in += count as u64;
         }
+        // Of a pipe it proves nothing, but the poll tells again.
         if count < room && !self.more_hint && socket.short_read_empties() {
             self.readable = false;
         }

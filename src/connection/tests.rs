@@ -3,6 +3,7 @@
 mod books;
 mod ending;
 mod histories;
+mod piping;
 mod receiving;
 mod sending;
 

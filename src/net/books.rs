@@ -279,8 +279,12 @@ impl Net {
                 self.deadlines.arm_single(deadline, Deadline::Conn(id));
             }
         }
+        let telling = conn.new_telling(&self.defaults);
         if conn.is_holder(&self.defaults) != (conn.ranked != Time::NEVER) {
             self.rank(id);
+        }
+        if let Some(telling) = telling {
+            self.tell_of_input(id, telling);
         }
     }
 

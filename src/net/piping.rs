@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 
 use super::Net;
-use crate::connection::{Connection, Halves, State, Via};
+use crate::connection::{Connection, Halves, Input, State, Telling, Via};
 use crate::id::ConnId;
 #[cfg(feature = "sim")]
 use crate::simnet::SimStream;
@@ -56,20 +56,28 @@ impl Net {
     fn add_pipe(&mut self, halves: Halves, stream: Stream) -> io::Result<ConnId> {
         let now = self.tick();
         let mut conn = Connection::new(State::Connecting, Via::Pipe, None, now);
-        conn.be_pipe(halves, false);
+        conn.be_pipe(halves, Input::Watched);
         let id = self.add(conn, stream);
         self.stats.adopted += 1;
         let registry = &self.system.registry;
         if let Some(entry) = self.conns.get_mut(id) {
             let registered = entry.stream.register(registry, id.token());
-            if let Stream::Pipe(pipe) = &entry.stream {
-                entry.conn.be_pipe(halves, pipe.is_always_readable());
-            }
+            entry.conn.be_pipe(halves, entry.stream.input());
             if let Err(error) = registered {
                 self.touch(id, |conn, stream, cx| conn.fail(&error, stream, cx));
             }
         }
         self.list_ready(id);
         Ok(id)
+    }
+
+    /// Has the poll tell of a pipe's input in another way.
+    #[cold]
+    pub(super) fn tell_of_input(&mut self, id: ConnId, telling: Telling) {
+        let Some(entry) = self.conns.get_mut(id) else { return };
+        if let Err(error) = entry.stream.tell_of_input(&self.system.registry, id.token(), telling) {
+            // Nobody would hear of it any more, or everybody for ever.
+            self.touch(id, |conn, stream, cx| conn.fail(&error, stream, cx));
+        }
     }
 }

@@ -305,9 +305,12 @@ impl<H: Handler> GroupSim<H> {
         let stopped = &self.stopped;
         world.woken.retain(|reactor| stopped.get(*reactor) == Some(&false));
         let lives = |ready: &simnet::Ready| match ready {
-            simnet::Ready::Sock(id) => {
-                let engine = world.socks.get(id).map(|sock| sock.engine);
-                engine.is_none_or(|engine| stopped.get(engine) == Some(&false))
+            simnet::Ready::Sock(id) | simnet::Ready::Again(id) => {
+                let again = matches!(ready, simnet::Ready::Again(_));
+                let sock = world.socks.get(id);
+                let over = again && !sock.is_some_and(simnet::Sock::is_told_again);
+                let engine = sock.map(|sock| sock.engine);
+                !over && engine.is_none_or(|engine| stopped.get(engine) == Some(&false))
             }
             simnet::Ready::Listener(_) => true,
         };

@@ -35,7 +35,7 @@ fn give_up() -> ! {
 
 impl World {
     /// A call costs from 1 to 5 µs, and the world does not stand still.
-    fn call(&mut self) {
+    pub(super) fn call(&mut self) {
         self.work.calls += 1;
         if self.work.calls > MOST_CALLS {
             self.accuse(|| "the reactor spins: a turn that does not end".to_owned());
@@ -84,6 +84,9 @@ impl World {
         let struck = self.struck(id);
         if let Some(sock) = self.socks.get_mut(&id) {
             sock.look(self.now, struck);
+            if let Some(pipe) = &mut sock.pipe {
+                pipe.told = 0;
+            }
         }
         if let Some(errno) = struck {
             self.note(|world| format!("{}: read is made to fail with errno {errno}", world.name(id)));
@@ -358,7 +361,7 @@ impl World {
                 if late {
                     let at = self.now + self.dice.between(1, 5000) as u64 * MICRO;
                     self.schedule_event(ready, at);
-                    if let Ready::Sock(id) = ready {
+                    if let Ready::Sock(id) | Ready::Again(id) = ready {
                         self.held_back(id, at);
                     }
                 } else {
@@ -375,6 +378,7 @@ impl World {
     fn engine_of(&self, ready: Ready) -> usize {
         match ready {
             Ready::Sock(id) => self.socks.get(&id).map_or(0, |sock| sock.engine),
+            Ready::Again(id) => self.socks.get(&id).map_or(0, |sock| sock.engine),
             Ready::Listener(_) => 0,
         }
     }
@@ -386,8 +390,10 @@ impl World {
                 let sock = self.socks.get_mut(&id)?;
                 sock.listed = false;
                 let (token, bits) = (sock.token?, sock.level());
+                self.list_again(id);
                 bits.any().then_some((token, bits))
             }
+            Ready::Again(id) => self.event_again(id),
             Ready::Listener(id) => {
                 let listener = self.listeners.get_mut(&id)?;
                 listener.listed = false;

@@ -87,6 +87,8 @@ pub(crate) struct ListenerState {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Ready {
     Sock(SockId),
+    /// A pipe whose input was told of before.
+    Again(SockId),
     Listener(usize),
 }
 
@@ -235,7 +237,7 @@ impl World {
 
     pub(crate) fn schedule_event(&mut self, ready: Ready, at: u64) {
         match ready {
-            Ready::Sock(id) => self.schedule(at, What::Event(id)),
+            Ready::Sock(id) | Ready::Again(id) => self.schedule(at, What::Event(id)),
             Ready::Listener(id) => self.schedule(at, What::ListenerEvent(id)),
         }
     }
@@ -255,7 +257,12 @@ impl World {
 
     /// Whether nothing is under way: no packet, no event, nobody who is about to do anything.
     pub(crate) fn is_resting(&self) -> bool {
-        self.wire.is_empty() && self.ready.is_empty() && self.answers.is_empty() && self.woken.is_empty()
+        let tells = |ready: &Ready| match ready {
+            Ready::Again(id) => self.socks.get(id).is_some_and(Sock::is_told_again),
+            _ => true,
+        };
+        let quiet = self.answers.is_empty() && self.woken.is_empty();
+        quiet && self.wire.is_empty() && !self.ready.iter().any(tells)
     }
 
     /// Lets happen what is due.
@@ -360,7 +367,7 @@ impl World {
     /// Puts something on the poll's list, once.
     pub(crate) fn list(&mut self, ready: Ready) {
         let listed = match ready {
-            Ready::Sock(id) => match self.socks.get_mut(&id) {
+            Ready::Sock(id) | Ready::Again(id) => match self.socks.get_mut(&id) {
                 Some(sock) if sock.token.is_some() => &mut sock.listed,
                 _ => return,
             },

@@ -11,8 +11,8 @@ use socket2::SockRef;
 
 use super::asking::input_queue;
 use super::descriptor::{is_hung_up, kind_of, reopen, set_nonblocking, Kind};
-use super::{nosignal, SEND_FLAGS};
-use crate::connection::Halves;
+use super::{nosignal, telling, SEND_FLAGS};
+use crate::connection::{Halves, Input, Telling};
 use crate::transport::{LastHeard, Transport};
 
 /// One direction.
@@ -100,6 +100,8 @@ pub(crate) struct Pipe {
     halves: Halves,
     /// What was written and not read can be counted.
     exact: bool,
+    /// Nobody has to read until nothing is left: the poll is asked to tell again.
+    retold: bool,
 }
 
 impl Pipe {
@@ -116,16 +118,41 @@ impl Pipe {
         let read = read.map(|fd| Half::new(fd, false)).transpose()?;
         let write = write.map(|fd| Half::new(fd, true)).transpose()?;
         let exact = write.as_ref().is_none_or(|half| half.kind == Kind::Fifo);
-        Ok(Self { read, write, halves, exact })
+        let retold = telling::IS_THERE && read.as_ref().is_some_and(|half| half.kind == Kind::Fifo);
+        Ok(Self { read, write, halves, exact, retold })
     }
 
     pub(crate) fn halves(&self) -> Halves {
         self.halves
     }
 
-    /// Whether input may be there without an event to say so.
-    pub(crate) fn is_always_readable(&self) -> bool {
-        self.read.as_ref().is_some_and(|half| !half.watched)
+    /// How the poll tells of input once it is registered.
+    pub(crate) fn input(&self) -> Input {
+        match &self.read {
+            Some(half) if !half.watched => Input::Unwatched,
+            Some(_) if self.retold => Input::Retold,
+            _ => Input::Watched,
+        }
+    }
+
+    /// Has the poll tell of input otherwise.
+    pub(crate) fn tell_of_input(
+        &mut self,
+        registry: &Registry,
+        token: Token,
+        telling: Telling,
+    ) -> io::Result<()> {
+        match (&mut self.read, telling) {
+            (None, _) => Ok(()),
+            (Some(half), Telling::Never) => half.deregister(registry),
+            (Some(half), _) => telling::tell(registry, half.file.as_fd(), token, telling == Telling::Always),
+        }
+    }
+
+    /// Short reads prove nothing from here on: the poll is not asked again.
+    #[cfg(feature = "tls")]
+    pub(crate) fn read_until_empty(&mut self) {
+        self.retold = false;
     }
 
     /// Nobody reads what is still in the pipe.
@@ -216,8 +243,8 @@ impl Transport for Pipe {
     }
 
     fn short_read_empties(&self) -> bool {
-        // A pipe in packet mode (O_DIRECT) stops at each packet.
-        false
+        // They do not: a pipe in packet mode (O_DIRECT) stops at each packet. But what is left is told of.
+        self.retold
     }
 
     fn reset_on_close(&mut self) {}
