@@ -76,7 +76,7 @@ fn behind_the_end_of_its_input_it_is_told_of_no_more() {
 fn a_pipe_with_a_session_is_read_until_nothing_is_left() {
     let mut world = pipe();
     assert_eq!(world.telling(), Some(Telling::Always));
-    world.conn.secured = true;
+    world.conn.set_secured(true);
     assert_eq!((world.telling(), world.telling()), (Some(Telling::Once), None));
 }
 
