@@ -1,5 +1,6 @@
 //! TLS: sessions between a connection and its socket (feature `tls`).
 
+mod rare;
 #[cfg(feature = "sim")]
 mod records;
 mod secured;

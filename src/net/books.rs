@@ -356,6 +356,16 @@ impl Net {
         self.settle(id);
     }
 
+    /// Takes out a connection's entry among the deadlines, which means nothing any more: the next
+    /// [`settle`](Self::settle) arms what is due. Left to come up, that of a handshake is memory of each
+    /// client that came in lately, and a wake-up for it.
+    pub(crate) fn forget_deadline(&mut self, id: ConnId) {
+        if let Some(Entry { conn, .. }) = self.conns.get_mut(id) {
+            let before = std::mem::replace(&mut conn.armed, Time::NEVER);
+            self.deadlines.disarm_single(before, Deadline::Conn(id));
+        }
+    }
+
     /// Frees a connection's socket and slot.
     pub(crate) fn remove(&mut self, id: ConnId) {
         let Some(mut entry) = self.conns.remove(id) else { return };

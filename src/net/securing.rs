@@ -163,8 +163,8 @@ impl Net {
         let Some(tls) = tls else { return false };
         match tls.session() {
             Ok(session) => {
-                self.secure_when_established(id, session);
-                self.secure(id);
+                // Not by way of those who wait, whose map has a place for every connection there is.
+                self.put_above(id, Pending { session, clear: 0 });
                 self.greeters.push_back(id);
                 self.touch(id, |conn, stream, cx| conn.begin_handshake(false, stream, cx));
             }
@@ -185,7 +185,12 @@ impl Net {
 
     /// Puts the session that waits for it above the socket of an established connection.
     pub(crate) fn secure(&mut self, id: ConnId) {
-        let Some(Pending { session, clear }) = self.sessions.remove(id) else { return };
+        if let Some(pending) = self.sessions.remove(id) {
+            self.put_above(id, pending);
+        }
+    }
+
+    fn put_above(&mut self, id: ConnId, Pending { session, clear }: Pending) {
         if let Some(entry) = self.conns.get_mut(id) {
             entry.stream.secure(session, clear, self.config.allow_missing_close_notify);
         }

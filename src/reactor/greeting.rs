@@ -53,6 +53,9 @@ fn shake_hands<H: Handler + ?Sized>(
         (conn.greet(stream, scratch, cx), conn.via())
     });
     let Some((step, via)) = step else { return Greeting::Idle };
+    if matches!(step, Greeting::Done { .. }) {
+        net.forget_deadline(id);
+    }
     if step == (Greeting::Done { tell: true }) {
         net.stats.opened += 1;
         call(net, id, |net| handler.on_open(net, id, via));

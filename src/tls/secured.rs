@@ -8,9 +8,9 @@
 //! No more is decrypted than is asked for: what a read did not take stays sealed.
 
 use std::cell::{Cell, OnceCell};
-use std::collections::VecDeque;
 use std::io::{self, ErrorKind, IoSlice};
 
+use super::rare::{Rare, Record};
 use super::session::{Session, TlsInfo};
 use crate::transport::{LastHeard, SessionError, Transport};
 
@@ -24,14 +24,6 @@ const RECORD: usize = 16 << 10;
 /// The part of a read's buffer that raw bytes are read into is not made smaller than this.
 const LEAST_READ: usize = 4 << 10;
 
-/// A record on its way: plaintext in it, and bytes of it still to be handed over below, those of the
-/// session's own before it included.
-#[derive(Clone, Copy, Debug, Default)]
-struct Record {
-    plain: u32,
-    left: u32,
-}
-
 /// Where reading stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Reading {
@@ -43,47 +35,37 @@ enum Reading {
     Over,
 }
 
-/// A session and the transport it stands on.
+/// A session and the transport it stands on. There are as many as connections, and most are idle: what
+/// those do not need is elsewhere.
 #[derive(Debug)]
 pub(crate) struct Secured<S> {
     below: S,
     session: Box<dyn Session>,
-    /// Bytes of the queue above that are older than the session: they go out as they are, before
-    /// anything of the session does.
-    clear: usize,
-    /// Sealed, and not wholly handed over below: the oldest, of which nothing is left when there is none,
-    /// and those behind it. Who is idle, or sends a little at a time, owns no memory for more.
+    /// What few sessions have at a time: none of it is there while this is not.
+    rare: Option<Box<Rare>>,
+    /// The oldest record that is sealed and not wholly handed over below; nothing is left of it when there
+    /// is none.
     front: Record,
-    #[allow(clippy::box_collection)]
-    behind: Option<Box<VecDeque<Record>>>,
-    /// Bytes that they have left. What else is sealed is the session's own.
-    recorded: usize,
+    /// Bytes that it and those behind it have left. What else is sealed is the session's own.
+    recorded: u32,
     /// Plaintext sealed and not yet counted as taken, and the part of it that is handed over.
-    sealed: usize,
+    sealed: u32,
     done: u32,
-    /// Read below and not taken in by the session, from `taken_in` on.
-    backlog: Vec<u8>,
-    taken_in: usize,
     reading: Reading,
-    /// Why the session failed, until it has been told: what came before that is read first.
-    failure: Option<Box<SessionError>>,
     has_failed: bool,
-    /// An error of the transport below, behind bytes that it took: the next write tells it.
-    write_error: Option<io::Error>,
     /// The last read below emptied it.
     is_dry: bool,
     end_sealed: bool,
     /// The stream below has been ended: the session has nothing more to say.
     is_shut: bool,
-    /// Bytes handed over below and read from there, whatever is in them; and those that were handed over
-    /// since the last whole record.
+    /// Bytes handed over below, whatever is in them; and those that were since the last whole record.
     sent: u64,
     sent_behind: u32,
-    came: u64,
-    /// How many of them the peer had taken, and how many there were, when that was last asked.
+    /// How many of them the peer had taken when that was last asked.
     told_taken: Cell<u64>,
     has_taken: Cell<bool>,
-    told_moved: Cell<u64>,
+    /// Bytes were handed over below, or read from there, since that was last asked.
+    has_moved: Cell<bool>,
     /// The peer may end its stream without ending its session.
     allow_truncation: bool,
     /// The stream below ended, and the session had not.
@@ -97,27 +79,21 @@ impl<S: Transport> Secured<S> {
         Self {
             below,
             session,
-            clear,
+            rare: (clear > 0).then(|| Box::new(Rare::with_clear(clear))),
             front: Record::default(),
-            behind: None,
             recorded: 0,
             sealed: 0,
             done: 0,
-            backlog: Vec::new(),
-            taken_in: 0,
             reading: Reading::Open,
-            failure: None,
             has_failed: false,
-            write_error: None,
             is_dry: false,
             end_sealed: false,
             is_shut: false,
             sent: 0,
             sent_behind: 0,
-            came: 0,
             told_taken: Cell::new(0),
             has_taken: Cell::new(false),
-            told_moved: Cell::new(0),
+            has_moved: Cell::new(false),
             allow_truncation,
             truncated: false,
             info: OnceCell::new(),
@@ -143,29 +119,48 @@ impl<S: Transport> Secured<S> {
 
     /// Bytes that came before the session began, and are its first.
     pub(crate) fn feed(&mut self, raw: &[u8]) {
-        self.backlog.extend_from_slice(raw);
+        if !raw.is_empty() {
+            self.rare.get_or_insert_default().feed(raw);
+        }
     }
 
     /// Hands the session what is in the backlog, as much as it takes.
     fn absorb_backlog(&mut self) {
-        let rest = self.backlog.get(self.taken_in..).unwrap_or_default();
-        let absorbed = self.session.absorb(rest);
-        self.taken_in += self.after_absorbing(absorbed);
-        if self.taken_in >= self.backlog.len() {
-            self.forget_backlog();
+        let absorbed = self.session.absorb(self.rare.as_ref().map_or(&[], |rare| rare.backlog()));
+        let taken = self.after_absorbing(absorbed);
+        if let Some(rare) = &mut self.rare {
+            rare.drop_backlog(taken);
+            self.forget_rare();
         }
     }
 
-    /// It owns no memory while empty.
+    /// What was read below and not taken in.
+    fn backlog(&self) -> &[u8] {
+        self.rare.as_ref().map_or(&[], |rare| rare.backlog())
+    }
+
     fn forget_backlog(&mut self) {
-        self.backlog = Vec::new();
-        self.taken_in = 0;
+        if let Some(rare) = &mut self.rare {
+            rare.forget_backlog();
+            self.forget_rare();
+        }
+    }
+
+    /// It owns no memory while there is none of it.
+    fn forget_rare(&mut self) {
+        if self.rare.as_ref().is_some_and(|rare| rare.is_idle()) {
+            self.rare = None;
+        }
+    }
+
+    fn clear(&self) -> usize {
+        self.rare.as_ref().map_or(0, |rare| rare.clear)
     }
 
     fn after_absorbing(&mut self, absorbed: Result<usize, SessionError>) -> usize {
         absorbed.unwrap_or_else(|error| {
             self.has_failed = true;
-            self.failure = Some(Box::new(error));
+            self.rare.get_or_insert_default().failure = Some(error);
             self.forget_backlog();
             0
         })
@@ -173,10 +168,11 @@ impl<S: Transport> Secured<S> {
 
     /// The session is of no use any more. Its alert is still to be sent; what the peer sends is not.
     fn take_failure(&mut self) -> io::Result<()> {
-        match self.failure.take() {
+        match self.rare.as_mut().and_then(|rare| rare.failure.take()) {
             Some(error) => {
+                self.forget_rare();
                 self.reading = Reading::Discarding;
-                Err(io::Error::new(ErrorKind::InvalidData, *error))
+                Err(io::Error::new(ErrorKind::InvalidData, error))
             }
             None => Ok(()),
         }
@@ -191,7 +187,7 @@ impl<S: Transport> Secured<S> {
             self.reading = Reading::Over;
             return Ok(None);
         }
-        self.came += count as u64;
+        self.has_moved.set(true);
         self.is_dry = count < raw.len() && self.below.short_read_empties();
         let mut rest = raw.get(..count).unwrap_or_default();
         let mut opened = 0;
@@ -206,7 +202,7 @@ impl<S: Transport> Secured<S> {
             }
         }
         if !self.has_failed {
-            self.backlog.extend_from_slice(rest);
+            self.feed(rest);
         }
         Ok(Some(opened))
     }
@@ -224,10 +220,12 @@ impl<S: Transport> Secured<S> {
         // What an earlier read found out is no news: this one asks.
         self.is_dry = false;
         let count = self.below.read(buf)?;
-        self.came += count as u64;
         match count {
             0 => self.reading = Reading::Over,
-            _ => self.is_dry = count < buf.len() && self.below.short_read_empties(),
+            _ => {
+                self.has_moved.set(true);
+                self.is_dry = count < buf.len() && self.below.short_read_empties();
+            }
         }
         Ok(count)
     }
@@ -245,43 +243,53 @@ impl<S: Transport> Secured<S> {
         Ok(())
     }
 
-    fn count_sent(&mut self, mut sent: usize) {
+    fn count_sent(&mut self, sent: usize) {
         self.sent += sent as u64;
-        // Of records at most as much as is sealed ahead; what is more of a session's own makes the bound loose.
-        self.sent_behind = self.sent_behind.saturating_add(u32::try_from(sent).unwrap_or(u32::MAX));
+        self.has_moved.set(true);
+        // Far below 4 GiB: of records there is at most as much as is sealed ahead. What is more of a
+        // session's own makes the bound loose.
+        let mut sent = u32::try_from(sent).unwrap_or(u32::MAX);
+        self.sent_behind = self.sent_behind.saturating_add(sent);
         while self.front.left > 0 {
-            let left = self.front.left as usize;
+            let left = self.front.left;
             if sent < left {
-                self.front.left -= sent as u32;
+                self.front.left -= sent;
                 self.recorded -= sent;
                 return;
             }
             sent -= left;
-            self.sent_behind = u32::try_from(sent).unwrap_or(u32::MAX);
+            self.sent_behind = sent;
             self.recorded -= left;
             self.done += self.front.plain;
-            self.front = self.behind.as_mut().and_then(|behind| behind.pop_front()).unwrap_or_default();
+            self.front = self.rare.as_mut().and_then(|rare| rare.behind.pop_front()).unwrap_or_default();
         }
+        self.forget_rare();
     }
 
     /// Seals what follows in `slices` behind what is sealed already, a record at a time.
     fn seal(&mut self, slices: &[IoSlice<'_>], offered: usize) {
-        while self.sealed < offered && self.session.sealed() < AHEAD {
-            let plain = self.session.seal(slices, self.sealed, RECORD.min(offered - self.sealed));
+        while self.offers_more(offered) && self.session.sealed() < AHEAD {
+            let skip = self.sealed as usize;
+            let plain = self.session.seal(slices, skip, RECORD.min(offered - skip)) as u32;
             if plain == 0 {
                 return;
             }
             self.sealed += plain;
-            // The session's own bytes go before the record, and with it.
-            let left = self.session.sealed() - self.recorded;
+            // The session's own bytes go before the record, and with it. A record, and what was before it, is
+            // far below 4 GiB.
+            let left = self.session.sealed() as u32 - self.recorded;
             self.recorded += left;
-            // A record, and what was before it, is far below 4 GiB.
-            let record = Record { plain: plain as u32, left: left as u32 };
+            let record = Record { plain, left };
             match self.front.left {
                 0 => self.front = record,
-                _ => self.behind.get_or_insert_default().push_back(record),
+                _ => self.rare.get_or_insert_default().behind.push_back(record),
             }
         }
+    }
+
+    /// Whether more is offered than has been sealed.
+    fn offers_more(&self, offered: usize) -> bool {
+        (self.sealed as usize) < offered
     }
 }
 
@@ -299,7 +307,7 @@ impl<S: Transport> Transport for Secured<S> {
                 return Ok(filled);
             }
             // Plaintext comes first, then what stopped it.
-            if filled > 0 && (self.has_failed || self.session.is_ended() || self.backlog.is_empty()) {
+            if filled > 0 && (self.has_failed || self.session.is_ended() || self.backlog().is_empty()) {
                 return Ok(filled);
             }
             self.take_failure()?;
@@ -308,7 +316,7 @@ impl<S: Transport> Transport for Secured<S> {
                 self.forget_backlog();
                 return Ok(0);
             }
-            if !self.backlog.is_empty() {
+            if !self.backlog().is_empty() {
                 self.absorb_backlog();
                 continue;
             }
@@ -334,16 +342,19 @@ impl<S: Transport> Transport for Secured<S> {
 
     fn write(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
         let offered: usize = slices.iter().map(|slice| slice.len()).sum();
-        if self.clear > 0 {
-            return self.write_clear(slices);
-        }
-        if let Some(error) = self.write_error.take() {
-            return Err(error);
+        if let Some(rare) = &mut self.rare {
+            if rare.clear > 0 {
+                return self.write_clear(slices);
+            }
+            if let Some(error) = rare.write_error.take() {
+                self.forget_rare();
+                return Err(error);
+            }
         }
         let mut sent = self.transmit();
         let mut is_spent = false;
         // More is sealed as long as all that was went out.
-        while sent.is_ok() && self.sealed < offered && !self.has_failed && !is_spent {
+        while sent.is_ok() && self.offers_more(offered) && !self.has_failed && !is_spent {
             let before = self.sealed;
             self.seal(slices, offered);
             sent = self.transmit();
@@ -358,9 +369,11 @@ impl<S: Transport> Transport for Secured<S> {
             }
             return Err(ErrorKind::WouldBlock.into());
         }
-        self.write_error = sent.err().filter(|error| error.kind() != ErrorKind::WouldBlock);
+        if let Some(error) = sent.err().filter(|error| error.kind() != ErrorKind::WouldBlock) {
+            self.rare.get_or_insert_default().write_error = Some(error);
+        }
         self.done -= taken as u32;
-        self.sealed -= taken;
+        self.sealed -= taken as u32;
         Ok(taken)
     }
 
@@ -404,14 +417,15 @@ impl<S: Transport> Transport for Secured<S> {
     }
 
     fn unread(&self) -> Option<usize> {
-        let kept = self.session.opened() + self.backlog.len() - self.taken_in;
+        let kept = self.session.opened() + self.backlog().len();
         self.below.unread().map(|unread| unread + kept)
     }
 
     /// Only when the session keeps nothing back either: no event tells of that.
     fn short_read_empties(&self) -> bool {
-        let kept = self.session.opened() > 0 || !self.backlog.is_empty();
-        let told = self.reading != Reading::Open || !(self.session.is_ended() || self.failure.is_some());
+        let kept = self.session.opened() > 0 || !self.backlog().is_empty();
+        let has_failure = self.rare.as_ref().is_some_and(|rare| rare.failure.is_some());
+        let told = self.reading != Reading::Open || !(self.session.is_ended() || has_failure);
         self.is_dry && !kept && told
     }
 
@@ -420,11 +434,11 @@ impl<S: Transport> Transport for Secured<S> {
     }
 
     fn has_own(&self) -> bool {
-        self.clear == 0 && !self.is_shut && self.session.sealed() > self.recorded
+        self.clear() == 0 && !self.is_shut && self.session.sealed() > self.recorded as usize
     }
 
     fn send_own(&mut self) -> io::Result<()> {
-        match self.clear == 0 && !self.is_shut {
+        match self.clear() == 0 && !self.is_shut {
             true => self.transmit(),
             false => Ok(()),
         }
@@ -433,7 +447,7 @@ impl<S: Transport> Transport for Secured<S> {
     fn shake_hands(&mut self, buf: &mut [u8]) -> io::Result<bool> {
         // What an earlier read found out is no news: there may be more by now.
         self.is_dry = false;
-        if self.session.is_handshaking() && !self.backlog.is_empty() {
+        if self.session.is_handshaking() && !self.backlog().is_empty() {
             self.absorb_backlog();
         }
         if self.session.is_handshaking() && !self.has_failed && self.read_below(buf, &mut [])?.is_none() {
@@ -448,11 +462,11 @@ impl<S: Transport> Transport for Secured<S> {
     }
 
     fn takes_data(&self) -> bool {
-        self.clear > 0 || !self.session.is_handshaking()
+        self.clear() > 0 || !self.session.is_handshaking()
     }
 
     fn committed(&self) -> usize {
-        self.clear + self.sealed
+        self.clear() + self.sealed as usize
     }
 
     fn has_taken_below(&self) -> bool {
@@ -460,8 +474,7 @@ impl<S: Transport> Transport for Secured<S> {
     }
 
     fn has_moved_below(&self) -> bool {
-        let moved = self.sent + self.came;
-        moved != self.told_moved.replace(moved)
+        self.has_moved.replace(false)
     }
 
     fn is_truncated(&self) -> bool {
@@ -476,18 +489,12 @@ impl<S: Transport> Transport for Secured<S> {
 impl<S: Transport> Secured<S> {
     /// What was queued before the session began, and nothing behind it.
     fn write_clear(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        let mut left = self.clear;
-        let mut clear = Vec::with_capacity(slices.len());
-        for slice in slices {
-            let part = slice.get(..left).unwrap_or(slice);
-            left -= part.len();
-            if !part.is_empty() {
-                clear.push(IoSlice::new(part));
-            }
-        }
-        let taken = self.below.write(&clear)?;
-        self.clear -= taken.min(self.clear);
+        let Some(rare) = &mut self.rare else { return Ok(0) };
+        let taken = self.below.write(&rare.clear_part(slices))?;
+        rare.clear -= taken.min(rare.clear);
+        self.forget_rare();
         self.sent += taken as u64;
+        self.has_moved.set(true);
         Ok(taken)
     }
 }

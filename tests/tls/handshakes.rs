@@ -1,10 +1,11 @@
 //! The handshake: a deadline, a budget, an alert, and nobody else's time.
 
 use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use rustls::ServerConnection;
-use unbroken::{AtLimit, CloseReason, Config, Side, Timeout, Tls};
+use unbroken::{AtLimit, CloseReason, Config, Reactor, Side, Timeout, Tls};
 
 use crate::example_tls as certificates;
 use crate::peer::{client_config, configured, file, name, serve_tls, server_config, Client};
@@ -290,4 +291,24 @@ fn a_configuration_that_allows_no_handshake_is_refused_at_once() {
         net.start_tls(gone, Tls::Server(server_config())).map_err(|error| error.kind())
     });
     assert_eq!(none, Err(std::io::ErrorKind::NotConnected));
+}
+
+#[test]
+fn a_session_at_rest_has_no_deadline_left_of_its_handshake() {
+    let mut reactor = Reactor::new(Config::default()).expect("a reactor");
+    let listener = reactor.net().listen_tls("127.0.0.1:0", server_config()).expect("a port");
+    let addr = reactor.net().local_addr(listener).and_then(|addr| addr.as_tcp()).expect("an address");
+    let client = std::thread::spawn(move || {
+        let mut client = Client::on(TcpStream::connect(addr).expect("a connection"), client_config());
+        client.shake_hands();
+        client.send(b"hello");
+        client.receive(5);
+        client
+    });
+    while !client.is_finished() {
+        reactor.turn(&mut Echo, Some(Duration::from_millis(1))).expect("a turn");
+    }
+    let _client = client.join().expect("a client");
+    reactor.turn(&mut Echo, Some(Duration::ZERO)).expect("a turn");
+    assert_eq!((reactor.net().stats().handshakes, reactor.next_timeout()), (1, None));
 }
