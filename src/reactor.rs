@@ -137,7 +137,11 @@ impl Reactor {
     /// Passes on a panic of the handler, unless [`Config::catch_panics`] is set. The connection
     /// whose callback it was is reset; to go on with the others, call again.
     pub fn run<H: Handler + ?Sized>(&mut self, handler: &mut H) -> io::Result<()> {
-        while self.turn_once(handler, None)? == Turn::Running {}
+        let mut asked = None;
+        while self.turn_once(handler, None, asked)? == Turn::Running {
+            // The next poll follows at once.
+            asked = Some(self.net.now);
+        }
         Ok(())
     }
 
@@ -158,7 +162,7 @@ impl Reactor {
         handler: &mut H,
         timeout: Option<Duration>,
     ) -> io::Result<Turn> {
-        let turn = self.turn_once(handler, timeout)?;
+        let turn = self.turn_once(handler, timeout, None)?;
         if turn == Turn::Running && self.owes_work() {
             self.net.mailbox.nudge();
         }
@@ -189,9 +193,10 @@ impl Reactor {
         &mut self,
         handler: &mut H,
         timeout: Option<Duration>,
+        asked: Option<Time>,
     ) -> io::Result<Turn> {
         if !self.net.has_stopped() {
-            self.poll(timeout)?;
+            self.poll(timeout, asked)?;
         }
         self.net.stats.turns += 1;
         self.net.looks = LOOKS;
@@ -210,9 +215,10 @@ impl Reactor {
 
     /// Waits for events and takes in all that the kernel has, a batch at a time: whoever is judged in
     /// this turn has been heard. It comes to an end, for there are only so many things to tell of.
-    fn poll(&mut self, timeout: Option<Duration>) -> io::Result<()> {
+    /// The moment at which it is asked may be known already.
+    fn poll(&mut self, timeout: Option<Duration>, asked: Option<Time>) -> io::Result<()> {
         let (owed, due) = (self.owes_work(), self.next_deadline());
-        let mut asked = self.net.clock();
+        let mut asked = asked.unwrap_or_else(|| self.net.clock());
         let timeout = match (timeout, due) {
             _ if owed => Some(Duration::ZERO),
             (Some(most), Some(due)) => Some(most.min(due.since(asked))),

@@ -409,7 +409,8 @@ impl Connection {
 
     fn expire_open<T: Transport>(&mut self, socket: &mut T, clock: Time, cx: &mut Context<'_>) {
         let now = cx.now;
-        if !self.all_acknowledged() || (self.secured() && self.waiting) {
+        // What a session sent of its own is in no account, and that the peer has taken it is a sign of life.
+        if !self.all_acknowledged() || self.secured() {
             self.sample(socket, clock, cx.terms.lapses);
         }
         if self.waiting && now >= self.stall_ends(cx.terms) {
