@@ -406,7 +406,11 @@ impl Connection {
 
     fn expire_open<T: Transport>(&mut self, socket: &mut T, clock: Time, cx: &mut Context<'_>) {
         let now = cx.now;
-        if !self.all_acknowledged() || (self.secured && self.waiting) {
+        let quiet = self.quiet_limit(self.settings(cx.terms.defaults));
+        let is_over = |conn: &Self, quiet| now >= cx.terms.lapses.happened(conn.activity).plus(quiet);
+        // What a session sends of its own is in no account, but that the peer took it is a sign of life.
+        let asks_session = self.secured && (self.waiting || quiet.is_some_and(|quiet| is_over(self, quiet)));
+        if !self.all_acknowledged() || asks_session {
             self.sample(socket, clock, cx.terms.lapses);
         }
         if self.waiting && now >= self.stall_ends(cx.terms) {
@@ -415,17 +419,17 @@ impl Connection {
         if now >= self.soft_ends(cx.terms) {
             return self.die(CloseReason::SlowConsumer, socket, cx);
         }
-        let Some(quiet) = self.quiet_limit(self.settings(cx.terms.defaults)) else { return };
+        let Some(quiet) = quiet else { return };
         // Reading was not wanted when it was its turn, and is now: it is heard first. So is the handler
         // told first of what waited for it.
         if self.may_read(cx.terms.defaults) || self.is_to_be_told() {
             return;
         }
-        if now >= cx.terms.lapses.happened(self.activity).plus(quiet) && !self.is_broken() && !self.saw_fin {
+        if is_over(self, quiet) && !self.is_broken() && !self.saw_fin {
             self.hear(socket, clock, cx.terms.lapses);
             self.hear_unread(socket, clock, cx.terms.defaults);
         }
-        if now >= cx.terms.lapses.happened(self.activity).plus(quiet) {
+        if is_over(self, quiet) {
             self.die(CloseReason::TimedOut(Timeout::Idle), socket, cx);
         }
     }
