@@ -384,6 +384,11 @@ impl Connection {
     }
 
     #[cfg(feature = "sim")]
+    pub(crate) fn has_own_settings(&self) -> bool {
+        self.extra.as_ref().is_some_and(|extra| extra.settings.is_some())
+    }
+
+    #[cfg(feature = "sim")]
     pub(crate) fn own_connect_timeout(&self) -> Option<Duration> {
         self.extra.as_ref()?.connect_timeout
     }

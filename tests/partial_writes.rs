@@ -3,9 +3,10 @@
 mod util;
 
 use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::time::Duration;
 
-use unbroken::{Bytes, CloseReason, Config, Net, Sent};
+use unbroken::{Bytes, CloseReason, Config, ConnId, Handler, Net, Reactor, Sent, Via};
 use util::{pattern, serve, Custom, Event, Sink};
 
 // P1
@@ -158,4 +159,28 @@ fn a_message_larger_than_high_water_is_taken_whole() {
     let mut got = vec![0; 1 << 20];
     client.read_exact(&mut got).unwrap();
     assert!(got == pattern(1 << 20));
+}
+
+struct Greeter;
+
+impl Handler for Greeter {
+    fn on_open(&mut self, net: &mut Net, conn: ConnId, _: Via) {
+        net.send_bytes(conn, Bytes::from(vec![7; 12 << 10])).unwrap();
+    }
+
+    fn on_data(&mut self, _: &mut Net, _: ConnId, data: &[u8]) -> usize {
+        data.len()
+    }
+}
+
+#[test]
+fn a_flush_hands_over_no_more_than_its_budget() {
+    let mut config = Config::default();
+    config.write_budget = 4096;
+    let mut reactor = Reactor::new(config).unwrap();
+    let listener = reactor.net().listen("127.0.0.1:0").unwrap();
+    let addr = reactor.net().local_addr(listener).unwrap().as_tcp().unwrap();
+    let _client = TcpStream::connect(addr).unwrap();
+    reactor.turn(&mut Greeter, Some(Duration::from_secs(5))).unwrap();
+    assert_eq!(reactor.net().stats().bytes_out, 4096);
 }

@@ -272,3 +272,25 @@ fn a_connection_knows_the_addresses_of_both_its_ends() {
     assert!(local.port() != 0 && local.ip().to_string() == "10.0.0.1", "{local}");
     assert_eq!(net.peer_credentials(out), None);
 }
+
+/// Lowers its high water below what it has just queued.
+struct Lower;
+
+impl Handler for Lower {
+    fn on_data(&mut self, net: &mut Net, conn: ConnId, data: &[u8]) -> usize {
+        net.send(conn, &vec![1; 40_000]).unwrap();
+        let mut own = net.settings(conn).unwrap().clone();
+        (own.high_water, own.low_water) = (8 << 10, 4 << 10);
+        net.set_settings(conn, own).unwrap();
+        data.len()
+    }
+}
+
+#[test]
+fn lowering_high_water_below_what_is_queued_is_no_violation() {
+    let mut sim = sim(Config::default(), Lower);
+    sim.buffers(1000, 1000);
+    let slow = Reading::Slow { bytes: 1000, every: Duration::from_millis(1) };
+    sim.client(ADDR, Script::new().read(slow).send("x").wait(Duration::from_secs(1)).half_close());
+    sim.run().unwrap();
+}

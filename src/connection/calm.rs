@@ -102,13 +102,14 @@ impl Connection {
             return Flushed::No;
         }
         let Some(mut out) = self.out.take() else { return Flushed::No };
-        let Some(slice) = out.only_slice(budget) else {
+        // All of it, within the budget of a flush.
+        let Some(slice) = out.only_slice(budget).filter(|slice| slice.len() == out.len()) else {
             self.out = Some(out);
             return Flushed::No;
         };
         let offered = slice.len();
         match socket.write(&[IoSlice::new(slice)]) {
-            Ok(taken) if taken == offered && taken == out.len() => {}
+            Ok(taken) if taken == offered => {}
             outcome => {
                 self.out = Some(out);
                 return Flushed::Otherwise(outcome, offered);

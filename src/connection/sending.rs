@@ -153,8 +153,12 @@ impl Connection {
     /// A write of the front of the queue has come to this.
     pub(crate) fn wrote_front(&mut self, outcome: io::Result<usize>, offered: usize, cx: &mut Context<'_>) {
         let taken = self.wrote(outcome, offered, cx);
-        if let Some(out) = &mut self.out {
+        if let Some(mut out) = self.out.take() {
             out.advance(taken);
+            match out.is_empty() {
+                true => cx.pool.give(out),
+                false => self.out = Some(out),
+            }
         }
     }
 

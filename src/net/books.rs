@@ -224,14 +224,13 @@ impl Net {
         }
     }
 
-    /// Has a connection that was read from flushed with the others of its batch. Returns whether there
-    /// may be more to read.
+    /// Has a connection that was read from flushed with the others of its batch.
     #[inline]
-    pub(crate) fn mark_served(&mut self, id: ConnId) -> bool {
-        let Some(entry) = self.conns.get_mut(id) else { return false };
-        entry.conn.listed.dirty = true;
-        self.served.push_back(id);
-        entry.conn.is_readable()
+    pub(crate) fn mark_served(&mut self, id: ConnId) {
+        if let Some(entry) = self.conns.get_mut(id) {
+            entry.conn.listed.dirty = true;
+            self.served.push_back(id);
+        }
     }
 
     /// Has the reactor see to a connection later in this turn, or in the next.

@@ -69,10 +69,12 @@ impl Reactor {
             let room = self.scratch.len();
             let count = count.min(room);
             conn.note_read(count, room, stream.short_read_empties(), net.now, &mut net.stats);
+            let more = conn.is_readable();
             net.serving = Some(id);
             deliver_directly(net, handler, id, self.scratch.get(..count).unwrap_or_default());
             net.serving = None;
-            if self.net.mark_served(id) && !self.is_spent(share::CONNECTIONS) {
+            self.net.mark_served(id);
+            if more && !self.is_spent(share::CONNECTIONS) {
                 self.net.serving = Some(id);
                 self.read(handler, id, budget.saturating_sub(count), None);
                 self.net.serving = None;

@@ -52,7 +52,8 @@ fn books(net: &Net) -> Result<(), String> {
         if state.queued() > net.config_of(conn).max_write_buffer {
             return Err(format!("{conn}: {} bytes queued, above the cap", state.queued()));
         }
-        let passed = state.queued() >= net.config_of(conn).high_water;
+        // Settings may change under what is queued already.
+        let passed = !state.has_own_settings() && state.queued() >= config.high_water;
         if passed && state.is_delivering() && !state.is_congested() {
             return Err(format!("{conn}: {} bytes queued, and not congested", state.queued()));
         }
