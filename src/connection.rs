@@ -366,11 +366,6 @@ impl Connection {
         self.state == State::Dead
     }
 
-    #[inline]
-    pub(crate) fn is_congested(&self) -> bool {
-        self.congested()
-    }
-
     /// All that is queued.
     #[cfg(feature = "sim")]
     pub(crate) fn queue(&self) -> Vec<u8> {
@@ -450,19 +445,13 @@ impl Connection {
     #[inline]
     pub(crate) fn is_at_rest(&self, defaults: &Settings) -> bool {
         let idle_timeout = self.settings(defaults).idle_timeout;
-        let busy = self.readable
-            | self.told_once
-            | self.error_hint()
-            | self.show_again()
-            | self.drain_due()
-            | self.eof_due();
-        self.state == State::Open
-            && !(busy | self.listed.due)
+        let busy = self.readable | self.told_once | self.listed.due;
+        !(busy | self.marks.any_of(Marks::UNREST))
+            && self.state == State::Open
+            && self.errno == 0
             && self.out.is_none()
-            && !self.own()
             && self.ranked == Time::NEVER
             && self.input.is_empty()
-            && !self.is_broken()
             && self.armed <= self.alarm
             && (idle_timeout.is_none()
                 || (self.armed <= self.activity.plus_option(idle_timeout) && self.all_acknowledged()))

@@ -197,29 +197,18 @@ impl WriteBuffer {
 
     fn advance_partly(&mut self, count: usize) {
         self.len -= count;
-        let mut count = count;
-        if let Some(first) = &self.first {
-            let rest = first.len() - self.head;
-            if count < rest {
-                self.head += count;
-                return;
-            }
-            count -= rest;
-            self.head = 0;
-            self.first = None;
+        self.head += count;
+        if let Some(first) = self.first.take_if(|first| first.len() <= self.head) {
+            self.head -= first.len();
         }
-        while let Some(first) = self.chunks.front() {
-            let rest = first.as_slice().len() - self.head;
-            if count < rest {
-                break;
-            }
-            count -= rest;
-            self.head = 0;
+        while self.first.is_none() {
+            let taken = self.chunks.front().map(|chunk| chunk.as_slice().len());
+            let Some(len) = taken.filter(|len| *len <= self.head) else { break };
+            self.head -= len;
             if let Some(chunk) = self.chunks.pop_front() {
                 self.keep(chunk);
             }
         }
-        self.head += count;
     }
 
     /// Keeps an emptied chunk for the next piece, unless it is an outsized one.

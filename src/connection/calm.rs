@@ -41,25 +41,6 @@ impl Connection {
         self.readable && !self.paused && self.out.is_none() && self.want == 0 && self.is_calm()
     }
 
-    /// A read into `room` bytes has brought some.
-    #[inline]
-    pub(crate) fn note_read(
-        &mut self,
-        count: usize,
-        room: usize,
-        empties: bool,
-        now: Time,
-        stats: &mut Stats,
-    ) {
-        self.activity = now;
-        self.received += count as u64;
-        stats.reads += 1;
-        stats.bytes_in += count as u64;
-        if count < room && !self.more_hint && empties {
-            self.readable = false;
-        }
-    }
-
     /// Whether so many bytes more leave the queue well below high water and its cap, and nothing else about
     /// the connection changes.
     #[inline]
@@ -77,14 +58,7 @@ impl Connection {
     #[inline(always)]
     pub(crate) fn push_calmly(&mut self, data: Data<'_>, pool: &mut BufferPool) {
         self.grew = true;
-        let out = match self.out {
-            Some(ref mut out) => out,
-            None => self.out.insert(pool.take()),
-        };
-        match data {
-            Data::Slice(slice) => out.push_copy(slice),
-            Data::Shared(bytes) => out.push_shared(bytes),
-        }
+        self.append(data, pool);
     }
 
     /// Writes a queue that is one slice.
@@ -117,14 +91,9 @@ impl Connection {
         }
         out.advance(offered);
         pool.give(out);
-        self.handed += offered as u64;
-        self.activity = now;
+        self.note_written(offered, now, stats);
         self.waiting = false;
         self.standing_since = Time::NEVER;
-        stats.writes += 1;
-        stats.bytes_out += offered as u64;
-        let rests = !(self.readable | self.told_once) && self.armed <= self.alarm;
-        let at_rest = rests && (self.settings(defaults).idle_timeout.is_none() || self.is_at_rest(defaults));
-        Flushed::Whole(offered, at_rest)
+        Flushed::Whole(offered, self.is_at_rest(defaults))
     }
 }

@@ -485,7 +485,7 @@ impl Connection {
                 queued: self.queued(),
                 unused: self.unused(),
                 is_holder: self.is_holder(cx.terms.defaults),
-                congested: self.congested(),
+                congested: self.is_congested(),
             };
             self.extra.get_or_insert_default().last = Some(last);
         }

@@ -7,6 +7,8 @@ use super::{Connection, Context, State};
 use crate::close::CloseReason;
 use crate::read_buffer::ReadBuffer;
 use crate::settings::Settings;
+use crate::stats::Stats;
+use crate::timers::Time;
 use crate::transport::Transport;
 
 /// What one read brought.
@@ -43,7 +45,7 @@ impl Connection {
         match self.state {
             State::Flushing | State::Lingering => true,
             State::Open | State::HalfClosedLocal => {
-                !self.paused && (!self.congested() || self.is_granted(self.settings(defaults)))
+                !self.paused && (!self.is_congested() || self.is_granted(self.settings(defaults)))
             }
             State::Connecting | State::Handshaking | State::HalfClosedRemote | State::Dead => false,
         }
@@ -119,17 +121,10 @@ impl Connection {
         if self.secured() {
             self.after_session_step(socket, cx.now);
         }
-        self.activity = cx.now;
-        cx.stats.reads += 1;
         // What comes behind the end of a session is no plaintext.
-        if !(self.secured() && socket.has_tail()) {
-            self.received += count as u64;
-            cx.stats.bytes_in += count as u64;
-        }
-        // Of a pipe it proves nothing, but the poll tells again.
-        if count < room && !self.more_hint && socket.short_read_empties() {
-            self.readable = false;
-        }
+        let received = if self.secured() && socket.has_tail() { 0 } else { count };
+        let is_dry = count < room && socket.short_read_empties();
+        self.note_read(received, is_dry, cx.now, cx.stats);
         if self.is_lingering() || (self.is_broken() && !self.goes_on_reading()) {
             // What comes behind an error that only the write half met, or when the peer has all of
             // our bytes and only owes its end, is bounded: it may go on sending for ever.
@@ -146,6 +141,19 @@ impl Connection {
             return Received::Nothing(count);
         }
         Received::Data(count)
+    }
+
+    /// A read has brought so many bytes that count, and may have left none.
+    #[inline]
+    pub(crate) fn note_read(&mut self, received: usize, is_dry: bool, now: Time, stats: &mut Stats) {
+        self.activity = now;
+        self.received += received as u64;
+        stats.reads += 1;
+        stats.bytes_in += received as u64;
+        // A short read of a pipe proves nothing, but the poll tells again.
+        if is_dry && !self.more_hint {
+            self.readable = false;
+        }
     }
 
     fn received_eof<T: Transport>(&mut self, socket: &mut T, cx: &mut Context<'_>) -> Received {
@@ -206,7 +214,7 @@ impl Connection {
     /// for a flag that waits for another must be settled with it.
     #[inline]
     pub(super) fn eof_is_due(&self) -> bool {
-        let behind_input = !self.input.is_empty() && (self.congested() || self.show_again());
+        let behind_input = !self.input.is_empty() && (self.is_congested() || self.show_again());
         self.eof_due() && self.is_delivering() && !self.paused && !behind_input
     }
 
@@ -316,7 +324,7 @@ impl Connection {
         }
         self.set_show_again(false);
         let settings = self.settings(cx.terms.defaults);
-        let waits = self.paused || (self.congested() && !settings.read_while_congested);
+        let waits = self.paused || (self.is_congested() && !settings.read_while_congested);
         if input.len() > settings.max_read_buffer && !waits {
             return self.die(CloseReason::InputOverflow, socket, cx);
         }

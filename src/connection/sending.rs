@@ -9,9 +9,10 @@ use std::io::{self, ErrorKind, IoSlice};
 use super::ending::HEARD_UNIT;
 use super::{Connection, Context, State};
 use crate::send::{Data, SendError, Sent};
+use crate::stats::Stats;
 use crate::timers::Time;
 use crate::transport::Transport;
-use crate::write_buffer::GATHER;
+use crate::write_buffer::{BufferPool, GATHER};
 
 /// From this length on a slice that finds the queue empty is written straight away: below it one
 /// gathered write at the end of the turn is cheaper, above it the copy is what costs.
@@ -59,11 +60,7 @@ impl Connection {
             return Sent::Queued;
         }
         if !data.is_empty() {
-            let out = self.out.get_or_insert_with(|| cx.pool.take());
-            match data {
-                Data::Slice(slice) => out.push_copy(slice),
-                Data::Shared(bytes) => out.push_shared(bytes),
-            }
+            self.append(data, cx.pool);
         }
         let queued = self.queued();
         let settings = self.settings(cx.terms.defaults);
@@ -82,11 +79,24 @@ impl Connection {
         Sent::Queued
     }
 
+    /// Puts bytes behind what is queued.
+    #[inline(always)]
+    pub(super) fn append(&mut self, data: Data<'_>, pool: &mut BufferPool) {
+        let out = match self.out {
+            Some(ref mut out) => out,
+            None => self.out.insert(pool.take()),
+        };
+        match data {
+            Data::Slice(slice) => out.push_copy(slice),
+            Data::Shared(bytes) => out.push_shared(bytes),
+        }
+    }
+
     /// The queue is at high water. The peer is heard once more: two ends that both send before they
     /// read must not hold each other up.
     #[inline]
     fn cross(&mut self) {
-        if !self.congested() {
+        if !self.is_congested() {
             self.set_congested(true);
             self.may_read_once = true;
         }
@@ -203,7 +213,7 @@ impl Connection {
         if settings.soft_limit.is_none_or(|soft| queued < soft.bytes) {
             self.standing_since = Time::NEVER;
         }
-        if self.congested() && queued <= low_water {
+        if self.is_congested() && queued <= low_water {
             self.set_congested(false);
             let is_open = self.is_delivering() || self.state == State::Handshaking;
             self.set_drain_due(is_open && !self.is_broken());
@@ -232,10 +242,7 @@ impl Connection {
             Ok(0) => self.break_write_half(None, cx),
             Ok(taken) => {
                 let taken = taken.min(offered);
-                self.handed += taken as u64;
-                self.activity = cx.now;
-                cx.stats.writes += 1;
-                cx.stats.bytes_out += taken as u64;
+                self.note_written(taken, cx.now, cx.stats);
                 cx.stats.partial_writes += u64::from(taken < offered);
                 if self.put_off() {
                     self.set_put_off(false);
@@ -252,6 +259,15 @@ impl Connection {
             Err(error) => self.break_write_half(Some(&error), cx),
         }
         0
+    }
+
+    /// The kernel took so many bytes.
+    #[inline]
+    pub(super) fn note_written(&mut self, taken: usize, now: Time, stats: &mut Stats) {
+        self.handed += taken as u64;
+        self.activity = now;
+        stats.writes += 1;
+        stats.bytes_out += taken as u64;
     }
 
     /// The write half is dead, and only that: what the peer sent before is still read.

@@ -58,29 +58,41 @@ impl Reactor {
         let net = &mut self.net;
         let Some(Entry { conn, stream }) = net.conns.get_mut(id) else { return };
         conn.listed.ready = false;
-        let budget = net.config.read_budget;
+        let (mut budget, mut ahead) = (net.config.read_budget, None);
         if conn.only_reads() {
-            let outcome = stream.read(&mut self.scratch);
-            let Ok(count @ 1..) = outcome else {
-                self.net.serving = Some(id);
-                self.read(handler, id, budget, Some(outcome));
-                return self.end_serving(id);
-            };
             let room = self.scratch.len();
-            let count = count.min(room);
-            conn.note_read(count, room, stream.short_read_empties(), net.now, &mut net.stats);
-            let more = conn.is_readable();
-            net.serving = Some(id);
-            deliver_directly(net, handler, id, self.scratch.get(..count).unwrap_or_default());
-            net.serving = None;
-            self.net.mark_served(id);
-            if more && !self.is_spent(share::CONNECTIONS) {
-                self.net.serving = Some(id);
-                self.read(handler, id, budget.saturating_sub(count), None);
-                self.net.serving = None;
+            match stream.read(&mut self.scratch) {
+                Ok(count @ 1..) => {
+                    let count = count.min(room);
+                    let is_dry = count < room && stream.short_read_empties();
+                    conn.note_read(count, is_dry, net.now, &mut net.stats);
+                    let more = conn.is_readable();
+                    net.serving = Some(id);
+                    deliver_directly(net, handler, id, self.scratch.get(..count).unwrap_or_default());
+                    if !more || self.is_spent(share::CONNECTIONS) {
+                        return self.end_serving(id);
+                    }
+                    budget = budget.saturating_sub(count);
+                }
+                outcome => ahead = Some(outcome),
             }
+        } else if !self.see_to_old_business(handler, id) {
             return;
         }
+        self.net.serving = Some(id);
+        self.read(handler, id, budget, ahead);
+        self.end_serving(id);
+    }
+
+    fn end_serving(&mut self, id: ConnId) {
+        self.net.serving = None;
+        self.net.mark_served(id);
+    }
+
+    /// What is to be done before new input is read. Returns whether it is to be.
+    fn see_to_old_business<H: Handler + ?Sized>(&mut self, handler: &mut H, id: ConnId) -> bool {
+        let net = &mut self.net;
+        let Some(Entry { conn, stream }) = net.conns.get_mut(id) else { return false };
         // Who is still shaking hands is heard in a later phase.
         if conn.listed.due && !conn.may_greet() {
             // All that comes up to here is about to be read.
@@ -90,7 +102,8 @@ impl Reactor {
         let mut old_business = conn.has_old_business();
         if conn.state() == State::Connecting {
             if stream.is_dialing() {
-                return redial(net, id);
+                redial(net, id);
+                return false;
             }
             match net.is_calling(id) {
                 true => go_on_calling(net, handler, id),
@@ -105,14 +118,7 @@ impl Reactor {
                 show(net, handler, id, input);
             }
         }
-        self.net.serving = Some(id);
-        self.read(handler, id, budget, None);
-        self.end_serving(id);
-    }
-
-    fn end_serving(&mut self, id: ConnId) {
-        self.net.serving = None;
-        self.net.mark_served(id);
+        true
     }
 
     /// Reads until nothing is left or wanted, or the budget of this turn is spent. The result of the first

@@ -304,13 +304,11 @@ impl<H: Handler> GroupSim<H> {
         // Nobody looks at what woke one that has stopped.
         let stopped = &self.stopped;
         world.woken.retain(|reactor| stopped.get(*reactor) == Some(&false));
+        let turns = |sock: &simnet::Sock| stopped.get(sock.engine) == Some(&false);
         let lives = |ready: &simnet::Ready| match ready {
-            simnet::Ready::Sock(id) | simnet::Ready::Again(id) => {
-                let again = matches!(ready, simnet::Ready::Again(_));
-                let sock = world.socks.get(id);
-                let over = again && !sock.is_some_and(simnet::Sock::is_told_again);
-                let engine = sock.map(|sock| sock.engine);
-                !over && engine.is_none_or(|engine| stopped.get(engine) == Some(&false))
+            simnet::Ready::Sock(id) => world.socks.get(id).is_none_or(turns),
+            simnet::Ready::Again(id) => {
+                world.socks.get(id).is_some_and(|sock| sock.is_told_again() && turns(sock))
             }
             simnet::Ready::Listener(_) => true,
         };

@@ -377,8 +377,7 @@ impl World {
     /// Whose poll tells of it. The first reactor accepts.
     fn engine_of(&self, ready: Ready) -> usize {
         match ready {
-            Ready::Sock(id) => self.socks.get(&id).map_or(0, |sock| sock.engine),
-            Ready::Again(id) => self.socks.get(&id).map_or(0, |sock| sock.engine),
+            Ready::Sock(id) | Ready::Again(id) => self.socks.get(&id).map_or(0, |sock| sock.engine),
             Ready::Listener(_) => 0,
         }
     }

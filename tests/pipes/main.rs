@@ -1,5 +1,7 @@
 //! The broken pipe in the word's first sense: pipes, FIFOs, terminals and files as connections.
 
+mod retold;
+#[path = "../util/mod.rs"]
 mod util;
 
 use std::fs::File;
@@ -10,12 +12,17 @@ use std::thread;
 use std::time::Duration;
 
 use rustix::fs::{fcntl_getfl, OFlags};
+use rustix::pipe::{pipe_with, PipeFlags};
 use unbroken::{CloseReason, Config, ConnId, Handler, Net, Reactor, SendError, State, Via};
 use util::{pattern, serve, Custom, Event, Server};
 
 /// A pipe as a shell makes it: blocking, the end to read from first.
 fn pipe() -> (File, File) {
-    let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
+    pipe_of(PipeFlags::empty())
+}
+
+fn pipe_of(flags: PipeFlags) -> (File, File) {
+    let (reader, writer) = pipe_with(flags | PipeFlags::CLOEXEC).unwrap();
     (reader.into(), writer.into())
 }
 

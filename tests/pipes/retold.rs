@@ -1,27 +1,21 @@
 //! A pipe's input is told of for as long as any is there: no byte stays behind a short read, and nobody is
 //! told for nothing.
 
-mod util;
-
 use std::fs::File;
 use std::io::{Read, Write};
-use std::os::fd::OwnedFd;
 use std::thread;
 use std::time::Duration;
 
-use rustix::pipe::{pipe_with, PipeFlags};
-use unbroken::{CloseReason, Config, ConnId, Via};
-use util::{serve, Custom, Event, Server};
+use rustix::pipe::PipeFlags;
+use unbroken::{CloseReason, Config, ConnId};
 
-fn pipe(flags: PipeFlags) -> (File, File) {
-    let (reader, writer) = pipe_with(flags | PipeFlags::CLOEXEC).unwrap();
-    (reader.into(), writer.into())
-}
+use crate::util::{self, serve, Custom, Event, Server};
+use crate::{add, echo, pipe, pipe_of};
 
-fn add(server: &Server, read: File, write: Option<File>) -> ConnId {
-    let conn = server.ask(move |net| net.pipe(Some(read.into()), write.map(OwnedFd::from))).unwrap();
-    assert_eq!(server.wait_for(util::SOON, |_| true), Event::Open(conn, Via::Pipe));
-    conn
+/// Both ends of a connection of two pipes: what is read from, and what is written to.
+fn add_both(server: &Server) -> (ConnId, File, File) {
+    let ((reader, writer), (out_reader, out_writer)) = (pipe(), pipe());
+    (add(server, Some(reader), Some(out_writer)), writer, out_reader)
 }
 
 /// How many turns are made in a while in which nobody does anything.
@@ -37,10 +31,8 @@ const FEW: u64 = 6;
 
 #[test]
 fn a_message_costs_one_read() {
-    let server = serve(Config::default(), util::Echo);
-    let ((reader, mut writer), (mut out_reader, out_writer)) =
-        (pipe(PipeFlags::empty()), pipe(PipeFlags::empty()));
-    add(&server, reader, Some(out_writer));
+    let server = echo();
+    let (_, mut writer, mut out_reader) = add_both(&server);
     for _ in 0..100 {
         writer.write_all(&[7; 64]).unwrap();
         out_reader.read_exact(&mut [0; 64]).unwrap();
@@ -55,14 +47,14 @@ fn a_message_costs_one_read() {
 fn every_packet_is_read_whatever_the_pipe_held_when_the_first_was() {
     for seats in [1, 2, 5] {
         let server = serve(Config::default(), util::Sink);
-        let (reader, mut writer) = pipe(PipeFlags::DIRECT);
+        let (reader, mut writer) = pipe_of(PipeFlags::DIRECT);
         let mut sent = 0;
         // They wait there before anybody is told of them.
         for length in [1, 64, 4096, 3] {
             writer.write_all(&vec![1; length]).unwrap();
             sent += length as u64;
         }
-        let conn = add(&server, reader, None);
+        let conn = add(&server, Some(reader), None);
         // Several packets, from several writers, some of them larger than the kernel keeps whole.
         let writers: Vec<_> = (0..seats)
             .map(|_| {
@@ -89,8 +81,8 @@ fn an_end_behind_a_short_read_is_heard() {
     for flags in [PipeFlags::empty(), PipeFlags::DIRECT] {
         for both in [false, true] {
             let server = serve(Config::default(), util::Sink);
-            let ((reader, mut writer), (_out_reader, out_writer)) = (pipe(flags), pipe(PipeFlags::empty()));
-            let conn = add(&server, reader, both.then_some(out_writer));
+            let ((reader, mut writer), (_out_reader, out_writer)) = (pipe_of(flags), pipe());
+            let conn = add(&server, Some(reader), both.then_some(out_writer));
             for _ in 0..50 {
                 writer.write_all(b"line").unwrap();
             }
@@ -107,8 +99,8 @@ fn a_paused_pipe_is_not_told_of_and_forgets_nothing() {
         [PipeFlags::empty(), PipeFlags::DIRECT].into_iter().flat_map(|flags| [(flags, false), (flags, true)])
     {
         let server = serve(Config::default(), util::Sink);
-        let (reader, mut writer) = pipe(flags);
-        let conn = add(&server, reader, None);
+        let (reader, mut writer) = pipe_of(flags);
+        let conn = add(&server, Some(reader), None);
         for round in 1..=3 {
             server.ask(move |net| net.pause_reading(conn));
             for _ in 0..5 {
@@ -155,8 +147,8 @@ fn a_pipe_that_is_paused_by_each_message_is_read_packet_by_packet() {
         ..Custom::default()
     };
     let server = serve(Config::default(), handler);
-    let (reader, mut writer) = pipe(PipeFlags::DIRECT);
-    add(&server, reader, None);
+    let (reader, mut writer) = pipe_of(PipeFlags::DIRECT);
+    add(&server, Some(reader), None);
     for _ in 0..200 {
         writer.write_all(b"packet").unwrap();
     }
@@ -166,10 +158,8 @@ fn a_pipe_that_is_paused_by_each_message_is_read_packet_by_packet() {
 
 #[test]
 fn a_congested_pipe_is_not_told_of_and_goes_on_when_it_has_drained() {
-    let server = serve(Config::default(), util::Echo);
-    let ((reader, mut writer), (mut out_reader, out_writer)) =
-        (pipe(PipeFlags::empty()), pipe(PipeFlags::empty()));
-    add(&server, reader, Some(out_writer));
+    let server = echo();
+    let (_, mut writer, mut out_reader) = add_both(&server);
     const ALL: usize = 4 << 20;
     let feeder = thread::spawn(move || writer.write_all(&vec![3; ALL]).unwrap());
     util::eventually("congestion", || server.stats().congested == 1);
@@ -184,9 +174,7 @@ fn a_congested_pipe_is_not_told_of_and_goes_on_when_it_has_drained() {
 #[test]
 fn after_the_end_of_its_input_a_pipe_rests() {
     let server = serve(Config::default(), Custom { eof: Some(Box::new(|_, _| {})), ..Custom::default() });
-    let ((reader, writer), (mut out_reader, out_writer)) =
-        (pipe(PipeFlags::empty()), pipe(PipeFlags::empty()));
-    let conn = add(&server, reader, Some(out_writer));
+    let (conn, writer, mut out_reader) = add_both(&server);
     drop(writer);
     server.wait_for(util::SOON, |event| *event == Event::Eof(conn));
     assert!(turns_at_rest(&server) <= FEW);
@@ -200,9 +188,7 @@ fn after_the_end_of_its_input_a_pipe_rests() {
 #[test]
 fn a_close_that_waits_for_its_reader_discards_what_comes_and_rests() {
     let server = serve(Config::default(), util::Sink);
-    let ((reader, mut writer), (mut out_reader, out_writer)) =
-        (pipe(PipeFlags::empty()), pipe(PipeFlags::empty()));
-    let conn = add(&server, reader, Some(out_writer));
+    let (conn, mut writer, mut out_reader) = add_both(&server);
     server.ask(move |net| {
         net.send(conn, &[1; 1000]).unwrap();
         net.close(conn);
