@@ -7,6 +7,12 @@ use std::time::Duration;
 #[cfg(any(target_os = "linux", target_os = "android"))]
 use crate::transport::LastHeard;
 
+/// The type of a request of `ioctl`, which is another with each C library of Linux.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+type Request = libc::Ioctl;
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+type Request = libc::c_ulong;
+
 /// `SIOCOUTQ`: bytes in the send queue that the peer has not acknowledged (tcp(7)). It can still
 /// be asked after a reset.
 #[cfg(any(target_os = "linux", target_os = "android"))]
@@ -22,7 +28,7 @@ pub(super) fn input_queue(socket: BorrowedFd<'_>) -> Option<usize> {
 
 /// Asks a socket for a number.
 #[allow(unsafe_code)]
-fn ioctl_int(socket: BorrowedFd<'_>, request: libc::Ioctl) -> Option<libc::c_int> {
+fn ioctl_int(socket: BorrowedFd<'_>, request: Request) -> Option<libc::c_int> {
     use std::os::fd::AsRawFd;
 
     let mut number: libc::c_int = 0;

@@ -3,17 +3,22 @@
 
 use std::io::{self, IoSlice};
 use std::os::fd::{AsRawFd, BorrowedFd};
+#[cfg(any(target_os = "linux", target_os = "android"))]
 use std::sync::atomic::{AtomicU8, Ordering};
 
 /// `RWF_NOSIGNAL` of pwritev2(2), since Linux 6.18. The headers of most C libraries do not have it yet.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 const RWF_NOSIGNAL: libc::c_int = 0x100;
 
+#[cfg(any(target_os = "linux", target_os = "android"))]
 const UNKNOWN: u8 = 0;
+#[cfg(any(target_os = "linux", target_os = "android"))]
 const YES: u8 = 1;
+#[cfg(any(target_os = "linux", target_os = "android"))]
 const NO: u8 = 2;
 
 /// Whether this kernel knows the flag: asked once for the process.
+#[cfg(any(target_os = "linux", target_os = "android"))]
 static FLAG: AtomicU8 = AtomicU8::new(UNKNOWN);
 
 /// Writes the front of `slices` in one system call. A reader that has gone is EPIPE and nothing else.
