@@ -40,6 +40,8 @@ struct Script {
     calls: usize,
     pending_error: Option<i32>,
     unacknowledged: Option<u64>,
+    /// Acknowledged for good, the end of our stream included; what is not is then by what was written.
+    acknowledged: Option<u64>,
     heard: Option<LastHeard>,
     unread: Option<usize>,
     shutdowns: usize,
@@ -91,7 +93,8 @@ impl Transport for Script {
     }
 
     fn unacknowledged(&self) -> Option<u64> {
-        self.unacknowledged
+        let pending = |acknowledged| self.written.len() as u64 + self.shutdowns as u64 - acknowledged;
+        self.acknowledged.map(pending).or(self.unacknowledged)
     }
 
     fn last_heard(&self) -> Option<LastHeard> {

@@ -47,7 +47,7 @@ proptest! {
     #[test]
     fn no_history_loses_track_of_a_byte(history in proptest::collection::vec(ops(), 1..60)) {
         let mut world = world();
-        world.socket.unacknowledged = Some(0);
+        world.socket.acknowledged = Some(0);
         for op in history {
             match op {
                 Op::Send(len) => {
@@ -64,8 +64,10 @@ proptest! {
                 Op::Abort => world.step(|conn, socket, cx| conn.die(CloseReason::Aborted, socket, cx)),
                 Op::Pass(millis) => world.pass(Duration::from_millis(millis)),
                 Op::Acknowledge(left) => {
-                    let fin = world.socket.shutdowns as u64;
-                    world.socket.unacknowledged = Some(left.min(world.socket.written.len() as u64 + fin));
+                    // None is ever taken back.
+                    let pending = world.socket.unacknowledged().unwrap_or(0);
+                    let newly = pending.saturating_sub(left);
+                    world.socket.acknowledged = world.socket.acknowledged.map(|before| before + newly);
                 }
             }
             world.turn();
