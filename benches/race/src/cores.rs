@@ -2,10 +2,13 @@
 //! here, so that figures compare within a run only: the servers take turns, and ratios are of one round.
 
 use std::io::{self, Read, Write};
+use std::net::SocketAddr;
 use std::process::{ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::load::{latencies, Arrivals, Churn, Echo, Fanout, Game, Shape};
+use crate::load::{latencies, Arrivals, Churn, Echo, Fanout, Game, Latencies, Shape};
 use crate::peers::spawn_beside;
 use crate::process::{self, Server, Side, LISTENING};
 use crate::rounds::Rounds;
@@ -35,7 +38,7 @@ struct Contender {
     game: Box<dyn Game>,
 }
 
-type Opening = fn(std::net::SocketAddr) -> io::Result<Box<dyn Game>>;
+type Opening = fn(SocketAddr) -> io::Result<Box<dyn Game>>;
 
 impl Contender {
     fn start(peer: &str, role: &str, threads: usize, open: Opening) -> io::Result<Self> {
@@ -57,16 +60,54 @@ impl Contender {
     }
 }
 
-fn thousand(addr: std::net::SocketAddr) -> io::Result<Box<dyn Game>> {
-    let shape = Shape { connections: 1000, length: 64, messages: 1, arrivals: Arrivals::Closed };
-    Ok(Box::new(Echo::open(addr, shape, &None)?))
+fn thousand(addr: SocketAddr) -> io::Result<Box<dyn Game>> {
+    let shape = Shape { connections: 500, length: 64, messages: 1, arrivals: Arrivals::Closed };
+    OnBoth::open(move || Echo::open(addr, shape, &None))
 }
 
-fn churn(addr: std::net::SocketAddr) -> io::Result<Box<dyn Game>> {
-    Ok(Box::new(Churn::open(addr, &None)?))
+fn churn(addr: SocketAddr) -> io::Result<Box<dyn Game>> {
+    OnBoth::open(move || Churn::open(addr, &None))
 }
 
-fn fanout(addr: std::net::SocketAddr) -> io::Result<Box<dyn Game>> {
+/// Clients on two threads: with one, whatever is served on two processors would wait for its clients.
+struct OnBoth<G> {
+    here: G,
+    to: Sender<Duration>,
+    from: Receiver<io::Result<(u64, Latencies)>>,
+}
+
+impl<G: Game + 'static> OnBoth<G> {
+    fn open(half: impl Fn() -> io::Result<G> + Clone + Send + 'static) -> io::Result<Box<dyn Game>> {
+        let (to, tasks) = mpsc::channel::<Duration>();
+        let (outcomes, from) = mpsc::channel();
+        let open = half.clone();
+        thread::spawn(move || {
+            let mut there = open();
+            for time in tasks {
+                let mut latencies = latencies();
+                let units = there.as_mut().map_err(|error| io::Error::other(error.to_string()));
+                let units = units.and_then(|there| there.play(time, &mut latencies));
+                if outcomes.send(units.map(|units| (units, latencies))).is_err() {
+                    break;
+                }
+            }
+        });
+        Ok(Box::new(Self { here: half()?, to, from }))
+    }
+}
+
+impl<G: Game> Game for OnBoth<G> {
+    fn play(&mut self, time: Duration, latencies: &mut Latencies) -> io::Result<u64> {
+        let gone = || io::Error::other("half of the clients are gone");
+        self.to.send(time).map_err(|_| gone())?;
+        let here = self.here.play(time, latencies)?;
+        let (there, theirs) = self.from.recv().map_err(|_| gone())??;
+        latencies.add(theirs).map_err(io::Error::other)?;
+        Ok(here + there)
+    }
+}
+
+fn fanout(addr: SocketAddr) -> io::Result<Box<dyn Game>> {
     Ok(Box::new(Fanout::open(addr, 1000, 0, 16, &None)?))
 }
 
