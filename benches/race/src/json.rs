@@ -6,6 +6,7 @@ use std::path::Path;
 
 use serde_json::{json, Map, Value};
 
+use crate::cores::Goal;
 use crate::load::Latencies;
 use crate::measure::Data;
 use crate::peers::{ENGINE, REFERENCE};
@@ -144,6 +145,7 @@ pub fn render(results: &Results) -> Value {
             Some(Err(why)) => json!({ "absent": why }),
             Some(Ok(verdicts)) => verdicts.iter().map(|verdict| json!({
                 "what": verdict.what, "ratio": rounds(&verdict.ratio),
+                "compared": (verdict.goal == Goal::None).then(|| verdict.ratio.show_interval()),
             })).collect(),
         },
         "scale": match &results.scale {

@@ -279,6 +279,12 @@ fn rest(text: &mut String, report: &Value) {
     if !table.is_empty() {
         let _ = writeln!(text, "On several cores, between pipes, and of two examples:\n\n{table}");
     }
+    for verdict in report["cores"].as_array().into_iter().flatten() {
+        if let Some(compared) = verdict["compared"].as_str() {
+            let _ =
+                writeln!(text, "For comparison: {}: {compared}.\n", verdict["what"].as_str().unwrap_or(""));
+        }
+    }
 }
 
 /// A table of some of the goals, or nothing.

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use crate::cores::Goal;
 use crate::measure::{Cell, Data};
 use crate::peers::{ENGINE, REFERENCE, SECURED_REFERENCE};
 use crate::rounds::Rounds;
@@ -117,6 +118,10 @@ fn verdicts(text: &mut String, results: &Results) {
         let _ = writeln!(text, "| {} | {} | {} | {verdict} |", target.what, target.measured, target.must);
     }
     text.push('\n');
+    let compared = results.cores.iter().flatten().flatten().filter(|verdict| verdict.goal == Goal::None);
+    for verdict in compared {
+        let _ = writeln!(text, "For comparison: {}: {}.\n", verdict.what, verdict.ratio.show_interval());
+    }
 }
 
 fn scenarios(text: &mut String, results: &Results) {

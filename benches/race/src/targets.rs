@@ -1,5 +1,6 @@
 //! What the engine must reach, and whether it did.
 
+use crate::cores::Goal;
 use crate::measure::{Cell, Data};
 use crate::peers::{ENGINE, REFERENCE};
 use crate::scenarios::Scenario;
@@ -202,11 +203,13 @@ fn others(results: &Results, targets: &mut Vec<Target>) {
         );
     }
     for verdict in results.cores.iter().flatten().flatten() {
-        let must = match verdict.at_least {
-            true => format!("median ≥ {:.2}", verdict.limit),
-            false => format!("median ≤ {:.2}", verdict.limit),
+        let must = match verdict.goal {
+            Goal::AtLeast(limit) => format!("median ≥ {limit:.2}"),
+            Goal::AtMost(limit) => format!("median ≤ {limit:.2}"),
+            Goal::None => continue,
         };
-        push(verdict.what, verdict.ratio.show_interval(), &must, verdict.met());
+        let met = verdict.goal.is_met(&verdict.ratio);
+        push(verdict.what, verdict.ratio.show_interval(), &must, met);
     }
     if let Some(Ok(chat)) = &results.chat {
         for delivery in &chat.deliveries {
