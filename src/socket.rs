@@ -510,6 +510,11 @@ impl Transport for Stream {
     }
 
     #[cfg(feature = "tls")]
+    fn read_kept(&mut self, buf: &mut [u8]) -> Option<usize> {
+        self.session_mut().and_then(|secured| secured.read_kept(buf))
+    }
+
+    #[cfg(feature = "tls")]
     fn has_tail(&self) -> bool {
         self.session().is_some_and(Transport::has_tail)
     }

@@ -100,6 +100,13 @@ pub(crate) trait Transport {
         Ok(true)
     }
 
+    /// Data that came with the end of a handshake, and is in the session already: nothing is asked for it
+    /// below. `None` when there is none.
+    fn read_kept(&mut self, buf: &mut [u8]) -> Option<usize> {
+        let _ = buf;
+        None
+    }
+
     /// Whether what is queued may be written by now.
     fn takes_data(&self) -> bool {
         true

@@ -10,6 +10,7 @@ use crate::connection::Greeting;
 use crate::handler::Handler;
 use crate::id::ConnId;
 use crate::net::Net;
+use crate::transport::Transport;
 
 impl Reactor {
     /// Steps of handshakes, as many as the configuration allows, until `is_spent` says that the turn is.
@@ -23,6 +24,9 @@ impl Reactor {
             let Some(id) = self.net.greeting.pop_front() else { break };
             let basis = self.net.now;
             let step = shake_hands(&mut self.net, &mut self.scratch, handler, id);
+            if matches!(step, Greeting::Done { .. }) {
+                self.read_kept(handler, id);
+            }
             let Some(entry) = self.net.conns.get(id) else { continue };
             // It has been heard: the verdict can fall.
             if entry.conn.listed.due {
@@ -37,6 +41,22 @@ impl Reactor {
             if left == 0 || self.is_spent(tenths) {
                 return;
             }
+        }
+    }
+
+    /// Most clients send their first data with the end of the handshake. It need not wait for the next turn,
+    /// and as the socket was found empty no read has to find that out again.
+    fn read_kept<H: Handler + ?Sized>(&mut self, handler: &mut H, id: ConnId) {
+        let scratch = &mut self.scratch;
+        let kept = self.net.touch(id, |conn, stream, cx| {
+            let wanted = conn.is_readable() && conn.may_read(cx.terms.defaults);
+            wanted.then(|| stream.read_kept(scratch)).flatten()
+        });
+        if let Some(count) = kept.flatten() {
+            self.net.serving = Some(id);
+            // One read is all that may go on here: the next is one of its turn.
+            self.read(handler, id, 1, Some(Ok(count)));
+            self.net.serving = None;
         }
     }
 }

@@ -123,7 +123,7 @@ impl Reactor {
 
     /// Reads until nothing is left or wanted, or the budget of this turn is spent. The result of the first
     /// read may be there already.
-    fn read<H: Handler + ?Sized>(
+    pub(super) fn read<H: Handler + ?Sized>(
         &mut self,
         handler: &mut H,
         id: ConnId,

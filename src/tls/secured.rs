@@ -461,6 +461,12 @@ impl<S: Transport> Transport for Secured<S> {
         }
     }
 
+    /// What the last read below found out holds while the poll has not been asked since.
+    fn read_kept(&mut self, buf: &mut [u8]) -> Option<usize> {
+        let count = self.session.open(buf);
+        (count > 0).then_some(count)
+    }
+
     fn takes_data(&self) -> bool {
         self.clear() > 0 || !self.session.is_handshaking()
     }
