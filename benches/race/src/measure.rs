@@ -48,6 +48,10 @@ pub struct Calls {
     pub detail: String,
 }
 
+/// Where things lie in memory is drawn anew for each process, and is worth half a per cent either way:
+/// each server is started so many times.
+const STARTS: usize = 4;
+
 /// A peer's server, and the clients that play against it.
 struct Contender<'a> {
     peer: &'a Peer,
@@ -58,27 +62,49 @@ struct Contender<'a> {
     /// The medians of each round.
     rounds: Vec<Option<(f64, f64)>>,
     latencies: Latencies,
+    /// Of the present server when it had started, and of those before it in all.
     ticks: (u64, u64),
+    spent: (u64, u64),
+}
+
+/// A server, and clients that have played against it once.
+type Started = (Server, Box<dyn Game>, (u64, u64));
+
+fn start(peer: &Peer, scenario: &Scenario, plan: Plan) -> Result<Started, String> {
+    let (role, opening) = scenario.set_up().map_err(|error| error.to_string())?;
+    let server = peer.start(&role, &[])?;
+    let mut game = opening(server.addr).map_err(|error| error.to_string())?;
+    game.play(plan.slice, &mut latencies()).map_err(|error| error.to_string())?;
+    let ticks = server.ticks().map_err(|error| error.to_string())?;
+    Ok((server, game, ticks))
 }
 
 impl<'a> Contender<'a> {
     fn start(peer: &'a Peer, scenario: &Scenario, plan: Plan) -> Result<Self, String> {
-        let (role, opening) = scenario.set_up().map_err(|error| error.to_string())?;
-        let server = peer.start(&role, &[])?;
-        let game = opening(server.addr).map_err(|error| error.to_string())?;
-        let mut contender = Self {
+        let (server, game, ticks) = start(peer, scenario, plan)?;
+        Ok(Self {
             peer,
             server,
             game,
             turns: Vec::new(),
             rounds: Vec::new(),
             latencies: latencies(),
-            ticks: (0, 0),
-        };
-        let warmed = contender.game.play(plan.slice, &mut latencies());
-        warmed.map_err(|error| error.to_string())?;
-        contender.ticks = contender.server.ticks().map_err(|error| error.to_string())?;
-        Ok(contender)
+            ticks,
+            spent: (0, 0),
+        })
+    }
+
+    /// Goes on with another process.
+    fn start_anew(&mut self, scenario: &Scenario, plan: Plan) -> Result<(), String> {
+        self.spent = self.spent().map_err(|error| error.to_string())?;
+        (self.server, self.game, self.ticks) = start(self.peer, scenario, plan)?;
+        Ok(())
+    }
+
+    /// Ticks of processor time so far, in user space and in the kernel.
+    fn spent(&self) -> io::Result<(u64, u64)> {
+        let now = self.server.ticks()?;
+        Ok((self.spent.0 + now.0 - self.ticks.0, self.spent.1 + now.1 - self.ticks.1))
     }
 
     fn slice(&mut self, time: Duration) -> io::Result<()> {
@@ -108,6 +134,14 @@ pub fn run(scenario: &Scenario, peers: &[Peer], plan: Plan) -> Vec<Cell> {
         peers.iter().map(|peer| Contender::start(peer, scenario, plan)).collect();
     let (turns, time) = scenario.play.turns(plan);
     for turn in 0..plan.rounds * turns {
+        if turn > 0 && turn % (turns * plan.rounds.div_ceil(STARTS)) == 0 {
+            for fate in &mut fates {
+                let anew = fate.as_mut().map_or(Ok(()), |contender| contender.start_anew(scenario, plan));
+                if let Err(error) = anew {
+                    *fate = Err(error);
+                }
+            }
+        }
         // Everybody is first, and last, as often as anybody else, and nobody plays twice in a row:
         // the second time the caches would be warm.
         for n in (0..fates.len()).map(|place| (place + turn) % peers.len()) {
@@ -140,8 +174,7 @@ fn finish(
     plan: Plan,
     reference: &[Option<f64>],
 ) -> Result<Data, String> {
-    let ticks = contender.server.ticks().map_err(|error| error.to_string())?;
-    let (user, system) = (ticks.0 - contender.ticks.0, ticks.1 - contender.ticks.1);
+    let (user, system) = contender.spent().map_err(|error| error.to_string())?;
     let resident = contender.server.resident().map_err(|error| error.to_string())?;
     let first = contender.peer.name == ENGINE || contender.peer.name == scenario.reference();
     let matters = first || matches!(contender.peer.name, "raw mio" | "tokio taught");
