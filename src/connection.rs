@@ -9,10 +9,12 @@
 //! of stream. So the first error is kept here, and an end of stream behind it is not believed.
 
 mod calm;
+mod deadlines;
 mod ending;
 mod leaving;
 mod marks;
 mod origin;
+mod outcome;
 mod piping;
 mod receiving;
 mod securing;
@@ -20,12 +22,11 @@ mod sending;
 #[cfg(test)]
 mod tests;
 
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::addr::{Addr, Peer};
-use crate::close::{Alert, Attempt, CloseReason, CloseReport, Timeout};
+use crate::close::{Alert, Attempt, CloseReason};
 use crate::config::Config;
 use crate::lapses::Lapses;
 use crate::read_buffer::ReadBuffer;
@@ -36,7 +37,7 @@ use crate::transport::{Hints, Transport};
 use crate::write_buffer::{BufferPool, WriteBuffer};
 
 pub(crate) use calm::Flushed;
-pub(crate) use ending::HEALTHY;
+pub(crate) use deadlines::HEALTHY;
 pub(crate) use leaving::Luggage;
 use marks::Marks;
 pub(crate) use origin::Halves;
@@ -495,77 +496,5 @@ impl Connection {
             return false;
         }
         true
-    }
-
-    /// The connection could not be established, or its socket not be put to use.
-    pub(crate) fn fail<T: Transport>(&mut self, error: &io::Error, socket: &mut T, cx: &mut Context<'_>) {
-        let connecting = self.state == State::Connecting;
-        self.record(error);
-        self.die(if connecting { CloseReason::ConnectFailed } else { CloseReason::Io }, socket, cx);
-    }
-
-    /// The host's name could not be looked up.
-    pub(crate) fn fail_lookup<T: Transport>(
-        &mut self,
-        error: &io::Error,
-        socket: &mut T,
-        cx: &mut Context<'_>,
-    ) {
-        self.extra.get_or_insert_default().lookup_error = Some(error.to_string().into());
-        self.fail(error, socket, cx);
-    }
-
-    /// Keeps the first error. One thing is told later and means more: a Unix-domain socket
-    /// answers a write with EPIPE and keeps its ECONNRESET for the next read.
-    fn record(&mut self, error: &io::Error) {
-        // Without an errno it is an error of our own making: the connection's address, for one.
-        let Some(errno) = error.raw_os_error() else { return };
-        if self.is_settled() {
-            return;
-        }
-        if self.errno == 0 || (self.errno == libc::EPIPE && errno == libc::ECONNRESET) {
-            self.errno = errno;
-        }
-    }
-
-    /// A reset that came after the connection was established and before anybody looked.
-    pub(crate) fn broken_at_birth(&mut self, error: &io::Error) {
-        self.record(error);
-        self.readable = true;
-        self.more_hint = true;
-    }
-
-    pub(crate) fn report(&self, now: Time) -> CloseReport {
-        let extra = self.extra.as_deref();
-        CloseReport {
-            reason: self.reason.unwrap_or(CloseReason::Io),
-            errno: (self.errno != 0).then_some(self.errno),
-            saw_fin: self.saw_fin() && !self.ends().truncated,
-            received: self.received,
-            handed: self.handed,
-            unsent: self.unsent,
-            unacked: (self.unacked != UNKNOWN).then_some(self.unacked),
-            duration: now.since(self.since),
-            attempts: extra.map_or(Box::default(), |extra| extra.attempts.as_slice().into()),
-            lookup_error: extra.and_then(|extra| extra.lookup_error.clone()),
-            alert: extra.and_then(|extra| extra.alert),
-            tls_error: extra.and_then(|extra| extra.tls_error.clone()),
-        }
-    }
-
-    /// The time for connecting was up.
-    pub(crate) fn connect_timed_out(&self) -> bool {
-        self.reason == Some(CloseReason::TimedOut(Timeout::Connect))
-    }
-
-    /// The one address that was tried, when that is why the connection ended.
-    pub(crate) fn only_attempt(&self) -> Option<Attempt> {
-        let errno = match self.reason? {
-            CloseReason::ConnectFailed if self.errno != 0 => self.errno,
-            CloseReason::TimedOut(Timeout::Connect) => libc::ETIMEDOUT,
-            _ => return None,
-        };
-        let addr = self.peer.addr()?.as_tcp()?;
-        Some(Attempt { addr, errno })
     }
 }

@@ -51,9 +51,9 @@ mod script;
 mod turns;
 mod verdicts;
 mod victims;
+mod violation;
 mod watch;
 
-use std::error::Error;
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -73,6 +73,7 @@ use turns::Turns;
 use watch::Watch;
 
 pub use clock::Clock;
+pub use violation::Violation;
 
 pub use group::GroupSim;
 
@@ -81,41 +82,6 @@ pub use crate::simnet::{End, Faults, Reading, Remote, Script};
 /// Names a peer of a simulation. Remote servers get theirs as connections reach them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PeerId(usize);
-
-/// A promise that was broken, with the seed that shows it.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Violation {
-    seed: u64,
-    what: String,
-    trace: Vec<String>,
-}
-
-impl Violation {
-    /// What was wrong.
-    pub fn what(&self) -> &str {
-        &self.what
-    }
-
-    /// What happened up to then, a line each, if [`Sim::record`] was called.
-    pub fn trace(&self) -> &[String] {
-        &self.trace
-    }
-}
-
-impl fmt::Display for Violation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "seed {}: {}", self.seed, self.what)
-    }
-}
-
-impl fmt::Debug for Violation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{self}")?;
-        self.trace.iter().try_for_each(|line| writeln!(f, "{line}"))
-    }
-}
-
-impl Error for Violation {}
 
 fn nanos(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX / 4)

@@ -14,12 +14,12 @@ mod nosignal;
 mod options;
 mod pipe;
 mod telling;
+mod transport;
 mod unix_path;
 
-use std::io::{self, ErrorKind, IoSlice, Read};
+use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
-use std::time::Duration;
 
 use mio::event::Source;
 use mio::net::{TcpStream, UnixStream};
@@ -32,12 +32,9 @@ use crate::config::Config;
 use crate::simnet::SimStream;
 #[cfg(feature = "tls")]
 use crate::tls::{Secured, Session};
-use crate::transport::{LastHeard, Transport};
+use crate::transport::Transport;
 
 use self::address::{addr_of, sock_addr};
-use self::asking::input_queue;
-#[cfg(any(target_os = "linux", target_os = "android"))]
-use self::asking::{send_queue, tcp_info};
 use self::options::{apply_options, bind_to_connect};
 
 pub(crate) use acceptor::{Accept, Acceptor, Held, Reserve, Shed};
@@ -310,213 +307,6 @@ impl Stream {
             Self::Tls(secured) => Some(secured),
             _ => None,
         }
-    }
-}
-
-fn not_connected<T>() -> io::Result<T> {
-    Err(io::Error::from_raw_os_error(libc::ENOTCONN))
-}
-
-impl Transport for Stream {
-    #[inline]
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        match self {
-            Self::Tcp(stream) => stream.read(buf),
-            Self::Unix(stream) => stream.read(buf),
-            Self::Pipe(pipe) => pipe.read(buf),
-            #[cfg(feature = "sim")]
-            Self::Sim(stream) => stream.read(buf),
-            #[cfg(feature = "tls")]
-            Self::Tls(secured) => secured.read(buf),
-            Self::Dialing(_) | Self::None => not_connected(),
-        }
-    }
-
-    #[inline]
-    fn write(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        // `send` for one slice: the kernel is spared the copy of a message header.
-        let send = |socket: SockRef<'_>| match slices {
-            [one] => socket.send_with_flags(one, SEND_FLAGS),
-            _ => socket.send_vectored_with_flags(slices, SEND_FLAGS),
-        };
-        match self {
-            Self::Tcp(stream) => stream.try_io(|| send(SockRef::from(&*stream))),
-            Self::Unix(stream) => stream.try_io(|| send(SockRef::from(&*stream))),
-            Self::Pipe(pipe) => pipe.write(slices),
-            #[cfg(feature = "sim")]
-            Self::Sim(stream) => stream.write(slices),
-            #[cfg(feature = "tls")]
-            Self::Tls(secured) => secured.write(slices),
-            Self::Dialing(_) | Self::None => not_connected(),
-        }
-    }
-
-    fn shutdown_write(&mut self) -> io::Result<()> {
-        #[cfg(feature = "sim")]
-        if let Self::Sim(stream) = self {
-            return stream.shutdown_write();
-        }
-        #[cfg(feature = "tls")]
-        if let Self::Tls(secured) = self {
-            return secured.shutdown_write();
-        }
-        if let Self::Pipe(pipe) = self {
-            return pipe.shutdown_write();
-        }
-        match self.socket() {
-            Some(socket) => socket.shutdown(std::net::Shutdown::Write),
-            None => not_connected(),
-        }
-    }
-
-    fn take_error(&mut self) -> io::Result<Option<io::Error>> {
-        #[cfg(feature = "sim")]
-        if let Self::Sim(stream) = self {
-            return stream.take_error();
-        }
-        #[cfg(feature = "tls")]
-        if let Self::Tls(secured) = self {
-            return secured.take_error();
-        }
-        if let Self::Pipe(pipe) = self {
-            return pipe.take_error();
-        }
-        self.socket().map_or(Ok(None), |socket| socket.take_error())
-    }
-
-    #[cfg(any(target_os = "linux", target_os = "android"))]
-    fn unacknowledged(&self) -> Option<u64> {
-        match self {
-            Self::Tcp(stream) => send_queue(stream.as_fd()),
-            Self::Pipe(pipe) => pipe.unacknowledged(),
-            #[cfg(feature = "sim")]
-            Self::Sim(stream) => stream.unacknowledged(),
-            #[cfg(feature = "tls")]
-            Self::Tls(secured) => secured.unacknowledged(),
-            _ => None,
-        }
-    }
-
-    #[cfg(not(any(target_os = "linux", target_os = "android")))]
-    fn unacknowledged(&self) -> Option<u64> {
-        None
-    }
-
-    #[cfg(any(target_os = "linux", target_os = "android"))]
-    fn last_heard(&self) -> Option<LastHeard> {
-        match self {
-            Self::Tcp(stream) => tcp_info(stream.as_fd()),
-            #[cfg(feature = "sim")]
-            Self::Sim(stream) => stream.last_heard(),
-            #[cfg(feature = "tls")]
-            Self::Tls(secured) => secured.last_heard(),
-            _ => None,
-        }
-    }
-
-    #[cfg(not(any(target_os = "linux", target_os = "android")))]
-    fn last_heard(&self) -> Option<LastHeard> {
-        None
-    }
-
-    fn unread(&self) -> Option<usize> {
-        match self {
-            Self::Tcp(stream) => input_queue(stream.as_fd()),
-            Self::Unix(stream) => input_queue(stream.as_fd()),
-            Self::Pipe(pipe) => pipe.unread(),
-            #[cfg(feature = "sim")]
-            Self::Sim(stream) => stream.unread(),
-            #[cfg(feature = "tls")]
-            Self::Tls(secured) => secured.unread(),
-            Self::Dialing(_) | Self::None => None,
-        }
-    }
-
-    /// On Linux a TCP socket that filled only part of the buffer was empty at that moment, and
-    /// what comes later brings an event. A Unix-domain socket also stops at a message that
-    /// carries file descriptors; elsewhere nothing is promised.
-    fn short_read_empties(&self) -> bool {
-        #[cfg(feature = "sim")]
-        if let Self::Sim(stream) = self {
-            return stream.short_read_empties();
-        }
-        #[cfg(feature = "tls")]
-        if let Self::Tls(secured) = self {
-            return secured.short_read_empties();
-        }
-        match self {
-            Self::Tcp(_) => cfg!(target_os = "linux"),
-            Self::Pipe(pipe) => pipe.short_read_empties(),
-            _ => false,
-        }
-    }
-
-    /// `SO_LINGER` with a time of zero: close sends a reset. Any other time would block the loop.
-    fn reset_on_close(&mut self) {
-        #[cfg(feature = "sim")]
-        if let Self::Sim(stream) = self {
-            return stream.reset_on_close();
-        }
-        #[cfg(feature = "tls")]
-        if let Self::Tls(secured) = self {
-            return secured.reset_on_close();
-        }
-        if let Some(socket) = self.socket() {
-            if let Err(error) = socket.set_linger(Some(Duration::ZERO)) {
-                log::debug!("SO_LINGER: {error}");
-            }
-        }
-    }
-
-    #[cfg(feature = "tls")]
-    fn has_own(&self) -> bool {
-        self.session().is_some_and(Transport::has_own)
-    }
-
-    #[cfg(feature = "tls")]
-    fn send_own(&mut self) -> io::Result<()> {
-        self.session_mut().map_or(Ok(()), Transport::send_own)
-    }
-
-    #[cfg(feature = "tls")]
-    fn shake_hands(&mut self, buf: &mut [u8]) -> io::Result<bool> {
-        // Without a session there is no handshake that could be done.
-        self.session_mut().map_or_else(not_connected, |secured| secured.shake_hands(buf))
-    }
-
-    #[cfg(feature = "tls")]
-    fn takes_data(&self) -> bool {
-        self.session().is_none_or(Transport::takes_data)
-    }
-
-    #[cfg(feature = "tls")]
-    fn committed(&self) -> usize {
-        self.session().map_or(0, Transport::committed)
-    }
-
-    #[cfg(feature = "tls")]
-    fn has_taken_below(&self) -> bool {
-        self.session().is_some_and(Transport::has_taken_below)
-    }
-
-    #[cfg(feature = "tls")]
-    fn has_moved_below(&self) -> bool {
-        self.session().is_some_and(Transport::has_moved_below)
-    }
-
-    #[cfg(feature = "tls")]
-    fn is_truncated(&self) -> bool {
-        self.session().is_some_and(Transport::is_truncated)
-    }
-
-    #[cfg(feature = "tls")]
-    fn read_kept(&mut self, buf: &mut [u8]) -> Option<usize> {
-        self.session_mut().and_then(|secured| secured.read_kept(buf))
-    }
-
-    #[cfg(feature = "tls")]
-    fn has_tail(&self) -> bool {
-        self.session().is_some_and(Transport::has_tail)
     }
 }
 

@@ -6,7 +6,7 @@
 
 use std::io::{self, ErrorKind, IoSlice};
 
-use super::ending::HEARD_UNIT;
+use super::deadlines::HEARD_UNIT;
 use super::{Connection, Context, State};
 use crate::send::{Data, SendError, Sent};
 use crate::stats::Stats;

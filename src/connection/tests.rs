@@ -15,7 +15,7 @@ use bytes::Bytes;
 use proptest::prelude::*;
 
 use super::*;
-use crate::close::{CloseReason, Timeout};
+use crate::close::{CloseReason, CloseReport, Timeout};
 use crate::send::{Data, SendError, Sent};
 use crate::transport::LastHeard;
 
