@@ -97,7 +97,7 @@ pub struct Config {
     /// Time for a TLS handshake, from the connection on. 10 s.
     pub handshake_timeout: Duration,
     /// Steps of TLS handshakes in a turn at most: a signature costs as much as a hundred short echoes, and
-    /// who is in is served first. 4.
+    /// who is in is served first. What has come with the end of a handshake is delivered in its last step. 4.
     pub handshakes_per_turn: usize,
     /// A peer may end its stream without having ended its TLS session (close_notify), as many HTTP clients
     /// do, and the close counts as clean. Then anybody on the way can cut a stream short unnoticed: for

@@ -1,5 +1,7 @@
 //! Handshakes of TLS: a bounded number of steps in a turn, after those who are in have been served.
 //!
+//! The first data of a client, if it has come with the end of its handshake, is read in the same step.
+//!
 //! A signature costs as much as a hundred echoes. Whoever can go on waits in a list of its own, not in
 //! that of the connections that are ready, so that the ones who wait cost the others nothing.
 
@@ -45,11 +47,12 @@ impl Reactor {
     }
 
     /// Most clients send their first data with the end of the handshake. It need not wait for the next turn,
-    /// and as the socket was found empty no read has to find that out again.
+    /// and where the last read is known to have emptied the socket, no other has to find that out. What is
+    /// queued goes out first, in its turn: it would be in the way of the answer.
     fn read_kept<H: Handler + ?Sized>(&mut self, handler: &mut H, id: ConnId) {
         let scratch = &mut self.scratch;
         let kept = self.net.touch(id, |conn, stream, cx| {
-            let wanted = conn.is_readable() && conn.may_read(cx.terms.defaults);
+            let wanted = conn.queued() == 0 && conn.may_read(cx.terms.defaults);
             wanted.then(|| stream.read_kept(scratch)).flatten()
         });
         if let Some(count) = kept.flatten() {

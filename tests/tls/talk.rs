@@ -235,3 +235,26 @@ fn who_is_paused_as_soon_as_it_is_open_is_shown_nothing_that_came_with_its_hands
     assert!(shown.recv_timeout(Duration::from_millis(100)).is_err());
     assert_eq!(server.stats().bytes_in, 0);
 }
+
+#[test]
+fn what_was_sent_on_opening_makes_room_before_the_first_data_is_answered() {
+    let config = configured(|config| {
+        config.max_write_buffer = 10_000;
+        config.high_water = 8_000;
+        config.low_water = 1_000;
+    });
+    let server = serve_tls(
+        config,
+        Custom {
+            open: Some(Box::new(|net, conn, _| assert_eq!(net.send(conn, &[1; 4_000]), Ok(Sent::Queued)))),
+            data: Some(Box::new(|net, conn, data| net.send(conn, &[2; 7_000]).map_or(0, |_| data.len()))),
+            ..Custom::default()
+        },
+    );
+    let (mut client, mut last) = at_the_end_of_its_handshake(&server);
+    last.extend(client.seal(b"hello"));
+    client.socket.write_all(&last).expect("a write");
+    assert_eq!(client.receive(11_000).len(), 11_000);
+    client.end();
+    assert_eq!(server.closed().1.reason, CloseReason::PeerClosed);
+}

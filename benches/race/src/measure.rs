@@ -31,7 +31,7 @@ pub struct Data {
     /// seldom to tell.
     pub user_share: Option<f64>,
     pub latencies: Latencies,
-    /// The server's resident memory at the end, in bytes.
+    /// The server's resident memory at the end, in bytes: the most that any start of it came to.
     pub resident: u64,
     /// System calls per unit, by which tool, and which calls.
     pub calls: Option<Calls>,
@@ -49,8 +49,16 @@ pub struct Calls {
 }
 
 /// Where things lie in memory is drawn anew for each process, and is worth half a per cent either way:
-/// each server is started so many times.
-const STARTS: usize = 4;
+/// after so many rounds, and a few more when there are many, each server is started anew. The intervals
+/// are those of rounds all the same, of which the ones with the same process are akin.
+const ROUNDS_OF_A_START: usize = 5;
+const MOST_STARTS: usize = 16;
+
+/// Whether each server is started anew before this round.
+fn starts_anew(round: usize, rounds: usize) -> bool {
+    let starts = (rounds / ROUNDS_OF_A_START).clamp(1, MOST_STARTS);
+    round > 0 && round * starts / rounds != (round - 1) * starts / rounds
+}
 
 /// A peer's server, and the clients that play against it.
 struct Contender<'a> {
@@ -65,6 +73,8 @@ struct Contender<'a> {
     /// Of the present server when it had started, and of those before it in all.
     ticks: (u64, u64),
     spent: (u64, u64),
+    /// The most resident memory that one of those before it ended with.
+    resident: u64,
 }
 
 /// A server, and clients that have played against it once.
@@ -91,14 +101,21 @@ impl<'a> Contender<'a> {
             latencies: latencies(),
             ticks,
             spent: (0, 0),
+            resident: 0,
         })
     }
 
     /// Goes on with another process.
     fn start_anew(&mut self, scenario: &Scenario, plan: Plan) -> Result<(), String> {
+        let started = start(self.peer, scenario, plan)?;
         self.spent = self.spent().map_err(|error| error.to_string())?;
-        (self.server, self.game, self.ticks) = start(self.peer, scenario, plan)?;
+        self.resident = self.resident().map_err(|error| error.to_string())?;
+        (self.server, self.game, self.ticks) = started;
         Ok(())
+    }
+
+    fn resident(&self) -> io::Result<u64> {
+        Ok(self.server.resident()?.max(self.resident))
     }
 
     /// Ticks of processor time so far, in user space and in the kernel.
@@ -134,11 +151,11 @@ pub fn run(scenario: &Scenario, peers: &[Peer], plan: Plan) -> Vec<Cell> {
         peers.iter().map(|peer| Contender::start(peer, scenario, plan)).collect();
     let (turns, time) = scenario.play.turns(plan);
     for turn in 0..plan.rounds * turns {
-        if turn > 0 && turn % (turns * plan.rounds.div_ceil(STARTS)) == 0 {
-            for fate in &mut fates {
-                let anew = fate.as_mut().map_or(Ok(()), |contender| contender.start_anew(scenario, plan));
-                if let Err(error) = anew {
-                    *fate = Err(error);
+        if turn % turns == 0 && starts_anew(turn / turns, plan.rounds) {
+            for contender in fates.iter_mut().flatten() {
+                // What it has done so far counts all the same.
+                if let Err(error) = contender.start_anew(scenario, plan) {
+                    eprintln!("{} goes on with the same process: {error}", contender.peer.name);
                 }
             }
         }
@@ -175,7 +192,7 @@ fn finish(
     reference: &[Option<f64>],
 ) -> Result<Data, String> {
     let (user, system) = contender.spent().map_err(|error| error.to_string())?;
-    let resident = contender.server.resident().map_err(|error| error.to_string())?;
+    let resident = contender.resident().map_err(|error| error.to_string())?;
     let first = contender.peer.name == ENGINE || contender.peer.name == scenario.reference();
     let matters = first || matches!(contender.peer.name, "raw mio" | "tokio taught");
     let calls = match scenario.calls && (first || !plan.quick) {

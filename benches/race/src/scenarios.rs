@@ -67,7 +67,7 @@ impl Scenario {
         let tls = tls::client(self.tls)?;
         let (role, opening): (&str, Opening) = match self.play {
             Play::Echo(shape) => ("echo", Box::new(move |addr| Ok(Box::new(Echo::open(addr, shape, &tls)?)))),
-            Play::Churn => ("echo", Box::new(move |addr| Ok(Box::new(Churn::open(addr, &tls)?)))),
+            Play::Churn => ("echo", Box::new(move |addr| Ok(Box::new(Churn::open(addr, 16, &tls)?)))),
             Play::Fanout { subscribers, silent, in_flight } => {
                 let open = move |addr| -> io::Result<Box<dyn Game>> {
                     let mut game = Fanout::open(addr, subscribers, silent, in_flight, &tls)?;

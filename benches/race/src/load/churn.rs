@@ -11,8 +11,6 @@ use super::line::scratch;
 use super::{client_socket, pattern, wrong, Game, Latencies, Line, Poll, Tls, PERIOD};
 
 const MESSAGE: usize = 64;
-/// How many do so at a time.
-const AT_A_TIME: usize = 16;
 
 struct Client {
     line: Line,
@@ -34,8 +32,9 @@ pub struct Churn {
 }
 
 impl Churn {
-    pub fn open(addr: SocketAddr, tls: &Tls) -> io::Result<Self> {
-        let slots = (0..AT_A_TIME).map(|_| None).collect();
+    /// So many at a time.
+    pub fn open(addr: SocketAddr, at_a_time: usize, tls: &Tls) -> io::Result<Self> {
+        let slots = (0..at_a_time).map(|_| None).collect();
         let pattern = pattern(MESSAGE + PERIOD);
         Ok(Self {
             addr,
