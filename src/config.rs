@@ -97,7 +97,7 @@ pub struct Config {
     /// Time for a TLS handshake, from the connection on. 10 s.
     pub handshake_timeout: Duration,
     /// Steps of TLS handshakes in a turn at most: a signature costs as much as a hundred short echoes, and
-    /// who is in is served first. What has come with the end of a handshake is delivered in its last step. 4.
+    /// who is in is served first. What has come with the end of a handshake is delivered in its last step. 2.
     pub handshakes_per_turn: usize,
     /// A peer may end its stream without having ended its TLS session (close_notify), as many HTTP clients
     /// do, and the close counts as clean. Then anybody on the way can cut a stream short unnoticed: for
@@ -205,7 +205,7 @@ impl Default for Config {
             connect_timeout: Duration::from_secs(10),
             attempt_delay: Duration::from_millis(250),
             handshake_timeout: Duration::from_secs(10),
-            handshakes_per_turn: 4,
+            handshakes_per_turn: 2,
             allow_missing_close_notify: false,
             family: Family::Both,
             idle_timeout: None,
