@@ -17,7 +17,7 @@ impl Violation {
         &self.what
     }
 
-    /// What happened up to then, a line each, if [`Sim::record`] was called.
+    /// What happened up to then, a line each, if [`Sim::record`](super::Sim::record) was called.
     pub fn trace(&self) -> &[String] {
         &self.trace
     }
