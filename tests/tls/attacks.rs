@@ -153,14 +153,7 @@ fn an_alert_goes_out_although_the_handler_had_more_to_send() {
 #[test]
 fn data_between_the_handshake_and_a_damaged_record_is_delivered_though_all_came_at_once() {
     let server = serve_tls(Config::default(), Custom::default());
-    let mut client = Client::of(&server);
-    let hello = client.sealed();
-    client.socket.write_all(&hello).expect("a write");
-    while client.session.is_handshaking() {
-        client.session.read_tls(&mut client.socket).expect("a read");
-        client.session.process_new_packets().expect("records");
-    }
-    let mut bytes = client.sealed();
+    let (mut client, mut bytes) = Client::at_the_end_of_its_handshake(&server);
     bytes.extend(client.seal(b"whole"));
     let mut damaged = client.seal(b"damaged");
     *damaged.last_mut().expect("a byte") ^= 1;

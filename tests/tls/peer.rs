@@ -102,6 +102,19 @@ impl Client {
         client
     }
 
+    /// It has sent all but the last of its handshake, which is that.
+    pub fn at_the_end_of_its_handshake(server: &Server) -> (Self, Vec<u8>) {
+        let mut client = Self::of(server);
+        let hello = client.sealed();
+        client.socket.write_all(&hello).expect("a write");
+        while client.session.is_handshaking() {
+            client.session.read_tls(&mut client.socket).expect("a read");
+            client.session.process_new_packets().expect("records");
+        }
+        let last = client.sealed();
+        (client, last)
+    }
+
     pub fn shake_hands(&mut self) {
         while self.session.is_handshaking() || self.session.wants_write() {
             self.session.complete_io(&mut self.socket).expect("a handshake");

@@ -243,14 +243,7 @@ fn a_handshake_that_stops_in_the_middle_ends_at_its_deadline() {
     let server = serve_tls(config, Echo);
     let mut stalled = Vec::new();
     for part in [0, 1, 10, 50] {
-        let mut client = Client::of(&server);
-        let hello = client.sealed();
-        client.socket.write_all(&hello).expect("a write");
-        while client.session.is_handshaking() {
-            client.session.read_tls(&mut client.socket).expect("a read");
-            client.session.process_new_packets().expect("records");
-        }
-        let finished = client.sealed();
+        let (mut client, finished) = Client::at_the_end_of_its_handshake(&server);
         client.socket.write_all(&finished[..part]).expect("a write");
         stalled.push(client);
     }

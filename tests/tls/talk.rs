@@ -7,7 +7,7 @@ use rustls::ProtocolVersion;
 use unbroken::{Bytes, CloseReason, Config, Sent};
 
 use crate::peer::{configured, only, serve_tls, Client};
-use crate::util::{eventually, pattern, Custom, Echo, Event, Server, SOON};
+use crate::util::{eventually, pattern, Custom, Echo, Event, SOON};
 
 #[test]
 fn what_is_sent_over_tls_comes_back_in_both_versions() {
@@ -176,23 +176,10 @@ fn a_drain_comes_when_sealed_bytes_have_gone() {
     server.wait_for(SOON, |event| matches!(event, Event::Drain(drained, _) if *drained == conn));
 }
 
-/// A client that has sent all but the last of its handshake, and that last part.
-fn at_the_end_of_its_handshake(server: &Server) -> (Client, Vec<u8>) {
-    let mut client = Client::of(server);
-    let hello = client.sealed();
-    client.socket.write_all(&hello).expect("a write");
-    while client.session.is_handshaking() {
-        client.session.read_tls(&mut client.socket).expect("a read");
-        client.session.process_new_packets().expect("a handshake");
-    }
-    let finished = client.sealed();
-    (client, finished)
-}
-
 #[test]
 fn data_that_comes_with_the_end_of_the_handshake_needs_no_read_of_its_own() {
     let server = serve_tls(Config::default(), Echo);
-    let (mut client, mut last) = at_the_end_of_its_handshake(&server);
+    let (mut client, mut last) = Client::at_the_end_of_its_handshake(&server);
     last.extend(client.seal(b"hello"));
     client.socket.write_all(&last).expect("a write");
     assert_eq!(client.receive(5), b"hello");
@@ -205,7 +192,7 @@ fn data_that_comes_with_the_end_of_the_handshake_needs_no_read_of_its_own() {
 #[test]
 fn all_that_comes_with_the_end_of_the_handshake_is_read_however_much() {
     let server = serve_tls(Config::default(), Echo);
-    let (mut client, mut last) = at_the_end_of_its_handshake(&server);
+    let (mut client, mut last) = Client::at_the_end_of_its_handshake(&server);
     let data = pattern(700_000);
     last.extend(client.seal(&data));
     client.session.send_close_notify();
@@ -228,7 +215,7 @@ fn who_is_paused_as_soon_as_it_is_open_is_shown_nothing_that_came_with_its_hands
             ..Custom::default()
         },
     );
-    let (mut client, mut last) = at_the_end_of_its_handshake(&server);
+    let (mut client, mut last) = Client::at_the_end_of_its_handshake(&server);
     last.extend(client.seal(b"hello"));
     client.socket.write_all(&last).expect("a write");
     server.wait_stats(|stats| stats.handshakes == 1);
@@ -251,7 +238,7 @@ fn what_was_sent_on_opening_makes_room_before_the_first_data_is_answered() {
             ..Custom::default()
         },
     );
-    let (mut client, mut last) = at_the_end_of_its_handshake(&server);
+    let (mut client, mut last) = Client::at_the_end_of_its_handshake(&server);
     last.extend(client.seal(b"hello"));
     client.socket.write_all(&last).expect("a write");
     assert_eq!(client.receive(11_000).len(), 11_000);

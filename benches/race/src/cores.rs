@@ -31,16 +31,6 @@ pub enum Goal {
     None,
 }
 
-impl Goal {
-    pub fn is_met(self, ratio: &Rounds) -> bool {
-        match self {
-            Self::AtLeast(limit) => ratio.median() >= limit,
-            Self::AtMost(limit) => ratio.median() <= limit,
-            Self::None => true,
-        }
-    }
-}
-
 struct Contender {
     server: Server,
     game: Box<dyn Game>,

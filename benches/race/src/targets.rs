@@ -199,12 +199,12 @@ fn others(results: &Results, targets: &mut Vec<Target>) {
         );
     }
     for verdict in results.cores.iter().flatten().flatten() {
-        let must = match verdict.goal {
-            Goal::AtLeast(limit) => format!("median ≥ {limit:.2}"),
-            Goal::AtMost(limit) => format!("median ≤ {limit:.2}"),
+        let median = verdict.ratio.median();
+        let (must, met) = match verdict.goal {
+            Goal::AtLeast(limit) => (format!("median ≥ {limit:.2}"), median >= limit),
+            Goal::AtMost(limit) => (format!("median ≤ {limit:.2}"), median <= limit),
             Goal::None => continue,
         };
-        let met = verdict.goal.is_met(&verdict.ratio);
         push(verdict.what, verdict.ratio.show_interval(), &must, met);
     }
     if let Some(Ok(chat)) = &results.chat {
