@@ -98,8 +98,6 @@ pub(crate) struct Listed {
     pub(crate) ready: bool,
     pub(crate) dirty: bool,
     pub(crate) dead: bool,
-    /// Its deadline came up; the verdict falls after it was read from and flushed.
-    pub(crate) due: bool,
     /// Among those that have all their bytes and only owe their end.
     pub(crate) owing: bool,
     /// Among those whose handshake can go on.
@@ -184,17 +182,8 @@ pub(crate) struct Connection {
     pub(crate) reported: bool,
 
     marks: Marks,
-    readable: bool,
-    writable: bool,
-    /// A short read does not prove that the socket is empty.
-    more_hint: bool,
-
-    /// The poll can tell of its input again and again, and has been asked to tell once.
+    /// The poll can tell of its input again and again.
     retold: bool,
-    told_once: bool,
-
-    /// The handler asked for no input.
-    paused: bool,
     /// One read is granted, congested or not.
     may_read_once: bool,
     /// Bytes were queued since the last read: while congested, the next one has to wait for a drain.
@@ -252,14 +241,8 @@ impl Connection {
             origin: Origin::of(via),
             listed: Listed::default(),
             reported: false,
-            marks: Marks::default(),
-            readable: false,
-            // A new socket has room: if not, the first write finds out.
-            writable: true,
-            more_hint: false,
+            marks: Marks::NEW,
             retold: false,
-            told_once: false,
-            paused: false,
             may_read_once: false,
             grew: false,
             ended_first: false,
@@ -389,11 +372,6 @@ impl Connection {
         self.extra.as_ref()?.connect_timeout
     }
 
-    #[cfg(feature = "sim")]
-    pub(crate) fn is_paused(&self) -> bool {
-        self.paused
-    }
-
     /// Closing, or ended.
     #[inline]
     pub(crate) fn is_ending(&self) -> bool {
@@ -419,10 +397,7 @@ impl Connection {
 
     #[inline]
     pub(crate) fn on_readiness(&mut self, hints: Hints) {
-        self.readable |= hints.readable || hints.error;
-        self.writable |= hints.writable || hints.error;
-        self.set_error_hint(self.error_hint() | hints.error);
-        self.more_hint |= hints.more || hints.error;
+        self.marks.add(hints);
     }
 
     /// Whether the next turn has something to do here without any new event.
@@ -445,15 +420,25 @@ impl Connection {
     /// but that of the idle, which is not earlier than the one among the timers.
     #[inline]
     pub(crate) fn is_at_rest(&self, defaults: &Settings) -> bool {
-        let idle_timeout = self.settings(defaults).idle_timeout;
-        let busy = self.readable | self.told_once | self.listed.due;
-        !(busy | self.marks.any_of(Marks::UNREST))
-            && self.state == State::Open
-            && self.errno == 0
+        !self.marks.any_of(Marks::UNREST)
+            && self.is_whole()
             && self.out.is_none()
             && self.ranked == Time::NEVER
-            && self.input.is_empty()
-            && self.armed <= self.alarm
+            && self.is_within_its_time(defaults)
+    }
+
+    /// Open, with no error met and nothing left unused.
+    #[inline]
+    fn is_whole(&self) -> bool {
+        self.state == State::Open && self.errno == 0 && self.input.is_empty()
+    }
+
+    /// Of a connection with nothing queued: whether it has no deadline but that of the idle, which is not
+    /// earlier than the one among the timers.
+    #[inline(always)]
+    fn is_within_its_time(&self, defaults: &Settings) -> bool {
+        let idle_timeout = self.settings(defaults).idle_timeout;
+        self.armed <= self.alarm
             && (idle_timeout.is_none()
                 || (self.armed <= self.activity.plus_option(idle_timeout) && self.all_acknowledged()))
     }

@@ -4,7 +4,7 @@
 //! be told from the one that took its place, whatever the handler kept it for.
 
 use std::fmt;
-use std::num::NonZeroU32;
+use std::num::{NonZeroU32, NonZeroU64};
 
 /// Bits of a token that name the slot. The three lowest of the rest name the kind, what remains
 /// holds as much of the generation as fits.
@@ -15,23 +15,49 @@ const SLOT_MASK: usize = (1 << SLOT_BITS) - 1;
 const KIND_MASK: usize = (1 << KIND_BITS) - 1;
 const GENERATION_MASK: usize = (1 << GENERATION_BITS) - 1;
 
-/// Where something lives, and which of the slot's tenants it is.
+/// Where something lives, and which of the slot's tenants it is: one word, for it is copied, kept and
+/// compared with every event and every message. The slot is the upper half of it.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(crate) struct Key {
-    pub(crate) slot: u32,
-    pub(crate) generation: NonZeroU32,
-}
+pub(crate) struct Key(NonZeroU64);
 
 impl Key {
+    #[inline]
+    pub(crate) const fn new(slot: u32, generation: NonZeroU32) -> Self {
+        match NonZeroU64::new((slot as u64) << 32 | generation.get() as u64) {
+            Some(key) => Self(key),
+            // There is none: the lower half is never 0.
+            None => Self(NonZeroU64::MIN),
+        }
+    }
+
+    #[inline]
+    pub(crate) const fn slot(self) -> u32 {
+        (self.0.get() >> 32) as u32
+    }
+
+    #[inline]
+    pub(crate) const fn generation(self) -> NonZeroU32 {
+        match NonZeroU32::new(self.0.get() as u32) {
+            Some(generation) => generation,
+            None => NonZeroU32::MIN,
+        }
+    }
+
     /// Whether a token's shortened generation is this one's.
     fn matches(self, generation: usize) -> bool {
-        self.generation.get() as usize & GENERATION_MASK == generation
+        self.generation().get() as usize & GENERATION_MASK == generation
+    }
+}
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
     }
 }
 
 impl fmt::Display for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}v{}", self.slot, self.generation)
+        write!(f, "{}v{}", self.slot(), self.generation())
     }
 }
 
@@ -58,7 +84,7 @@ macro_rules! identifiers {
             /// Good as an index into a table of one's own that is checked against the whole id.
             #[allow(dead_code)] // Nobody asks it of an attempt.
             $vis fn slot(self) -> usize {
-                self.0.slot as usize
+                self.0.slot() as usize
             }
         }
 
@@ -108,7 +134,7 @@ pub(crate) enum Source {
 impl Source {
     /// Reads a token made by one of the functions below.
     pub(crate) fn from_token(token: usize) -> Option<Self> {
-        let slot = (token & SLOT_MASK) as u32;
+        let slot = slot_of(token);
         let rest = token >> SLOT_BITS;
         let generation = rest >> KIND_BITS;
         match rest & KIND_MASK {
@@ -121,6 +147,12 @@ impl Source {
             _ => None,
         }
     }
+}
+
+/// The slot that a token names, whatever it was made for.
+#[inline]
+pub(crate) fn slot_of(token: usize) -> u32 {
+    (token & SLOT_MASK) as u32
 }
 
 /// The token of the waker.
@@ -156,14 +188,15 @@ impl WatchId {
     }
 }
 
+#[inline]
 fn pack(kind: usize, key: Key) -> usize {
-    let generation = key.generation.get() as usize & GENERATION_MASK;
-    (((generation << KIND_BITS) | kind) << SLOT_BITS) | (key.slot as usize & SLOT_MASK)
+    let generation = key.0.get() as u32 as usize & GENERATION_MASK;
+    (((generation << KIND_BITS) | kind) << SLOT_BITS) | (key.slot() as usize & SLOT_MASK)
 }
 
 /// Whether `key` is the one a token's slot and shortened generation were made from.
 pub(crate) fn token_matches(key: Key, slot: u32, generation: usize) -> bool {
-    key.slot == slot && key.matches(generation)
+    key.slot() == slot && key.matches(generation)
 }
 
 #[cfg(test)]
@@ -171,7 +204,7 @@ mod tests {
     use super::*;
 
     fn key(slot: u32, generation: u32) -> Key {
-        Key { slot, generation: NonZeroU32::new(generation).unwrap() }
+        Key::new(slot, NonZeroU32::new(generation).unwrap())
     }
 
     #[test]

@@ -95,6 +95,7 @@ mod config;
 mod connect_options;
 mod connection;
 mod dial;
+mod fifo;
 pub mod frame;
 #[cfg(fuzzing)]
 pub mod fuzzing;

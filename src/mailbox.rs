@@ -221,7 +221,7 @@ impl<T> Mailbox<T> {
             inner.tenants.resize(conn.slot() + 1, Tenant::default());
         }
         if let Some(tenant) = inner.tenants.get_mut(conn.slot()) {
-            *tenant = Tenant { generation: conn.0.generation.get(), sends: 0 };
+            *tenant = Tenant { generation: conn.0.generation().get(), sends: 0 };
         }
     }
 
@@ -241,7 +241,7 @@ impl<T> Mailbox<T> {
 impl<T> Inner<T> {
     fn is_live(&self, conn: ConnId) -> bool {
         let tenant = self.tenants.get(conn.slot());
-        tenant.is_some_and(|tenant| tenant.generation == conn.0.generation.get())
+        tenant.is_some_and(|tenant| tenant.generation == conn.0.generation().get())
     }
 }
 
@@ -272,7 +272,7 @@ mod tests {
 
     fn conn(slot: u32, generation: u32) -> ConnId {
         let generation = NonZeroU32::new(generation).unwrap();
-        ConnId(Key { slot, generation })
+        ConnId(Key::new(slot, generation))
     }
 
     fn mailbox(max_commands: usize, max_bytes: usize) -> (Mailbox<()>, Arc<AtomicUsize>) {

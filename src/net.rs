@@ -31,6 +31,7 @@ use crate::addr::Addr;
 use crate::close::CloseReason;
 use crate::config::Config;
 use crate::connection::{Connection, State, Via};
+use crate::fifo::Fifo;
 use crate::id::{AttemptId, ChildId, ConnId, ListenerId, TimerId};
 use crate::lapses::Lapses;
 use crate::listener::Listener;
@@ -135,13 +136,13 @@ pub struct Net {
     pub(crate) deadlines: Timers<Deadline>,
 
     /// Connections that have something to do in the next turn.
-    pub(crate) ready: VecDeque<ConnId>,
+    pub(crate) ready: Fifo<ConnId>,
     /// How many were ever put into `ready`.
     pub(crate) readied: u64,
     /// Connections that were written to, closed, or otherwise meddled with since they were last seen to.
-    pub(crate) dirty: VecDeque<ConnId>,
+    pub(crate) dirty: Fifo<ConnId>,
     /// Connections that were read from and are about to be flushed.
-    pub(crate) served: VecDeque<ConnId>,
+    pub(crate) served: Fifo<ConnId>,
     /// Connections whose handshake can go on.
     pub(crate) greeting: VecDeque<ConnId>,
     /// Connections whose deadline came up, since when they were read from and flushed: the verdict
@@ -232,10 +233,10 @@ impl Net {
             user_timers: Table::new(),
             alarms: Timers::new(),
             deadlines: Timers::new(),
-            ready: VecDeque::new(),
+            ready: Fifo::new(),
             readied: 0,
-            dirty: VecDeque::new(),
-            served: VecDeque::new(),
+            dirty: Fifo::new(),
+            served: Fifo::new(),
             greeting: VecDeque::new(),
             judged: VecDeque::new(),
             dead: VecDeque::new(),

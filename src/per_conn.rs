@@ -36,11 +36,11 @@ macro_rules! ids {
             #[inline]
             fn split(self) -> (usize, NonZeroU32) {
                 let key = Key::from(self);
-                (key.slot as usize, key.generation)
+                (key.slot() as usize, key.generation())
             }
 
             fn join(slot: usize, generation: NonZeroU32) -> Self {
-                Key { slot: slot as u32, generation }.into()
+                Key::new(slot as u32, generation).into()
             }
         }
     )*};

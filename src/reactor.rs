@@ -25,6 +25,7 @@ use crate::names::Resolve;
 use crate::net::{Errand, Net, LOOKS};
 use crate::system::{self, Poller, System, Wake};
 use crate::timers::Time;
+use crate::transport::Hints;
 
 /// What a turn leaves behind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -283,36 +284,15 @@ impl Reactor {
         let mut taken = 0;
         self.poller.for_each_event(|token, hints| {
             taken += 1;
-            match Source::from_token(token) {
-                Some(Source::Connection { slot, generation }) => match net.conns.find(slot, generation) {
-                    Some((id, entry)) => {
-                        entry.conn.on_readiness(hints);
-                        if !std::mem::replace(&mut entry.conn.listed.ready, true) {
-                            net.ready.push_back(id);
-                            net.readied += 1;
-                        }
+            match net.conns.find_connection(token) {
+                Some((id, entry)) => {
+                    entry.conn.on_readiness(hints);
+                    if !std::mem::replace(&mut entry.conn.listed.ready, true) {
+                        net.ready.push_back(id);
+                        net.readied += 1;
                     }
-                    None => net.stats.stale_events += 1,
-                },
-                Some(Source::Listener { slot, generation }) => match net.listeners.find(slot, generation) {
-                    Some((_, listener)) => listener.on_readable(),
-                    None => net.stats.stale_events += 1,
-                },
-                Some(Source::Attempt { slot, generation }) => match net.attempts.find(slot, generation) {
-                    Some((_, attempt)) => {
-                        let conn = attempt.conn;
-                        net.list_ready(conn);
-                    }
-                    None => net.stats.stale_events += 1,
-                },
-                Some(Source::Child { slot, generation }) => {
-                    net.stats.stale_events += u64::from(!net.children.on_event(slot, generation));
                 }
-                Some(Source::Watch { slot, generation }) => {
-                    net.stats.stale_events += u64::from(!net.watches.on_event(slot, generation, hints));
-                }
-                Some(Source::Waker) => *woken = true,
-                None => net.stats.stale_events += 1,
+                None => *woken |= take_other_event(net, token, hints),
             }
         });
         taken
@@ -335,6 +315,27 @@ impl Reactor {
         let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
         log::error!("the handler panicked: {}", text.unwrap_or("(no message)"));
     }
+}
+
+/// An event of something else than a connection that is there. Returns whether it is the waker's.
+#[inline(never)]
+fn take_other_event(net: &mut Net, token: usize, hints: Hints) -> bool {
+    let known = match Source::from_token(token) {
+        Some(Source::Waker) => return true,
+        Some(Source::Listener { slot, generation }) => {
+            let listener = net.listeners.find(slot, generation);
+            listener.map(|(_, listener)| listener.on_readable()).is_some()
+        }
+        Some(Source::Attempt { slot, generation }) => {
+            let conn = net.attempts.find(slot, generation).map(|(_, attempt)| attempt.conn);
+            conn.map(|conn| net.list_ready(conn)).is_some()
+        }
+        Some(Source::Child { slot, generation }) => net.children.on_event(slot, generation),
+        Some(Source::Watch { slot, generation }) => net.watches.on_event(slot, generation, hints),
+        Some(Source::Connection { .. }) | None => false,
+    };
+    net.stats.stale_events += u64::from(!known);
+    false
 }
 
 impl Drop for Reactor {

@@ -6,6 +6,7 @@ mod address;
 mod adopted;
 mod affinity;
 mod asking;
+mod calls;
 mod child;
 mod clock;
 mod credentials;
@@ -19,10 +20,10 @@ mod unix_path;
 
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use mio::event::Source;
-use mio::net::{TcpStream, UnixStream};
+use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
 use socket2::{SockAddr, SockRef, Socket, Type};
 
@@ -68,8 +69,8 @@ fn stream_interest() -> Interest {
 /// A connected or connecting stream socket.
 #[derive(Debug)]
 pub(crate) enum Stream {
-    Tcp(TcpStream),
-    Unix(UnixStream),
+    Tcp(OwnedFd),
+    Unix(OwnedFd),
     /// A Unix-domain socket whose listener's backlog is full: to be tried again.
     Dialing(Box<Dialing>),
     /// A TLS session above one of the others.
@@ -116,7 +117,7 @@ impl Stream {
             Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => {}
             Err(error) => return Err(error),
         }
-        Ok(Connect::Started(Self::Tcp(TcpStream::from_std(socket.into()))))
+        Ok(Connect::Started(Self::Tcp(socket.into())))
     }
 
     /// Tries again to connect a Unix-domain socket whose listener was too busy.
@@ -132,7 +133,7 @@ impl Stream {
             }
             Err(error) => return Err(error),
         }
-        Ok(Connect::Started(Self::Unix(UnixStream::from_std(dialing.socket.into()))))
+        Ok(Connect::Started(Self::Unix(dialing.socket.into())))
     }
 
     pub(crate) fn is_dialing(&self) -> bool {
@@ -146,10 +147,10 @@ impl Stream {
             return Err(error);
         }
         let peer = match self {
-            Self::Tcp(stream) => match stream.peer_addr() {
+            Self::Tcp(fd) => match SockRef::from(&*fd).peer_addr() {
                 // An ephemeral port that happens to be the one asked for: the socket has
                 // connected to itself, and would hear its own echo.
-                Ok(peer) if stream.local_addr().is_ok_and(|local| local == peer) => {
+                Ok(peer) if SockRef::from(&*fd).local_addr().is_ok_and(|local| local == peer) => {
                     // Closed in good order it would keep its port for a minute (TIME-WAIT) from the
                     // very server that is awaited there.
                     self.reset_on_close();
@@ -157,7 +158,7 @@ impl Stream {
                 }
                 peer => peer.map(drop),
             },
-            Self::Unix(stream) => SockRef::from(&*stream).peer_addr().map(drop),
+            Self::Unix(fd) => SockRef::from(&*fd).peer_addr().map(drop),
             #[cfg(feature = "sim")]
             Self::Sim(stream) => return Ok(stream.is_connected()),
             #[cfg(feature = "tls")]
@@ -184,7 +185,7 @@ impl Stream {
     /// Who is at the other end of a Unix-domain connection.
     pub(crate) fn peer_credentials(&self) -> Option<Credentials> {
         match self.bottom() {
-            Self::Unix(stream) => credentials::of_peer(stream.as_fd()),
+            Self::Unix(fd) => credentials::of_peer(fd.as_fd()),
             _ => None,
         }
     }
@@ -194,10 +195,7 @@ impl Stream {
         if let Self::Sim(stream) = self.bottom_mut() {
             stream.register(token);
         }
-        match self.source() {
-            Some(source) => registry.register(source, Token(token), stream_interest()),
-            None => Ok(()),
-        }
+        self.with_source(|source| registry.register(source, Token(token), stream_interest()))
     }
 
     /// Has the poll tell of it under another token: what is ready already is told once more.
@@ -206,19 +204,14 @@ impl Stream {
         if let Self::Sim(stream) = self.bottom_mut() {
             stream.register(token);
         }
-        match self.source() {
-            Some(source) => registry.reregister(source, Token(token), stream_interest()),
-            None => Ok(()),
-        }
+        self.with_source(|source| registry.reregister(source, Token(token), stream_interest()))
     }
 
     /// Takes the socket out of the poll before it is closed: a duplicate of its descriptor, in
     /// this process or a child, would keep its events coming.
     pub(crate) fn deregister(&mut self, registry: &Registry) {
-        if let Some(source) = self.source() {
-            if let Err(error) = registry.deregister(source) {
-                log::debug!("deregister: {error}");
-            }
+        if let Err(error) = self.with_source(|source| registry.deregister(source)) {
+            log::debug!("deregister: {error}");
         }
     }
 
@@ -240,16 +233,16 @@ impl Stream {
         }
     }
 
-    fn source(&mut self) -> Option<&mut dyn Source> {
+    /// Has what the poll knows it by dealt with, if there is any.
+    fn with_source(&mut self, deal: impl FnOnce(&mut dyn Source) -> io::Result<()>) -> io::Result<()> {
         match self {
-            Self::Tcp(stream) => Some(stream),
-            Self::Unix(stream) => Some(stream),
-            Self::Pipe(pipe) => Some(&mut **pipe),
+            Self::Tcp(fd) | Self::Unix(fd) => deal(&mut SourceFd(&fd.as_raw_fd())),
+            Self::Pipe(pipe) => deal(&mut **pipe),
             #[cfg(feature = "tls")]
-            Self::Tls(secured) => secured.below_mut().source(),
-            Self::Dialing(_) | Self::None => None,
+            Self::Tls(secured) => secured.below_mut().with_source(deal),
+            Self::Dialing(_) | Self::None => Ok(()),
             #[cfg(feature = "sim")]
-            Self::Sim(_) => None,
+            Self::Sim(_) => Ok(()),
         }
     }
 
@@ -260,16 +253,14 @@ impl Stream {
     /// The descriptor of a socket that has been taken out of the poll.
     pub(crate) fn into_fd(self) -> Option<OwnedFd> {
         match self {
-            Self::Tcp(stream) => Some(std::net::TcpStream::from(stream).into()),
-            Self::Unix(stream) => Some(std::os::unix::net::UnixStream::from(stream).into()),
+            Self::Tcp(fd) | Self::Unix(fd) => Some(fd),
             _ => None,
         }
     }
 
     fn socket(&self) -> Option<SockRef<'_>> {
         match self {
-            Self::Tcp(stream) => Some(SockRef::from(stream)),
-            Self::Unix(stream) => Some(SockRef::from(stream)),
+            Self::Tcp(fd) | Self::Unix(fd) => Some(SockRef::from(fd)),
             Self::Pipe(_) => None,
             #[cfg(feature = "tls")]
             Self::Tls(secured) => secured.below().socket(),
@@ -326,7 +317,7 @@ mod tests {
             }
             let addr = socket.local_addr().unwrap();
             socket.connect(&addr).expect("Linux lets it");
-            let mut stream = Stream::Tcp(TcpStream::from_std(socket.into()));
+            let mut stream = Stream::Tcp(socket.into());
             let error = stream.finish_connect().unwrap_err();
             assert_eq!(error.raw_os_error(), Some(libc::ECONNREFUSED));
             drop(stream);

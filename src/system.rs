@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::time::Duration;
 
+use mio::event::Event;
 use mio::{Events, Poll, Registry, Token, Waker};
 
 use crate::addr::Addr;
@@ -192,13 +193,11 @@ impl Poller {
     #[inline]
     pub(crate) fn for_each_event(&self, mut tell: impl FnMut(usize, Hints)) {
         for event in &self.events {
-            let read_closed = event.is_read_closed();
-            let hints = Hints {
-                readable: event.is_readable() || read_closed,
-                writable: event.is_writable() || event.is_write_closed(),
-                error: event.is_error(),
-                more: read_closed || event.is_priority(),
-            };
+            let mut hints =
+                Hints { readable: event.is_readable(), writable: event.is_writable(), ..Hints::default() };
+            if event.is_error() || event.is_priority() || event.is_read_closed() || event.is_write_closed() {
+                add_rare_hints(&mut hints, event);
+            }
             tell(event.token().0, hints);
         }
         #[cfg(feature = "sim")]
@@ -212,6 +211,15 @@ impl Poller {
             tell(*token, hints);
         }
     }
+}
+
+/// An error, urgent data, or an end.
+#[cold]
+fn add_rare_hints(hints: &mut Hints, event: &Event) {
+    hints.error = event.is_error();
+    hints.more = event.is_priority() || event.is_read_closed();
+    hints.readable |= event.is_read_closed();
+    hints.writable |= event.is_write_closed();
 }
 
 impl AsFd for Poller {

@@ -5,12 +5,12 @@ use std::num::NonZeroU32;
 
 use slab::Slab;
 
-use crate::id::{token_matches, Key};
+use crate::id::{slot_of, token_matches, ConnId, Key};
 
-/// Who lives in a slot, and its generation once more, beside it: a look-up then goes to one place.
+/// Who lives in a slot, and what it is known by, beside it: a look-up goes to one place.
 #[derive(Debug)]
 struct Tenant<T> {
-    generation: NonZeroU32,
+    key: Key,
     /// `None` when the slot has used up its generations and is retired for good.
     thing: Option<T>,
 }
@@ -50,53 +50,50 @@ where
             self.generations.resize(slot + 1, NonZeroU32::MIN);
         }
         let generation = self.generations.get(slot).copied().unwrap_or(NonZeroU32::MIN);
-        let id = I::from(Key { slot: slot as u32, generation });
-        entry.insert(Tenant { generation, thing: Some(make(id)) });
-        id
+        let key = Key::new(slot as u32, generation);
+        entry.insert(Tenant { key, thing: Some(make(key.into())) });
+        key.into()
     }
 
     #[inline]
     pub(crate) fn get(&self, id: I) -> Option<&T> {
         let key = id.into();
-        let tenant = self.slots.get(key.slot as usize)?;
-        if tenant.generation != key.generation {
-            return None;
+        match self.slots.get(key.slot() as usize) {
+            Some(Tenant { key: present, thing: Some(thing) }) if *present == key => Some(thing),
+            _ => None,
         }
-        tenant.thing.as_ref()
     }
 
     #[inline]
     pub(crate) fn get_mut(&mut self, id: I) -> Option<&mut T> {
         let key = id.into();
-        let tenant = self.slots.get_mut(key.slot as usize)?;
-        if tenant.generation != key.generation {
-            return None;
+        match self.slots.get_mut(key.slot() as usize) {
+            Some(Tenant { key: present, thing: Some(thing) }) if *present == key => Some(thing),
+            _ => None,
         }
-        tenant.thing.as_mut()
     }
 
     /// The thing that a token of the poll was made for, unless it is gone.
     #[inline]
     pub(crate) fn find(&mut self, slot: u32, generation: usize) -> Option<(I, &mut T)> {
         let tenant = self.slots.get_mut(slot as usize)?;
-        let key = Key { slot, generation: tenant.generation };
-        if !token_matches(key, slot, generation) {
+        if !token_matches(tenant.key, slot, generation) {
             return None;
         }
-        Some((I::from(key), tenant.thing.as_mut()?))
+        Some((tenant.key.into(), tenant.thing.as_mut()?))
     }
 
     /// Frees the slot. Its next tenant gets the next generation; a slot whose generations are
     /// used up gets no next tenant, so that no identifier ever comes round again.
     pub(crate) fn remove(&mut self, id: I) -> Option<T> {
         let key = id.into();
-        let slot = key.slot as usize;
+        let slot = key.slot() as usize;
         let tenant = self.slots.get_mut(slot)?;
-        if tenant.generation != key.generation {
+        if tenant.key != key {
             return None;
         }
         let thing = tenant.thing.take()?;
-        match (self.generations.get_mut(slot), key.generation.checked_add(1)) {
+        match (self.generations.get_mut(slot), key.generation().checked_add(1)) {
             (Some(generation), Some(next)) => {
                 *generation = next;
                 self.slots.remove(slot);
@@ -111,17 +108,27 @@ where
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (I, &T)> + '_ {
-        self.slots.iter().filter_map(|(slot, tenant)| {
-            let key = Key { slot: slot as u32, generation: tenant.generation };
-            Some((I::from(key), tenant.thing.as_ref()?))
-        })
+        self.slots.iter().filter_map(|(_, tenant)| Some((tenant.key.into(), tenant.thing.as_ref()?)))
+    }
+}
+
+impl<T> Table<ConnId, T> {
+    /// The connection that a token of the poll was made for, if it was made for one that is not gone: the
+    /// usual case, of which no more of the token need be read.
+    #[inline]
+    pub(crate) fn find_connection(&mut self, token: usize) -> Option<(ConnId, &mut T)> {
+        match self.slots.get_mut(slot_of(token) as usize) {
+            Some(Tenant { key, thing: Some(thing) }) if ConnId(*key).token() == token => {
+                Some((ConnId(*key), thing))
+            }
+            _ => None,
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::id::ConnId;
     use proptest::prelude::*;
     use std::collections::HashMap;
 
@@ -159,6 +166,7 @@ mod tests {
             panic!("not a connection");
         };
         assert!(table.find(slot, generation).is_none());
+        assert!(table.find_connection(last.token()).is_none());
     }
 
     proptest! {

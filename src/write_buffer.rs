@@ -56,6 +56,9 @@ pub(crate) struct WriteBuffer {
     /// Bytes of the front that have been taken already.
     head: usize,
     len: usize,
+    /// In the pool: the one below it, and what it weighs there.
+    below: Option<Box<WriteBuffer>>,
+    weighed: usize,
 }
 
 impl WriteBuffer {
@@ -156,18 +159,22 @@ impl WriteBuffer {
         self.all().flatten().skip(self.head).take(limit).copied().collect()
     }
 
-    /// The front of the queue when it is all there is, at most `limit` bytes of it: the usual case,
-    /// which needs no gathering.
+    /// The whole queue, when it is one piece: the usual case, which needs no gathering.
     #[inline]
-    pub(crate) fn only_slice(&self, limit: usize) -> Option<&[u8]> {
+    pub(crate) fn whole(&self) -> Option<&[u8]> {
         let front = match (&self.first, self.chunks.front()) {
             (None, None) => &self.tail[..],
             (Some(bytes), None) if self.tail.is_empty() => bytes,
             (None, Some(chunk)) if self.chunks.len() == 1 && self.tail.is_empty() => chunk.as_slice(),
             _ => return None,
         };
-        let rest = front.get(self.head..)?;
-        Some(rest.get(..limit).unwrap_or(rest))
+        front.get(self.head..)
+    }
+
+    /// The same, at most `limit` bytes of it.
+    #[inline]
+    pub(crate) fn only_slice(&self, limit: usize) -> Option<&[u8]> {
+        self.whole().map(|whole| whole.get(..limit).unwrap_or(whole))
     }
 
     /// Drops the first `count` bytes: the kernel took them.
@@ -177,6 +184,12 @@ impl WriteBuffer {
         if count < self.len {
             return self.advance_partly(count);
         }
+        self.empty();
+    }
+
+    /// Drops everything: the kernel took it.
+    #[inline]
+    pub(crate) fn empty(&mut self) {
         self.first = None;
         if !self.chunks.is_empty() || self.tail.capacity() > CHUNK {
             self.drop_chunks();
@@ -267,11 +280,11 @@ impl WriteBuffer {
 
 /// Emptied write buffers, so that a connection has one only while bytes are queued and taking
 /// one costs no allocation in the steady state.
+///
+/// They lie one on the other, each holding the next: what is taken is what was given last.
 #[derive(Debug, Default)]
 pub(crate) struct BufferPool {
-    // Boxed already: what moves in and out of a connection is the pointer.
-    #[allow(clippy::vec_box)]
-    free: Vec<Box<WriteBuffer>>,
+    top: Option<Box<WriteBuffer>>,
     weight: usize,
 }
 
@@ -282,24 +295,38 @@ const POOLED: usize = 128 << 10;
 impl BufferPool {
     #[inline(always)]
     pub(crate) fn take(&mut self) -> Box<WriteBuffer> {
-        match self.free.pop() {
-            Some(buffer) => {
-                self.weight -= buffer.weight();
+        match self.top.take() {
+            Some(mut buffer) => {
+                self.top = buffer.below.take();
+                self.weight -= buffer.weighed;
                 buffer
             }
             None => Box::default(),
         }
     }
 
+    /// Takes back one that is empty.
     #[inline(always)]
     pub(crate) fn give(&mut self, mut buffer: Box<WriteBuffer>) {
-        if !buffer.is_empty() {
-            buffer.clear();
-        }
+        debug_assert!(buffer.is_empty());
         let weight = buffer.weight();
         if self.weight + weight <= POOLED {
             self.weight += weight;
-            self.free.push(buffer);
+            buffer.weighed = weight;
+            // Nothing is below one that is not in the pool: nothing is to be dropped.
+            debug_assert!(buffer.below.is_none());
+            std::mem::swap(&mut buffer.below, &mut self.top);
+            std::mem::forget(self.top.replace(buffer));
+        }
+    }
+}
+
+impl Drop for BufferPool {
+    /// One after the other: each would drop the next inside its own drop.
+    fn drop(&mut self) {
+        let mut top = self.top.take();
+        while let Some(mut buffer) = top {
+            top = buffer.below.take();
         }
     }
 }

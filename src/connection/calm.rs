@@ -25,33 +25,22 @@ pub(crate) enum Flushed {
 }
 
 impl Connection {
-    /// Open and plain, with no end, error, congestion, unused input or verdict in sight.
-    #[inline]
-    fn is_calm(&self) -> bool {
-        self.marks.is_empty()
-            && self.state == State::Open
-            && !self.listed.due
-            && self.errno == 0
-            && self.input.is_empty()
-    }
-
     /// Whether new input is all there is to see to, and goes to the handler as it comes.
     #[inline]
     pub(crate) fn only_reads(&self) -> bool {
-        self.readable && !self.paused && self.out.is_none() && self.want == 0 && self.is_calm()
+        self.marks.are_to_read() && self.is_whole() && self.out.is_none() && self.want == 0
     }
 
-    /// Whether so many bytes more leave the queue well below high water and its cap, and nothing else about
-    /// the connection changes.
+    /// Whether so many bytes more leave the queue well below high water, and so below its cap, and nothing else
+    /// about the connection changes.
     #[inline]
     pub(crate) fn takes_calmly(&self, len: usize, defaults: &Settings) -> bool {
         let in_the_way = self.marks.any_of(Marks::IN_THE_WAY) || self.errno != 0;
         if in_the_way || self.state != State::Open || len == 0 || len >= WRITE_THROUGH {
             return false;
         }
-        let settings = self.settings(defaults);
         // One more like it would have to fit as well.
-        self.queued() + 2 * len < settings.high_water.min(settings.max_write_buffer)
+        self.queued() + 2 * len < self.settings(defaults).high_water
     }
 
     /// Queues bytes of which [`takes_calmly`](Self::takes_calmly) says that they are taken.
@@ -62,7 +51,7 @@ impl Connection {
     }
 
     /// Writes a queue that is one slice.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn flush_calmly<T: Transport>(
         &mut self,
         socket: &mut T,
@@ -72,12 +61,11 @@ impl Connection {
         pool: &mut BufferPool,
         stats: &mut Stats,
     ) -> Flushed {
-        if !(self.writable && self.is_calm() && self.ranked == Time::NEVER) {
+        if !(self.marks.are_to_write() && self.is_whole() && self.ranked == Time::NEVER) {
             return Flushed::No;
         }
         let Some(mut out) = self.out.take() else { return Flushed::No };
-        // All of it, within the budget of a flush.
-        let Some(slice) = out.only_slice(budget).filter(|slice| slice.len() == out.len()) else {
+        let Some(slice) = out.whole().filter(|slice| slice.len() <= budget) else {
             self.out = Some(out);
             return Flushed::No;
         };
@@ -89,11 +77,11 @@ impl Connection {
                 return Flushed::Otherwise(outcome, offered);
             }
         }
-        out.advance(offered);
+        out.empty();
         pool.give(out);
         self.note_written(offered, now, stats);
         self.waiting = false;
         self.standing_since = Time::NEVER;
-        Flushed::Whole(offered, self.is_at_rest(defaults))
+        Flushed::Whole(offered, !self.marks.any_of(Marks::UNREST) && self.is_within_its_time(defaults))
     }
 }

@@ -174,9 +174,9 @@ impl Connection {
     /// The reactor is about to read from it and to flush it because its deadline came up: whatever
     /// the kernel last said, it is tried.
     pub(crate) fn look_again(&mut self) {
-        self.listed.due = true;
-        self.readable |= !self.saw_fin() || self.ends().tail;
-        self.writable = true;
+        self.set_due(true);
+        self.set_readable(self.is_readable() | !self.saw_fin() | self.ends().tail);
+        self.set_writable(true);
     }
 
     /// Ends the connection if a deadline has passed. All that came up to `cx.now` has been read, as
@@ -266,7 +266,7 @@ impl Connection {
             return;
         }
         let waits = socket.unread().is_some_and(|bytes| bytes > 0);
-        if waits && (self.paused || socket.last_heard().is_none()) {
+        if waits && (self.is_paused() || socket.last_heard().is_none()) {
             self.activity = now;
         }
     }

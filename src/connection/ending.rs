@@ -89,7 +89,7 @@ impl Connection {
             if self.goes_on_reading() {
                 return;
             }
-            if self.saw_fin() || !self.readable {
+            if self.saw_fin() || !self.is_readable() {
                 self.die(CloseReason::Io, socket, cx);
             }
             return;
@@ -151,7 +151,7 @@ impl Connection {
             // The end of a session comes first, and the kernel took it in part or not at all.
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
                 self.fin_sent = false;
-                self.writable = false;
+                self.set_writable(false);
             }
             Err(error) if error.kind() == ErrorKind::Interrupted => self.fin_sent = false,
             Err(error) if self.secured() && error.raw_os_error() != Some(libc::ENOTCONN) => {
@@ -159,8 +159,8 @@ impl Connection {
             }
             // ENOTCONN: a reset came first. The next read, or the next question, tells which.
             Err(_) => {
-                self.readable |= !self.saw_fin();
-                self.more_hint = true;
+                self.set_readable(self.is_readable() | !self.saw_fin());
+                self.set_more_hint(true);
                 self.set_error_hint(true);
             }
         }

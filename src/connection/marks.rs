@@ -2,6 +2,7 @@
 //! whether any of it is so.
 
 use super::Connection;
+use crate::transport::Hints;
 
 /// A set of flags.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -14,12 +15,54 @@ impl Marks {
 
     /// Those that are work, or the end of all.
     pub(super) const UNREST: Self = Self(
-        bit::ERROR_HINT | bit::SHOW_AGAIN | bit::DRAIN_DUE | bit::EOF_DUE | bit::OWN | bit::WRITE_FAILED,
+        bit::READABLE
+            | bit::TOLD_ONCE
+            | bit::DUE
+            | bit::ERROR_HINT
+            | bit::SHOW_AGAIN
+            | bit::DRAIN_DUE
+            | bit::EOF_DUE
+            | bit::OWN
+            | bit::WRITE_FAILED,
     );
 
+    /// What the kernel last said, which alone makes nobody a special case.
+    const HINTS: Self = Self(bit::READABLE | bit::WRITABLE | bit::MORE_HINT | bit::TOLD_ONCE);
+
+    /// All but those of the kernel and the handler's pause.
+    const UNCALM: Self = Self(!(Self::HINTS.0 | bit::PAUSED));
+
+    /// Those of a new connection. A new socket has room: if not, the first write finds out.
+    pub(super) const NEW: Self = Self(bit::WRITABLE);
+
+    /// Whether input has come, none is refused, and nothing else is so.
     #[inline]
-    pub(super) fn is_empty(self) -> bool {
-        self.0 == 0
+    pub(super) fn are_to_read(self) -> bool {
+        self.0 & (Self::UNCALM.0 | bit::READABLE | bit::PAUSED) == bit::READABLE
+    }
+
+    /// Whether there is room to write, and nothing else is so.
+    #[inline]
+    pub(super) fn are_to_write(self) -> bool {
+        self.0 & (Self::UNCALM.0 | bit::WRITABLE) == bit::WRITABLE
+    }
+
+    /// Adds what the kernel says.
+    #[inline]
+    pub(super) fn add(&mut self, hints: Hints) {
+        let bit = |is: bool, bit: u32| if is { bit } else { 0 };
+        self.0 |= bit(hints.readable, bit::READABLE) | bit(hints.writable, bit::WRITABLE);
+        if hints.more | hints.error {
+            self.add_rare(hints);
+        }
+    }
+
+    #[cold]
+    fn add_rare(&mut self, hints: Hints) {
+        self.0 |= bit::MORE_HINT;
+        if hints.error {
+            self.0 |= bit::READABLE | bit::WRITABLE | bit::ERROR_HINT;
+        }
     }
 
     /// Whether any of `others` is up.
@@ -55,7 +98,7 @@ macro_rules! marks {
                 }
 
                 #[inline]
-                pub(super) fn $set(&mut self, up: bool) {
+                pub(crate) fn $set(&mut self, up: bool) {
                     self.marks.put(bit::$bit, up);
                 }
             )*
@@ -64,6 +107,18 @@ macro_rules! marks {
 }
 
 marks! {
+    /// The kernel may have input, as far as it told.
+    is_readable, set_readable: READABLE;
+    /// The kernel may have room.
+    is_writable, set_writable: WRITABLE;
+    /// A short read does not prove that the socket is empty.
+    more_hint, set_more_hint: MORE_HINT;
+    /// The poll can tell of its input again and again, and has been asked to tell once.
+    told_once, set_told_once: TOLD_ONCE;
+    /// The handler asked for no input.
+    is_paused, set_paused: PAUSED;
+    /// Its deadline came up; the verdict falls after it was read from and flushed.
+    is_due, set_due: DUE;
     /// The kernel hinted at an error.
     error_hint, set_error_hint: ERROR_HINT;
     /// The queue passed high water and has not fallen to low water since.

@@ -47,8 +47,8 @@ const NO_SLOT: u32 = u32::MAX;
 
 const fn nobody(number: u32) -> Origin {
     match NonZeroU32::new(number) {
-        Some(generation) => Origin(Key { slot: NO_SLOT, generation }),
-        None => Origin(Key { slot: NO_SLOT, generation: NonZeroU32::MAX }),
+        Some(generation) => Origin(Key::new(NO_SLOT, generation)),
+        None => Origin(Key::new(NO_SLOT, NonZeroU32::MAX)),
     }
 }
 
@@ -105,7 +105,7 @@ mod tests {
 
     #[test]
     fn every_way_is_told_again_as_it_was_given() {
-        let listener = ListenerId(Key { slot: 7, generation: NonZeroU32::new(4).unwrap() });
+        let listener = ListenerId(Key::new(7, NonZeroU32::new(4).unwrap()));
         for via in [Via::Listener(listener), Via::Connect, Via::Adopted, Via::Child, Via::Pipe] {
             assert_eq!(Origin::of(via).via(), via);
         }

@@ -106,8 +106,8 @@ impl Connection {
     /// A reset that came after the connection was established and before anybody looked.
     pub(crate) fn broken_at_birth(&mut self, error: &io::Error) {
         self.record(error);
-        self.readable = true;
-        self.more_hint = true;
+        self.set_readable(true);
+        self.set_more_hint(true);
     }
 
     pub(crate) fn report(&self, now: Time) -> CloseReport {

@@ -29,10 +29,10 @@ impl Connection {
     /// It is a pipe from here on.
     pub(crate) fn be_pipe(&mut self, halves: Halves, input: Input) {
         self.origin = Origin::pipe(halves);
-        self.readable = input == Input::Unwatched;
-        self.more_hint = self.readable;
+        self.set_readable(input == Input::Unwatched);
+        self.set_more_hint(self.is_readable());
         self.retold = input == Input::Retold;
-        self.told_once = self.retold;
+        self.set_told_once(self.retold);
         if halves == Halves::ReadOnly {
             self.set_fin_wanted(true);
             self.fin_sent = true;
@@ -61,20 +61,21 @@ impl Connection {
 
     fn telling(&mut self, defaults: &Settings) -> Option<Telling> {
         if self.state == State::Dead || (self.saw_fin() && !self.secured()) {
-            (self.retold, self.told_once) = (false, false);
+            self.retold = false;
+            self.set_told_once(false);
             return Some(Telling::Never);
         }
         let wanted = self.wants_input(defaults);
-        let once = match self.told_once {
+        let once = match self.told_once() {
             // A session reads for purposes of its own, and until nothing is left.
             _ if self.secured() => true,
-            true => self.readable || !wanted,
-            false => self.readable && !wanted,
+            true => self.is_readable() || !wanted,
+            false => self.is_readable() && !wanted,
         };
-        if once == self.told_once {
+        if once == self.told_once() {
             return None;
         }
-        self.told_once = once;
+        self.set_told_once(once);
         Some(if once { Telling::Once } else { Telling::Always })
     }
 
@@ -102,7 +103,7 @@ impl Connection {
     /// Our stream has ended. Where that was the only one, all has.
     pub(super) fn pipe_has_ended(&mut self) {
         if self.halves() == Some(Halves::WriteOnly) {
-            self.readable |= !self.saw_fin();
+            self.set_readable(self.is_readable() | !self.saw_fin());
         }
     }
 }

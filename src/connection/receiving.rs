@@ -24,16 +24,10 @@ pub(crate) enum Received {
 }
 
 impl Connection {
-    /// Whether the kernel may have more, as far as it told.
-    #[inline]
-    pub(crate) fn is_readable(&self) -> bool {
-        self.readable
-    }
-
     /// Whether a read is wanted and may bring something.
     #[inline]
     pub(crate) fn may_read(&self, defaults: &Settings) -> bool {
-        self.readable && self.wants_input(defaults)
+        self.is_readable() && self.wants_input(defaults)
     }
 
     /// Whether a read is wanted, whatever the kernel last said.
@@ -45,7 +39,7 @@ impl Connection {
         match self.state {
             State::Flushing | State::Lingering => true,
             State::Open | State::HalfClosedLocal => {
-                !self.paused && (!self.is_congested() || self.is_granted(self.settings(defaults)))
+                !self.is_paused() && (!self.is_congested() || self.is_granted(self.settings(defaults)))
             }
             State::Connecting | State::Handshaking | State::HalfClosedRemote | State::Dead => false,
         }
@@ -94,14 +88,14 @@ impl Connection {
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
                 // A session that has a part of a record says so as well, without the kernel having been asked:
                 // an end or an error that stands behind that part brings no event of its own.
-                let unasked = self.secured() && self.more_hint && socket.short_read_empties();
-                self.readable = unasked;
-                self.more_hint = unasked;
+                let unasked = self.secured() && self.more_hint() && socket.short_read_empties();
+                self.set_readable(unasked);
+                self.set_more_hint(unasked);
                 cx.stats.read_eagains += 1;
                 self.advance(socket, cx);
             }
             Err(error) => {
-                self.readable = false;
+                self.set_readable(false);
                 self.fail_reading(&error, socket, cx);
             }
         }
@@ -123,8 +117,11 @@ impl Connection {
         }
         // What comes behind the end of a session is no plaintext.
         let received = if self.secured() && socket.has_tail() { 0 } else { count };
-        let is_dry = count < room && socket.short_read_empties();
-        self.note_read(received, is_dry, cx.now, cx.stats);
+        self.note_read(received, cx.now, cx.stats);
+        // A short read of a pipe proves nothing, but the poll tells again.
+        if count < room && socket.short_read_empties() && !self.more_hint() {
+            self.set_readable(false);
+        }
         if self.is_lingering() || (self.is_broken() && !self.goes_on_reading()) {
             // What comes behind an error that only the write half met, or when the peer has all of
             // our bytes and only owes its end, is bounded: it may go on sending for ever.
@@ -143,24 +140,20 @@ impl Connection {
         Received::Data(count)
     }
 
-    /// A read has brought so many bytes that count, and may have left none.
+    /// A read has brought so many bytes that count.
     #[inline]
-    pub(crate) fn note_read(&mut self, received: usize, is_dry: bool, now: Time, stats: &mut Stats) {
+    pub(crate) fn note_read(&mut self, received: usize, now: Time, stats: &mut Stats) {
         self.activity = now;
         self.received += received as u64;
         stats.reads += 1;
         stats.bytes_in += received as u64;
-        // A short read of a pipe proves nothing, but the poll tells again.
-        if is_dry && !self.more_hint {
-            self.readable = false;
-        }
     }
 
     fn received_eof<T: Transport>(&mut self, socket: &mut T, cx: &mut Context<'_>) -> Received {
         cx.stats.reads += 1;
         self.activity = cx.now;
-        self.readable = false;
-        self.more_hint = false;
+        self.set_readable(false);
+        self.set_more_hint(false);
         // Behind an error that was told already the kernel says "end of stream" although none
         // came. EPIPE is different: it tells of a reset behind the peer's end.
         self.set_saw_fin(matches!(self.errno, 0 | libc::EPIPE));
@@ -215,7 +208,7 @@ impl Connection {
     #[inline]
     pub(super) fn eof_is_due(&self) -> bool {
         let behind_input = !self.input.is_empty() && (self.is_congested() || self.show_again());
-        self.eof_due() && self.is_delivering() && !self.paused && !behind_input
+        self.eof_due() && self.is_delivering() && !self.is_paused() && !behind_input
     }
 
     #[inline]
@@ -232,12 +225,12 @@ impl Connection {
     }
 
     pub(crate) fn pause_reading(&mut self) {
-        self.paused = true;
+        self.set_paused(true);
     }
 
     pub(crate) fn resume_reading(&mut self) {
-        if self.paused {
-            self.paused = false;
+        if self.is_paused() {
+            self.set_paused(false);
             self.set_show_again(true);
         }
     }
@@ -245,7 +238,7 @@ impl Connection {
     #[inline]
     pub(super) fn may_show_again(&self) -> bool {
         let kept = !self.input.is_empty() && !self.wants_more_than(0);
-        kept && self.is_delivering() && !self.paused && !self.end_is_told()
+        kept && self.is_delivering() && !self.is_paused() && !self.end_is_told()
     }
 
     /// Takes out what the handler left unused, when it is due to be shown again.
@@ -324,7 +317,7 @@ impl Connection {
         }
         self.set_show_again(false);
         let settings = self.settings(cx.terms.defaults);
-        let waits = self.paused || (self.is_congested() && !settings.read_while_congested);
+        let waits = self.is_paused() || (self.is_congested() && !settings.read_while_congested);
         if input.len() > settings.max_read_buffer && !waits {
             return self.die(CloseReason::InputOverflow, socket, cx);
         }

@@ -59,7 +59,7 @@ impl Connection {
         self.extra.get_or_insert_default().handshake = Some(Handshake { since: cx.now, is_known });
         // Whatever came before is the session's, and brought its event already; but for a client that has
         // just come in, whose first words do.
-        self.readable |= is_known || !matches!(self.via(), Via::Listener(_));
+        self.set_readable(self.is_readable() | is_known | !matches!(self.via(), Via::Listener(_)));
         cx.stats.handshaking += 1;
         self.after_session_step(socket, cx.now);
     }
@@ -67,7 +67,7 @@ impl Connection {
     /// Whether a step of the handshake is due.
     #[inline]
     pub(crate) fn may_greet(&self) -> bool {
-        self.state == State::Handshaking && self.readable
+        self.state == State::Handshaking && self.is_readable()
     }
 
     /// One step of the handshake, by one read into `scratch`.
@@ -87,31 +87,31 @@ impl Connection {
                 cx.stats.handshakes += 1;
                 self.activity = cx.now;
                 // Nothing is left in the socket or in the session: a read would find that out again.
-                self.readable = self.more_hint || !socket.short_read_empties();
+                self.set_readable(self.more_hint() || !socket.short_read_empties());
                 return Greeting::Done { tell: self.end_handshake(socket, cx) };
             }
             Ok(false) => {
                 self.activity = cx.now;
-                self.readable = self.more_hint || !socket.short_read_empties();
+                self.set_readable(self.more_hint() || !socket.short_read_empties());
                 return Greeting::GoesOn;
             }
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                self.readable = false;
-                self.more_hint = false;
+                self.set_readable(false);
+                self.set_more_hint(false);
                 // A write failed before: nothing is left to read.
                 self.advance(socket, cx);
                 return Greeting::Idle;
             }
             Err(error) if error.kind() == ErrorKind::UnexpectedEof => {
-                self.readable = false;
+                self.set_readable(false);
                 if self.error_hint() {
                     self.ask_for_error(socket);
                 }
                 self.die(CloseReason::Truncated, socket, cx);
             }
             Err(error) => {
-                self.readable = false;
+                self.set_readable(false);
                 self.fail_reading(&error, socket, cx);
             }
         }
@@ -162,8 +162,8 @@ impl Connection {
         match error.get_ref().and_then(|source| source.downcast_ref::<SessionError>()) {
             // We have ended all there was to end: what the peer still says is thrown away unheard.
             Some(_) if self.fin_sent && self.is_closing() => {
-                self.readable = true;
-                self.more_hint = true;
+                self.set_readable(true);
+                self.set_more_hint(true);
             }
             Some(error) => self.fail_session(error, socket, cx),
             None if self.is_settled() => {
@@ -197,8 +197,8 @@ impl Connection {
         self.begin_close(cx);
         self.set_held_back(false);
         // What the peer goes on to send is read, and thrown away.
-        self.readable = true;
-        self.more_hint = true;
+        self.set_readable(true);
+        self.set_more_hint(true);
         self.after_session_step(socket, cx.now);
     }
 
@@ -220,7 +220,7 @@ impl Connection {
             Ok(()) => {}
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                self.writable = false;
+                self.set_writable(false);
                 cx.stats.write_eagains += 1;
             }
             Err(error) => return self.fail_own(&error, socket, cx),
@@ -277,7 +277,7 @@ impl Connection {
         let tail = socket.has_tail();
         let ends = self.ends_mut();
         (ends.truncated, ends.tail) = (truncated, tail);
-        self.readable = tail;
+        self.set_readable(tail);
         self.after_session_step(socket, now);
     }
 

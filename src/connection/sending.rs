@@ -35,7 +35,7 @@ impl Connection {
     #[inline]
     pub(crate) fn may_flush(&self) -> bool {
         let any = self.own() || (self.out.is_some() && !self.held_back());
-        self.writable && any && !matches!(self.state, State::Connecting | State::Dead)
+        self.is_writable() && any && !matches!(self.state, State::Connecting | State::Dead)
     }
 
     /// Queues bytes whose room has been checked.
@@ -82,10 +82,7 @@ impl Connection {
     /// Puts bytes behind what is queued.
     #[inline(always)]
     pub(super) fn append(&mut self, data: Data<'_>, pool: &mut BufferPool) {
-        let out = match self.out {
-            Some(ref mut out) => out,
-            None => self.out.insert(pool.take()),
-        };
+        let out = self.out.get_or_insert_with(|| pool.take());
         match data {
             Data::Slice(slice) => out.push_copy(slice),
             Data::Shared(bytes) => out.push_shared(bytes),
@@ -108,7 +105,7 @@ impl Connection {
         if self.held_back() || self.state == State::Connecting {
             return 0;
         }
-        while self.writable && !self.write_failed() && taken < slice.len() {
+        while self.is_writable() && !self.write_failed() && taken < slice.len() {
             if taken >= cx.terms.config.write_budget {
                 break;
             }
@@ -186,7 +183,7 @@ impl Connection {
     /// socket writable. A little room is left in the buffer of somebody who takes nothing as well.
     pub(crate) fn offer<T: Transport>(&mut self, socket: &mut T, cx: &mut Context<'_>) -> bool {
         let before = self.handed;
-        self.writable = true;
+        self.set_writable(true);
         self.flush(socket, cx);
         let taken = self.handed - before;
         taken > 0 && socket.unacknowledged().is_none_or(|unacked| taken * 3 >= unacked)
@@ -252,7 +249,7 @@ impl Connection {
             }
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                self.writable = false;
+                self.set_writable(false);
                 self.set_put_off(true);
                 cx.stats.write_eagains += 1;
             }
@@ -282,8 +279,8 @@ impl Connection {
         self.set_drain_due(false);
         self.drop_queue(cx);
         // Whatever the kernel last said: read on until it says that nothing is left.
-        self.readable = true;
-        self.more_hint = true;
+        self.set_readable(true);
+        self.set_more_hint(true);
     }
 
     pub(super) fn drop_queue(&mut self, cx: &mut Context<'_>) {

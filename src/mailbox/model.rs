@@ -13,7 +13,7 @@ use crate::id::Key;
 const SCHEDULES: usize = 20_000;
 
 fn conn(slot: u32) -> ConnId {
-    ConnId(Key { slot, generation: NonZeroU32::MIN })
+    ConnId(Key::new(slot, NonZeroU32::MIN))
 }
 
 /// What an eventfd is to a poll: a count of wake-ups that nobody has seen yet.

@@ -235,9 +235,6 @@ impl Net {
 
     /// Has the reactor see to a connection later in this turn, or in the next.
     pub(crate) fn mark_dirty(&mut self, id: ConnId) {
-        if self.serving == Some(id) {
-            return;
-        }
         if let Some(entry) = self.conns.get_mut(id) {
             if !entry.conn.is_dead() && !std::mem::replace(&mut entry.conn.listed.dirty, true) {
                 self.dirty.push_back(id);
@@ -258,7 +255,7 @@ impl Net {
             self.greeting.push_back(id);
         }
         // Its verdict is under way, and settles it again.
-        if !conn.listed.due {
+        if !conn.is_due() {
             let terms = Terms {
                 config: &self.config,
                 defaults: &self.defaults,
@@ -347,7 +344,7 @@ impl Net {
     /// `basis`, so that whatever it had to say up to then is known.
     pub(crate) fn judge(&mut self, id: ConnId, basis: Time) {
         let Some(entry) = self.conns.get_mut(id) else { return };
-        entry.conn.listed.due = false;
+        entry.conn.set_due(false);
         let clock = self.tick();
         self.now = basis;
         self.touch(id, |conn, stream, cx| conn.expire(stream, clock, cx));

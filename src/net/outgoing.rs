@@ -1,5 +1,7 @@
 //! Sending: the caps, and what happens at them.
 
+use std::io;
+
 use bytes::Bytes;
 
 use super::{Entry, Net};
@@ -26,6 +28,7 @@ impl Net {
     /// [`Config::overflow`](crate::Config::overflow) decides what else happens. A message that is
     /// larger than [`max_write_buffer`](crate::Config::max_write_buffer) is refused and nobody is
     /// ended: no connection could hold it.
+    #[inline]
     pub fn send(&mut self, conn: ConnId, data: &[u8]) -> Result<Sent, SendError> {
         self.send_data(conn, Data::Slice(data))
     }
@@ -73,7 +76,7 @@ impl Net {
                 conn.push_calmly(data, &mut self.pool);
                 self.stats.queued += len;
                 self.stats.queued_peak = self.stats.queued_peak.max(self.stats.queued);
-                if self.serving != Some(id) && !std::mem::replace(&mut conn.listed.dirty, true) {
+                if !std::mem::replace(&mut conn.listed.dirty, true) {
                     self.dirty.push_back(id);
                 }
                 #[cfg(feature = "sim")]
@@ -82,6 +85,13 @@ impl Net {
             }
             _ => {}
         }
+        self.send_fully(id, data)
+    }
+
+    /// All cases of a send.
+    #[inline(never)]
+    fn send_fully(&mut self, id: ConnId, data: Data<'_>) -> Result<Sent, SendError> {
+        let len = data.len();
         self.try_reserve(id, len)?;
         // A span may begin with it, or what is written straight away is stamped.
         if len >= WRITE_THROUGH || self.has_soft_limits {
@@ -89,11 +99,9 @@ impl Net {
         }
         #[cfg(feature = "sim")]
         let congested = self.note_sent(id, data.as_slice());
-        // What is being served is flushed after its callbacks anyway.
-        let serving = self.serving == Some(id);
         let pushed = self.touch(id, |conn, stream, cx| {
             let sent = conn.push(data, stream, cx);
-            (sent, !serving && !std::mem::replace(&mut conn.listed.dirty, true))
+            (sent, !std::mem::replace(&mut conn.listed.dirty, true))
         });
         let Some((sent, newly_dirty)) = pushed else { return Err(SendError::Closed) };
         if newly_dirty {
@@ -108,7 +116,7 @@ impl Net {
 
     /// The usual case of a flush: the queue is one slice, and the kernel takes it. Returns whether the
     /// connection is at rest now, or was seen to meanwhile; if not, its other steps are due.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn flush_calmly(&mut self, id: ConnId) -> bool {
         let Some(Entry { conn, stream }) = self.conns.get_mut(id) else { return true };
         if !conn.listed.dirty {
@@ -123,10 +131,16 @@ impl Net {
             }
             Flushed::No => false,
             Flushed::Otherwise(outcome, offered) => {
-                self.touch(id, |conn, _, cx| conn.wrote_front(outcome, offered, cx));
+                self.wrote_front(id, outcome, offered);
                 false
             }
         }
+    }
+
+    /// Deals with what a write of the front of a queue has come to.
+    #[inline(never)]
+    fn wrote_front(&mut self, id: ConnId, outcome: io::Result<usize>, offered: usize) {
+        self.touch(id, |conn, _, cx| conn.wrote_front(outcome, offered, cx));
     }
 
     /// Asks whether a send of `len` bytes would be taken, before they are made. A refusal has the

@@ -6,7 +6,7 @@ use super::*;
 use crate::table::Table;
 
 fn conn(slot: u32, generation: u32) -> ConnId {
-    Key { slot, generation: NonZeroU32::new(generation).unwrap() }.into()
+    Key::new(slot, NonZeroU32::new(generation).unwrap()).into()
 }
 
 #[test]

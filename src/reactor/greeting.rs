@@ -31,7 +31,7 @@ impl Reactor {
             }
             let Some(entry) = self.net.conns.get(id) else { continue };
             // It has been heard: the verdict can fall.
-            if entry.conn.listed.due {
+            if entry.conn.is_due() {
                 self.net.judged.push_back((id, basis));
             }
             finish_fully(&mut self.net, handler, id);

@@ -12,6 +12,7 @@ use crate::handler::Handler;
 use crate::id::ConnId;
 use crate::net::{Entry, Net};
 use crate::read_buffer::ReadBuffer;
+use crate::timers::Time;
 use crate::transport::Transport;
 
 /// Connections that are read from before they are all written to. Reading many and then writing
@@ -27,9 +28,12 @@ impl Reactor {
     /// the others, for the next turn.
     pub(super) fn serve_ready<H: Handler + ?Sized>(&mut self, handler: &mut H) {
         let mut batch_ends = self.net.now.plus(LONGEST_BATCH);
+        let spent = self.spent_at(share::CONNECTIONS);
         for _ in 0..self.net.ready.len() {
             let Some(id) = self.net.ready.pop_front() else { break };
-            self.serve(handler, id);
+            if !self.serve_calmly(handler, id, spent) {
+                self.serve(handler, id, self.net.config.read_budget, None);
+            }
             let full = self.net.served.len() >= BATCH;
             if full || self.net.now >= batch_ends {
                 self.flush_served(handler);
@@ -45,8 +49,7 @@ impl Reactor {
     /// Those that were read from, in their order; unless a callback takes long.
     pub(super) fn flush_served<H: Handler + ?Sized>(&mut self, handler: &mut H) {
         let began = self.net.now;
-        for _ in 0..self.net.served.len() {
-            let Some(id) = self.net.served.pop_front() else { break };
+        while let Some(id) = self.net.served.pop_front() {
             finish(&mut self.net, handler, id);
             if self.net.now > began && self.is_spent(share::FLUSHES) {
                 break;
@@ -54,39 +57,57 @@ impl Reactor {
         }
     }
 
-    fn serve<H: Handler + ?Sized>(&mut self, handler: &mut H, id: ConnId) {
+    /// The usual case: new input is all there is to see to, and one read brings all of it. False when the
+    /// connection is still to be served.
+    #[inline(always)]
+    fn serve_calmly<H: Handler + ?Sized>(&mut self, handler: &mut H, id: ConnId, spent: Time) -> bool {
         let net = &mut self.net;
-        let Some(Entry { conn, stream }) = net.conns.get_mut(id) else { return };
+        let Some(Entry { conn, stream }) = net.conns.get_mut(id) else { return true };
         conn.listed.ready = false;
-        let (mut budget, mut ahead) = (net.config.read_budget, None);
-        if conn.only_reads() {
-            let room = self.scratch.len();
-            match stream.read(&mut self.scratch) {
-                Ok(count @ 1..) => {
-                    let count = count.min(room);
-                    let is_dry = count < room && stream.short_read_empties();
-                    conn.note_read(count, is_dry, net.now, &mut net.stats);
-                    let more = conn.is_readable();
-                    net.serving = Some(id);
-                    deliver_directly(net, handler, id, self.scratch.get(..count).unwrap_or_default());
-                    if !more || self.is_spent(share::CONNECTIONS) {
-                        return self.end_serving(id);
-                    }
-                    budget = budget.saturating_sub(count);
-                }
-                outcome => ahead = Some(outcome),
-            }
-        } else if !self.see_to_old_business(handler, id) {
-            return;
+        if !conn.only_reads() {
+            return false;
         }
-        self.net.serving = Some(id);
-        self.read(handler, id, budget, ahead);
-        self.end_serving(id);
+        let room = self.scratch.len();
+        let count = match stream.read(&mut self.scratch) {
+            Ok(count @ 1..) => count,
+            outcome => {
+                self.serve(handler, id, self.net.config.read_budget, Some(outcome));
+                return true;
+            }
+        };
+        conn.note_read(count, net.now, &mut net.stats);
+        let more = count == room || conn.more_hint() || !stream.short_read_empties();
+        conn.set_readable(more);
+        // Its turn to be flushed is that of its batch, whatever it sends meanwhile.
+        conn.listed.dirty = true;
+        net.served.push_back(id);
+        net.serving = Some(id);
+        // No read brings more than there is room for.
+        deliver_directly(net, handler, id, self.scratch.get(..count).unwrap_or_default());
+        if more && net.now < spent {
+            self.read(handler, id, self.net.config.read_budget.saturating_sub(count), None);
+        }
+        self.net.serving = None;
+        true
     }
 
-    fn end_serving(&mut self, id: ConnId) {
-        self.net.serving = None;
+    /// All steps of a connection but its flush, up to so many bytes. The result of a first read may be there
+    /// already: then there is nothing else to see to.
+    #[inline(never)]
+    fn serve<H: Handler + ?Sized>(
+        &mut self,
+        handler: &mut H,
+        id: ConnId,
+        budget: usize,
+        ahead: Option<io::Result<usize>>,
+    ) {
+        if ahead.is_none() && !self.see_to_old_business(handler, id) {
+            return;
+        }
         self.net.mark_served(id);
+        self.net.serving = Some(id);
+        self.read(handler, id, budget, ahead);
+        self.net.serving = None;
     }
 
     /// What is to be done before new input is read. Returns whether it is to be.
@@ -94,7 +115,7 @@ impl Reactor {
         let net = &mut self.net;
         let Some(Entry { conn, stream }) = net.conns.get_mut(id) else { return false };
         // Who is still shaking hands is heard in a later phase.
-        if conn.listed.due && !conn.may_greet() {
+        if conn.is_due() && !conn.may_greet() {
             // All that comes up to here is about to be read.
             let basis = net.now;
             net.judged.push_back((id, basis));

@@ -1,10 +1,9 @@
 //! The accounts: a report held against the simulated kernel's books, the commands of other threads,
 //! and what is left over at the end.
 
-use std::collections::VecDeque;
-
 use super::watch::{Book, Watch};
 use crate::close::{CloseReason, CloseReport, Timeout};
+use crate::fifo::Fifo;
 use crate::id::ConnId;
 use crate::net::Net;
 use crate::simnet::{PeerState, Phase, Witness, World};
@@ -138,7 +137,7 @@ pub(super) fn at_end<H>(net: &Net, watch: &Watch<H>, world: &World) -> Result<()
         return Err(format!("{} clients that waited were reset by the shutdown", witness.abandoned));
     }
     // Of somebody who is gone an entry may stand in a list: it means nothing.
-    let live = |ids: &VecDeque<ConnId>| ids.iter().filter(|id| net.conns.get(**id).is_some()).count();
+    let live = |ids: &Fifo<ConnId>| ids.iter().filter(|id| net.conns.get(**id).is_some()).count();
     let left = [
         ("connections", net.conns.len()),
         ("ready list", live(&net.ready)),

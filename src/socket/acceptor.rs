@@ -2,9 +2,10 @@
 
 use std::fs::File;
 use std::io::{self, ErrorKind};
+use std::net::TcpStream;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use mio::net::{TcpListener, UnixListener, UnixStream};
+use mio::net::{TcpListener, UnixListener};
 use mio::{Interest, Registry, Token};
 use socket2::{SockRef, Socket, Type};
 
@@ -158,7 +159,7 @@ impl Accept for Acceptor {
         match self {
             Self::Tcp(listener) => {
                 let (stream, peer) = listener.accept()?;
-                Ok((Stream::Tcp(stream), Some(Addr::Tcp(peer))))
+                Ok((Stream::Tcp(TcpStream::from(stream).into()), Some(Addr::Tcp(peer))))
             }
             Self::Unix { listener, .. } => {
                 let (stream, peer) = accept_unix(listener)?;
@@ -177,16 +178,17 @@ impl Accept for Acceptor {
 /// mio's own accept panics at a client whose path is as long as can be: its address is a byte longer
 /// than the structure for it (unix(7), BUGS). Nor does it know abstract names.
 #[cfg(any(target_os = "linux", target_os = "android"))]
-fn accept_unix(listener: &UnixListener) -> io::Result<(UnixStream, Option<Addr>)> {
+fn accept_unix(listener: &UnixListener) -> io::Result<(OwnedFd, Option<Addr>)> {
     let (socket, peer) = SockRef::from(listener).accept4(libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK)?;
     let named = addr_of(&peer).filter(|_| !peer.is_unnamed());
-    Ok((UnixStream::from_std(socket.into()), named))
+    Ok((socket.into(), named))
 }
 
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
-fn accept_unix(listener: &UnixListener) -> io::Result<(UnixStream, Option<Addr>)> {
+fn accept_unix(listener: &UnixListener) -> io::Result<(OwnedFd, Option<Addr>)> {
     let (stream, peer) = listener.accept()?;
-    Ok((stream, peer.as_pathname().map(|path| Addr::Unix(path.to_owned()))))
+    let stream = std::os::unix::net::UnixStream::from(stream);
+    Ok((stream.into(), peer.as_pathname().map(|path| Addr::Unix(path.to_owned()))))
 }
 
 /// A file descriptor that is held for its own sake.

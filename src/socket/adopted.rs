@@ -7,7 +7,6 @@ use std::os::fd::AsFd;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use mio::net::{TcpStream, UnixStream};
 #[cfg(any(target_os = "linux", target_os = "android", target_os = "freebsd"))]
 use socket2::Protocol;
 use socket2::{SockRef, Socket, Type};
@@ -86,8 +85,8 @@ impl Candidate {
             log::debug!("options of an adopted socket: {error}");
         }
         Ok(match self.tcp {
-            true => Stream::Tcp(TcpStream::from_std(socket.into())),
-            false => Stream::Unix(UnixStream::from_std(socket.into())),
+            true => Stream::Tcp(socket.into()),
+            false => Stream::Unix(socket.into()),
         })
     }
 }

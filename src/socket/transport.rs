@@ -1,7 +1,7 @@
 //! Every kind of stream as a transport: which call of the operating system each step is.
 
-use std::io::{self, IoSlice, Read};
-use std::os::fd::AsFd;
+use std::io::{self, IoSlice};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
 use socket2::SockRef;
@@ -9,19 +9,19 @@ use socket2::SockRef;
 use super::asking::input_queue;
 #[cfg(any(target_os = "linux", target_os = "android"))]
 use super::asking::{send_queue, tcp_info};
-use super::{Stream, SEND_FLAGS};
+use super::{calls, Stream, SEND_FLAGS};
 use crate::transport::{LastHeard, Transport};
 
 fn not_connected<T>() -> io::Result<T> {
     Err(io::Error::from_raw_os_error(libc::ENOTCONN))
 }
 
-impl Transport for Stream {
-    #[inline]
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+impl Stream {
+    /// Reads from what is no TCP socket.
+    #[inline(never)]
+    fn read_other(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         match self {
-            Self::Tcp(stream) => stream.read(buf),
-            Self::Unix(stream) => stream.read(buf),
+            Self::Tcp(fd) | Self::Unix(fd) => calls::recv(fd.as_fd(), buf),
             Self::Pipe(pipe) => pipe.read(buf),
             #[cfg(feature = "sim")]
             Self::Sim(stream) => stream.read(buf),
@@ -31,22 +31,39 @@ impl Transport for Stream {
         }
     }
 
-    #[inline]
-    fn write(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        // `send` for one slice: the kernel is spared the copy of a message header.
-        let send = |socket: SockRef<'_>| match slices {
-            [one] => socket.send_with_flags(one, SEND_FLAGS),
-            _ => socket.send_vectored_with_flags(slices, SEND_FLAGS),
+    /// Writes more than one slice, or to what is no TCP socket.
+    #[inline(never)]
+    fn write_other(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        let send = |socket: BorrowedFd<'_>| match slices {
+            [one] => calls::send(socket, one),
+            _ => SockRef::from(&socket).send_vectored_with_flags(slices, SEND_FLAGS),
         };
         match self {
-            Self::Tcp(stream) => stream.try_io(|| send(SockRef::from(&*stream))),
-            Self::Unix(stream) => stream.try_io(|| send(SockRef::from(&*stream))),
+            Self::Tcp(fd) | Self::Unix(fd) => send(fd.as_fd()),
             Self::Pipe(pipe) => pipe.write(slices),
             #[cfg(feature = "sim")]
             Self::Sim(stream) => stream.write(slices),
             #[cfg(feature = "tls")]
             Self::Tls(secured) => secured.write(slices),
             Self::Dialing(_) | Self::None => not_connected(),
+        }
+    }
+}
+
+impl Transport for Stream {
+    #[inline(always)]
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(fd) => calls::recv(fd.as_fd(), buf),
+            other => other.read_other(buf),
+        }
+    }
+
+    #[inline(always)]
+    fn write(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        match (self, slices) {
+            (Self::Tcp(fd), [one]) => calls::send(fd.as_fd(), one),
+            (other, _) => other.write_other(slices),
         }
     }
 
@@ -86,7 +103,7 @@ impl Transport for Stream {
     #[cfg(any(target_os = "linux", target_os = "android"))]
     fn unacknowledged(&self) -> Option<u64> {
         match self {
-            Self::Tcp(stream) => send_queue(stream.as_fd()),
+            Self::Tcp(fd) => send_queue(fd.as_fd()),
             Self::Pipe(pipe) => pipe.unacknowledged(),
             #[cfg(feature = "sim")]
             Self::Sim(stream) => stream.unacknowledged(),
@@ -104,7 +121,7 @@ impl Transport for Stream {
     #[cfg(any(target_os = "linux", target_os = "android"))]
     fn last_heard(&self) -> Option<LastHeard> {
         match self {
-            Self::Tcp(stream) => tcp_info(stream.as_fd()),
+            Self::Tcp(fd) => tcp_info(fd.as_fd()),
             #[cfg(feature = "sim")]
             Self::Sim(stream) => stream.last_heard(),
             #[cfg(feature = "tls")]
@@ -120,8 +137,7 @@ impl Transport for Stream {
 
     fn unread(&self) -> Option<usize> {
         match self {
-            Self::Tcp(stream) => input_queue(stream.as_fd()),
-            Self::Unix(stream) => input_queue(stream.as_fd()),
+            Self::Tcp(fd) | Self::Unix(fd) => input_queue(fd.as_fd()),
             Self::Pipe(pipe) => pipe.unread(),
             #[cfg(feature = "sim")]
             Self::Sim(stream) => stream.unread(),
@@ -134,7 +150,11 @@ impl Transport for Stream {
     /// On Linux a TCP socket that filled only part of the buffer was empty at that moment, and
     /// what comes later brings an event. A Unix-domain socket also stops at a message that
     /// carries file descriptors; elsewhere nothing is promised.
+    #[inline]
     fn short_read_empties(&self) -> bool {
+        if let Self::Tcp(_) = self {
+            return cfg!(target_os = "linux");
+        }
         #[cfg(feature = "sim")]
         if let Self::Sim(stream) = self {
             return stream.short_read_empties();
@@ -144,7 +164,6 @@ impl Transport for Stream {
             return secured.short_read_empties();
         }
         match self {
-            Self::Tcp(_) => cfg!(target_os = "linux"),
             Self::Pipe(pipe) => pipe.short_read_empties(),
             _ => false,
         }
