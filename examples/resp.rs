@@ -33,8 +33,39 @@ enum Parsed {
     Wrong(&'static str),
 }
 
-fn number(digits: &[u8]) -> Option<i64> {
-    std::str::from_utf8(digits).ok()?.parse().ok()
+/// What the words of a command are in, unless they are many.
+const FEW: usize = 4;
+/// The longest name of a command, and more.
+const LONGEST_NAME: usize = 16;
+
+fn number(text: &[u8]) -> Option<i64> {
+    let (sign, digits) = match text {
+        [b'-', digits @ ..] => (-1, digits),
+        digits => (1, digits),
+    };
+    let read = |sum: i64, digit: &u8| {
+        let digit = digit.is_ascii_digit().then(|| i64::from(digit - b'0'))?;
+        sum.checked_mul(10)?.checked_add(sign * digit)
+    };
+    digits.iter().try_fold(0, read).filter(|_| !digits.is_empty())
+}
+
+/// A number's digits, at the end of `room`.
+fn digits(value: i64, room: &mut [u8; 20]) -> &[u8] {
+    let (mut at, mut rest) = (room.len(), value.unsigned_abs());
+    loop {
+        at -= 1;
+        room[at] = b'0' + (rest % 10) as u8;
+        rest /= 10;
+        if rest == 0 {
+            break;
+        }
+    }
+    if value < 0 {
+        at -= 1;
+        room[at] = b'-';
+    }
+    &room[at..]
 }
 
 /// Takes the command at the front of a connection's input apart: an array of bulk strings, or words
@@ -121,17 +152,55 @@ impl Answer for Vec<u8> {
     }
 
     fn integer(&mut self, value: i64) {
-        let _ = write!(self, ":{value}\r\n");
+        line(self, b':', value);
     }
 
     fn bulk(&mut self, data: &[u8]) {
-        let _ = write!(self, "${}\r\n", data.len());
+        line(self, b'$', data.len() as i64);
         self.extend_from_slice(data);
         self.extend_from_slice(b"\r\n");
     }
 
     fn array(&mut self, len: usize) {
-        let _ = write!(self, "*{len}\r\n");
+        line(self, b'*', len as i64);
+    }
+}
+
+fn line(answers: &mut Vec<u8>, kind: u8, value: i64) {
+    answers.push(kind);
+    answers.extend_from_slice(digits(value, &mut [0; 20]));
+    answers.extend_from_slice(b"\r\n");
+}
+
+/// A value: short ones are changed where they are, long ones are sent by reference.
+enum Value {
+    Short(Vec<u8>),
+    Long(Bytes),
+}
+
+impl Value {
+    fn new(data: &[u8]) -> Self {
+        match data.len() < BY_REFERENCE {
+            true => Self::Short(data.to_vec()),
+            false => Self::Long(Bytes::copy_from_slice(data)),
+        }
+    }
+
+    fn set(&mut self, data: &[u8]) {
+        match self {
+            Self::Short(value) if data.len() < BY_REFERENCE => {
+                value.clear();
+                value.extend_from_slice(data);
+            }
+            _ => *self = Self::new(data),
+        }
+    }
+
+    fn as_slice(&self) -> &[u8] {
+        match self {
+            Self::Short(value) => value,
+            Self::Long(value) => value,
+        }
     }
 }
 
@@ -144,7 +213,7 @@ struct Client {
 
 #[derive(Default)]
 struct Resp {
-    values: HashMap<Box<[u8]>, Bytes>,
+    values: HashMap<Box<[u8]>, Value>,
     clients: PerConn<Client>,
     /// Who listens to each channel.
     channels: HashMap<Box<[u8]>, HashSet<ConnId>>,
@@ -164,10 +233,13 @@ impl Resp {
 
     fn answer(&mut self, net: &mut Net, conn: ConnId, words: &[&[u8]]) {
         let [command, arguments @ ..] = words else { return };
-        let known = match (command.to_ascii_uppercase().as_slice(), arguments) {
+        let mut name = [0; LONGEST_NAME];
+        let name = name.get_mut(..command.len()).unwrap_or_default();
+        name.iter_mut().zip(*command).for_each(|(to, from)| *to = from.to_ascii_uppercase());
+        let known = match (&*name, arguments) {
             (b"GET", [key]) => return self.get(net, conn, key),
             (b"SET", [key, value]) => {
-                self.values.insert((*key).into(), Bytes::copy_from_slice(value));
+                self.set(key, value);
                 return self.answers.simple("OK");
             }
             (b"INCR", [key]) => return self.incr(key),
@@ -228,10 +300,10 @@ impl Resp {
     fn get(&mut self, net: &mut Net, conn: ConnId, key: &[u8]) {
         match self.values.get(key) {
             None => self.answers.extend_from_slice(b"$-1\r\n"),
-            Some(value) if value.len() < BY_REFERENCE => self.answers.bulk(value),
-            Some(value) => {
+            Some(Value::Short(value)) => self.answers.bulk(value),
+            Some(Value::Long(value)) => {
                 let value = value.clone();
-                let _ = write!(self.answers, "${}\r\n", value.len());
+                line(&mut self.answers, b'$', value.len() as i64);
                 self.flush(net, conn);
                 let _ = net.send_bytes(conn, value);
                 self.answers.extend_from_slice(b"\r\n");
@@ -239,15 +311,26 @@ impl Resp {
         }
     }
 
-    fn incr(&mut self, key: &[u8]) {
-        let old = self.values.get(key).map_or(Some(0), |value| number(value));
-        match old.and_then(|old| old.checked_add(1)) {
-            Some(new) => {
-                self.values.insert(key.into(), new.to_string().into());
-                self.answers.integer(new);
-            }
-            None => self.answers.error("value is not an integer or out of range"),
+    fn set(&mut self, key: &[u8], data: &[u8]) {
+        match self.values.get_mut(key) {
+            Some(value) => value.set(data),
+            None => drop(self.values.insert(key.into(), Value::new(data))),
         }
+    }
+
+    fn incr(&mut self, key: &[u8]) {
+        let value = self.values.get_mut(key);
+        let old = value.as_ref().map_or(Some(0), |value| number(value.as_slice()));
+        let Some(new) = old.and_then(|old| old.checked_add(1)) else {
+            return self.answers.error("value is not an integer or out of range");
+        };
+        let mut room = [0; 20];
+        let digits = digits(new, &mut room);
+        match value {
+            Some(value) => value.set(digits),
+            None => drop(self.values.insert(key.into(), Value::new(digits))),
+        }
+        self.answers.integer(new);
     }
 
     fn subscribe(&mut self, conn: ConnId, channel: &[u8]) {
@@ -308,17 +391,23 @@ impl Handler for Resp {
     }
 
     fn on_data(&mut self, net: &mut Net, conn: ConnId, data: &[u8]) -> usize {
-        let (mut rest, mut words) = (data, Vec::new());
+        let (mut rest, mut few) = (data, [&data[..0]; FEW]);
         let wrong = loop {
             let parser = &mut self.clients[conn].parser;
             match parser.parse(rest) {
                 Parsed::Command(len) => {
-                    words.clear();
-                    words.extend(parser.arguments.iter().map(|place| &rest[place.clone()]));
-                    parser.arguments.clear();
+                    let command = rest;
+                    let words = parser.arguments.drain(..).map(|place| &command[place]);
                     rest = &rest[len..];
-                    self.answer(net, conn, &words);
+                    if let Some(few) = few.get_mut(..words.len()) {
+                        few.iter_mut().zip(words).for_each(|(to, word)| *to = word);
+                        self.answer(net, conn, few);
+                    } else {
+                        let many: Vec<_> = words.collect();
+                        self.answer(net, conn, &many);
+                    }
                 }
+                Parsed::Incomplete if rest.is_empty() => break None,
                 // A long value is shown again when all of it is there, not with each piece of it.
                 Parsed::Incomplete if net.want(conn, parser.at).is_ok() => break None,
                 Parsed::Incomplete => break Some("too big request"),
