@@ -78,11 +78,10 @@ pub struct Config {
     pub soft_limit: Option<SoftLimit>,
     /// Read from a congested connection whatever happens to its queue. Default: no. Then it is read
     /// from as long as its own queue does not grow by it: one read at a time, and no further one when
-    /// something was queued for it since the last. A read that only tries whether it does takes 4 KiB.
-    /// So a client which sends but never reads costs the high mark and little more than a read, with no
-    /// code in the handler, while two ends that both send before they read do not hold each other up.
-    /// Whose connections are written to for others' sake, as in a chat, may want to hear them all the
-    /// same.
+    /// something was queued for it since the last. So a client which sends but never reads costs the
+    /// high mark and a read or two, with no code in the handler, while two ends that both send before
+    /// they read do not hold each other up. Whose connections are written to for others' sake, as in
+    /// a chat, may want to hear them all the same.
     pub read_while_congested: bool,
     /// Input that a handler may leave unused before the connection ends as
     /// [`InputOverflow`](crate::CloseReason::InputOverflow): the longest line or frame. At most 2 GiB. 64 KiB.

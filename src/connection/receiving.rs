@@ -11,10 +11,6 @@ use crate::stats::Stats;
 use crate::timers::Time;
 use crate::transport::Transport;
 
-/// Bytes that are read on trial: who sends and does not read is to cost little more than high water, and who
-/// only has to be heard is heard on, in reads of any size.
-const TRIAL: usize = 4 << 10;
-
 /// What one read brought.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Received {
@@ -57,24 +53,14 @@ impl Connection {
         settings.read_while_congested || (granted && self.input.len() <= settings.max_read_buffer)
     }
 
-    /// Whether the next read only tries whether input makes the queue grow: it is granted although the queue
-    /// has grown since the last.
-    #[inline]
-    fn is_on_trial(&self, settings: &Settings) -> bool {
-        self.is_congested() && self.grew && self.is_delivering() && !settings.read_while_congested
-    }
-
     /// One read into `scratch`.
     #[inline]
     pub(crate) fn receive<T: Transport>(
         &mut self,
         socket: &mut T,
-        mut scratch: &mut [u8],
+        scratch: &mut [u8],
         cx: &mut Context<'_>,
     ) -> Received {
-        if self.is_on_trial(self.settings(cx.terms.defaults)) {
-            scratch = scratch.split_at_mut(TRIAL.min(scratch.len())).0;
-        }
         let outcome = socket.read(scratch);
         self.received(outcome, scratch.len(), socket, cx)
     }

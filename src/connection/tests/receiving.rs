@@ -137,28 +137,6 @@ fn a_congested_connection_is_read_from_as_long_as_its_own_queue_does_not_grow_by
 }
 
 #[test]
-fn a_peer_that_may_make_its_queue_grow_is_heard_in_a_small_piece_and_in_large_ones_when_it_does_not() {
-    let mut world = world();
-    let high_water = world.config.high_water;
-    let _ = world.send(high_water);
-    world.socket.reads = vec![Answer::Bytes(usize::MAX); 9].into();
-    world.hint(Hints { readable: true, more: true, ..Hints::default() });
-    let mut scratch = vec![0; 64 << 10];
-    let mut read = |world: &mut World| world.step(|conn, socket, cx| conn.receive(socket, &mut scratch, cx));
-    assert_eq!(read(&mut world), Received::Data(4 << 10));
-    assert_eq!(read(&mut world), Received::Data(64 << 10));
-    let _ = world.send(1);
-    assert!(!world.conn.may_read(&world.config.settings()));
-    // As large as ever for who is to be heard whatever happens, and for whose bytes are thrown away.
-    world.config.read_while_congested = true;
-    assert_eq!(read(&mut world), Received::Data(64 << 10));
-    world.config.read_while_congested = false;
-    let _ = world.send(1);
-    world.step(|conn, socket, cx| conn.close(socket, cx));
-    assert_eq!(read(&mut world), Received::Nothing(64 << 10));
-}
-
-#[test]
 fn what_is_left_unused_by_who_cannot_answer_grows_by_one_read_above_its_limit() {
     let mut world = world();
     world.config.high_water = 100;
