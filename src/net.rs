@@ -302,6 +302,23 @@ impl Net {
     /// Gives a new connection its identifier.
     pub(crate) fn add(&mut self, conn: Connection, stream: Stream) -> ConnId {
         let id = self.conns.insert_with(|_| Entry { conn, stream });
+        self.count_added(id);
+        id
+    }
+
+    /// The same, of a client whose socket the poll is to tell of.
+    #[inline]
+    pub(crate) fn add_client(&mut self, conn: Connection, mut stream: Stream) -> (ConnId, io::Result<()>) {
+        let (registry, mut registered) = (&self.system.registry, Ok(()));
+        let id = self.conns.insert_with(|id| {
+            registered = stream.register(registry, id.token());
+            Entry { conn, stream }
+        });
+        self.count_added(id);
+        (id, registered)
+    }
+
+    fn count_added(&mut self, id: ConnId) {
         self.stats.connections = self.conns.len();
         self.count_in();
         if self.tracked {
@@ -310,7 +327,6 @@ impl Net {
             }
             self.mailbox.set_live(id);
         }
-        id
     }
 
     /// Stops reading from a connection: `on_data` and `on_eof` rest until

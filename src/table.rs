@@ -43,6 +43,7 @@ where
     }
 
     /// Takes in what `make` builds for its new identifier.
+    #[inline]
     pub(crate) fn insert_with(&mut self, make: impl FnOnce(I) -> T) -> I {
         let entry = self.slots.vacant_entry();
         let slot = entry.key();
@@ -86,21 +87,19 @@ where
     /// Frees the slot. Its next tenant gets the next generation; a slot whose generations are
     /// used up gets no next tenant, so that no identifier ever comes round again.
     pub(crate) fn remove(&mut self, id: I) -> Option<T> {
+        self.get(id)?;
         let key = id.into();
         let slot = key.slot() as usize;
-        let tenant = self.slots.get_mut(slot)?;
-        if tenant.key != key {
-            return None;
-        }
-        let thing = tenant.thing.take()?;
         match (self.generations.get_mut(slot), key.generation().checked_add(1)) {
             (Some(generation), Some(next)) => {
                 *generation = next;
-                self.slots.remove(slot);
+                self.slots.try_remove(slot)?.thing
             }
-            _ => self.retired += 1,
+            _ => {
+                self.retired += 1;
+                self.slots.get_mut(slot)?.thing.take()
+            }
         }
-        Some(thing)
     }
 
     pub(crate) fn ids(&self) -> impl Iterator<Item = I> + '_ {

@@ -8,7 +8,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use unbroken::{Bytes, CloseReason, Config, Net, Overflow, SendError, Sent, SoftLimit, Via};
+use unbroken::{
+    Bytes, CloseReason, Config, ConnId, Handler, Net, Overflow, PerConn, Reactor, SendError, Sent, SoftLimit,
+    Via,
+};
 use util::{pattern, read_all, reset, serve, Custom, Echo, Event, Sink};
 
 fn narrow() -> Config {
@@ -264,6 +267,83 @@ fn a_handler_that_always_has_more_to_send_still_hears_its_peer() {
     let (_, report) = server.closed();
     assert_eq!((report.reason, report.received), (CloseReason::PeerClosed, 4));
     assert_eq!((report.unsent, report.unacked), (0, Some(0)));
+}
+
+/// An end of a connection over which both ask and both answer.
+#[derive(Default)]
+struct Talker {
+    asked: usize,
+    answered: usize,
+}
+
+/// Asks until congested, goes on when the queue has drained, and gives each question a short answer.
+struct Talkers {
+    ends: PerConn<Talker>,
+    questions: usize,
+}
+
+impl Talkers {
+    const QUESTION: usize = 1024;
+    const ANSWER: usize = 64;
+
+    fn ask(&mut self, net: &mut Net, conn: ConnId) {
+        let end = &mut self.ends[conn];
+        while end.asked < self.questions {
+            end.asked += 1;
+            if net.send(conn, &[b'?'; Self::QUESTION]) != Ok(Sent::Queued) {
+                break;
+            }
+        }
+    }
+
+    fn have_all_their_answers(&self) -> bool {
+        self.ends.len() == 2 && self.ends.values().all(|end| end.answered == self.questions)
+    }
+}
+
+impl Handler for Talkers {
+    fn on_open(&mut self, net: &mut Net, conn: ConnId, _: Via) {
+        self.ends.insert(conn, Talker::default());
+        self.ask(net, conn);
+    }
+
+    fn on_data(&mut self, net: &mut Net, conn: ConnId, data: &[u8]) -> usize {
+        let mut used = 0;
+        while let Some(first) = data.get(used) {
+            let is_question = *first == b'?';
+            let len = if is_question { Self::QUESTION } else { Self::ANSWER };
+            if data.len() - used < len {
+                break;
+            }
+            used += len;
+            match is_question {
+                true => net.send(conn, &[b'!'; Self::ANSWER]).map(drop).expect("room for an answer"),
+                false => self.ends[conn].answered += 1,
+            }
+        }
+        used
+    }
+
+    fn on_drain(&mut self, net: &mut Net, conn: ConnId) {
+        self.ask(net, conn);
+    }
+}
+
+#[test]
+fn two_ends_that_both_ask_before_they_read_and_answer_briefly_do_not_hold_each_other_up() {
+    let mut config = Config::default();
+    config.send_buffer = Some(32 << 10);
+    config.recv_buffer = Some(128 << 10);
+    let mut reactor = Reactor::new(config).unwrap();
+    let listener = reactor.net().listen("127.0.0.1:0").unwrap();
+    let addr = reactor.net().local_addr(listener).unwrap();
+    reactor.net().connect(addr).unwrap();
+    let mut talkers = Talkers { ends: PerConn::new(), questions: 1000 };
+    let begun = Instant::now();
+    while !talkers.have_all_their_answers() {
+        reactor.turn(&mut talkers, Some(Duration::from_millis(100))).unwrap();
+        assert!(begun.elapsed() < Duration::from_secs(30), "they are stuck");
+    }
 }
 
 #[test]

@@ -364,12 +364,15 @@ impl Net {
 
     /// Frees a connection's socket and slot.
     pub(crate) fn remove(&mut self, id: ConnId) {
-        let Some(mut entry) = self.conns.remove(id) else { return };
-        entry.stream.deregister(&self.system.registry);
-        drop(entry.stream);
+        let Some(Entry { conn, stream }) = self.conns.get_mut(id) else { return };
+        stream.deregister(&self.system.registry);
+        let (armed, ranked) = (conn.armed, conn.ranked);
+        drop(self.conns.remove(id));
         self.tell_freed();
-        self.deadlines.disarm_single(entry.conn.armed, Deadline::Conn(id));
-        self.holders.remove(&(entry.conn.ranked, id));
+        self.deadlines.disarm_single(armed, Deadline::Conn(id));
+        if ranked != Time::NEVER {
+            self.holders.remove(&(ranked, id));
+        }
         #[cfg(feature = "tls")]
         self.sessions.remove(id);
         self.stats.connections = self.conns.len();

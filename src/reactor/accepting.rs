@@ -20,19 +20,26 @@ const LAST_ACCEPTS: u32 = 4096;
 impl Reactor {
     /// New clients, after those who are in.
     pub(super) fn accept<H: Handler + ?Sized>(&mut self, handler: &mut H) {
-        if !self.net.listeners.iter().any(|(_, listener)| listener.is_ready()) {
+        let listeners = self.net.listeners.iter();
+        let mut ready = std::mem::take(&mut self.some_listeners);
+        ready.clear();
+        ready.extend(listeners.filter(|(_, listener)| listener.is_ready()).map(|(id, _)| id));
+        if self.net.stopping == Stopping::Draining {
+            self.accept_last(handler, &ready);
+        } else {
+            self.accept_from_each(handler, &mut ready);
+        }
+        self.some_listeners = ready;
+    }
+
+    fn accept_from_each<H: Handler + ?Sized>(&mut self, handler: &mut H, ready: &mut [ListenerId]) {
+        if ready.is_empty() {
             return;
         }
-        let listeners = self.net.listeners.iter();
-        let mut ready: Vec<_> = listeners.filter(|(_, l)| l.is_ready()).map(|(id, _)| id).collect();
-        if self.net.stopping == Stopping::Draining {
-            return self.accept_last(handler, &ready);
-        }
         // Whose turn comes last in a turn that is cut short comes first in the next.
-        let first = self.first_listener % ready.len();
-        ready.rotate_left(first);
+        ready.rotate_left(self.first_listener % ready.len());
         for id in ready {
-            self.accept_from(handler, id);
+            self.accept_from(handler, *id);
             if self.is_spent(share::ACCEPTS) {
                 self.first_listener = self.first_listener.wrapping_add(1);
                 break;
@@ -149,7 +156,7 @@ pub(super) fn admit<H: Handler + ?Sized>(
     net: &mut Net,
     handler: &mut H,
     listener: ListenerId,
-    mut stream: Stream,
+    stream: Stream,
     peer: Option<Addr>,
     refuse: bool,
 ) -> ConnId {
@@ -163,11 +170,7 @@ pub(super) fn admit<H: Handler + ?Sized>(
         net.kill(id, CloseReason::Refused);
         return id;
     }
-    let id = net.add(conn, Stream::None);
-    let registered = stream.register(&net.system.registry, id.token());
-    if let Some(entry) = net.conns.get_mut(id) {
-        entry.stream = stream;
-    }
+    let (id, registered) = net.add_client(conn, stream);
     if let Err(error) = registered {
         net.touch(id, |conn, stream, cx| conn.fail(&error, stream, cx));
         return id;

@@ -56,6 +56,10 @@ impl Reactor {
             wanted.then(|| stream.read_kept(scratch)).flatten()
         });
         if let Some(count) = kept.flatten() {
+            // It is flushed at once.
+            if let Some(entry) = self.net.conns.get_mut(id) {
+                entry.conn.listed.dirty = true;
+            }
             self.net.serving = Some(id);
             // One read is all that may go on here: the next is one of its turn.
             self.read(handler, id, 1, Some(Ok(count)));

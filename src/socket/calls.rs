@@ -6,6 +6,9 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 
 use super::SEND_FLAGS;
 
+/// As much as every system takes in one call: some refuse more instead of taking a part.
+const LONGEST: usize = libc::c_int::MAX as usize - 1;
+
 /// Reads what is there, into `buf`.
 #[inline(always)]
 #[allow(unsafe_code)]
@@ -19,9 +22,10 @@ pub(super) fn recv(socket: BorrowedFd<'_>, buf: &mut [u8]) -> io::Result<usize> 
 #[inline(always)]
 #[allow(unsafe_code)]
 pub(super) fn send(socket: BorrowedFd<'_>, slice: &IoSlice<'_>) -> io::Result<usize> {
-    // SAFETY: the kernel reads `slice.len()` bytes from where the pointer points, which is borrowed for the
-    // call; the descriptor is borrowed, hence open.
-    outcome(unsafe { libc::send(socket.as_raw_fd(), slice.as_ptr().cast(), slice.len(), SEND_FLAGS) })
+    let len = slice.len().min(LONGEST);
+    // SAFETY: the kernel reads `len` bytes from where the pointer points, which are within the slice that is
+    // borrowed for the call; the descriptor is borrowed, hence open.
+    outcome(unsafe { libc::send(socket.as_raw_fd(), slice.as_ptr().cast(), len, SEND_FLAGS) })
 }
 
 /// A count that is negative is an error.
