@@ -1,7 +1,7 @@
 //! The handshake: a deadline, a budget, an alert, and nobody else's time.
 
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
 use rustls::ServerConnection;
@@ -311,4 +311,21 @@ fn a_session_at_rest_has_no_deadline_left_of_its_handshake() {
     let _client = client.join().expect("a client");
     reactor.turn(&mut Echo, Some(Duration::ZERO)).expect("a turn");
     assert_eq!((reactor.net().stats().handshakes, reactor.next_timeout()), (1, None));
+}
+
+// No step of it is due before something has come: not from one turn to the next either.
+#[test]
+fn a_handshake_whose_peer_says_nothing_costs_no_turns() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let addr = listener.local_addr().expect("an address");
+    let client = serve(Config::default(), Custom::default());
+    client.ask(move |net| net.connect_tls(addr, name(), client_config()).map(drop).expect("connect"));
+    let (_silent, _) = listener.accept().expect("it connects");
+    client.wait_stats(|stats| stats.handshaking == 1);
+    std::thread::sleep(Duration::from_millis(100));
+    let before = client.stats().turns;
+    std::thread::sleep(Duration::from_millis(300));
+    let turns = client.stats().turns - before;
+    // Those in which it is asked are among them.
+    assert!(turns <= 10, "{turns} turns");
 }
