@@ -188,7 +188,8 @@ impl Value {
 
     fn set(&mut self, data: &[u8]) {
         match self {
-            Self::Short(value) if data.len() < BY_REFERENCE => {
+            // Room that is not needed any more is given back.
+            Self::Short(value) if data.len() < BY_REFERENCE && value.capacity() <= 2 * data.len() + 64 => {
                 value.clear();
                 value.extend_from_slice(data);
             }

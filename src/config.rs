@@ -80,8 +80,10 @@ pub struct Config {
     /// from as long as its own queue does not grow by it: one read at a time, and no further one when
     /// something was queued for it since the last. So a client which sends but never reads costs the
     /// high mark and a read or two, with no code in the handler, while two ends that both send before
-    /// they read do not hold each other up. Whose connections are written to for others' sake, as in
-    /// a chat, may want to hear them all the same.
+    /// they read do not hold each other up. Should both answer all that they read as well, one read has to
+    /// let the other's queue fall to its low mark: `read_size` is to be no less than lies between the marks
+    /// and the answers to one read together. Whose connections are written to for others' sake, as in a
+    /// chat, may want to hear them all the same.
     pub read_while_congested: bool,
     /// Input that a handler may leave unused before the connection ends as
     /// [`InputOverflow`](crate::CloseReason::InputOverflow): the longest line or frame. At most 2 GiB. 64 KiB.

@@ -290,7 +290,7 @@ impl Talkers {
         let end = &mut self.ends[conn];
         while end.asked < self.questions {
             end.asked += 1;
-            if net.send(conn, &[b'?'; Self::QUESTION]) != Ok(Sent::Queued) {
+            if net.send(conn, &[b'?'; Self::QUESTION]).expect("room for a question") == Sent::Congested {
                 break;
             }
         }

@@ -77,6 +77,33 @@ fn a_large_value_comes_back_whole() {
 }
 
 #[test]
+fn a_value_may_be_set_again_to_any_length_and_counted_up_as_far_as_a_number_goes() {
+    let (short, long) = ("s".repeat(100), "l".repeat(20_000));
+    let set = |value: &str| format!("*3\r\n$3\r\nset\r\n$1\r\nv\r\n${}\r\n{value}\r\nGET v\r\n", value.len());
+    let input = [set(&short), set(&long), set(&short), set("x"), set(""), set(&long)].concat();
+    let got = |value: &str| format!("+OK\r\n${}\r\n{value}\r\n", value.len());
+    let expected = [got(&short), got(&long), got(&short), got("x"), got(""), got(&long)].concat();
+    assert!(ask(Resp::start().client(), input.as_bytes()) == expected + "+OK\r\n");
+    let input = "SET n -1\r\nINCR n\r\nGET n\r\nSET n -9223372036854775808\r\nINCR n\r\nSET n 9223372036854775806\r\n\
+        INCR n\r\nINCR n\r\nSET n +5\r\nINCR n\r\nSET n -\r\nINCR n\r\nSET n 9223372036854775808\r\nINCR n\r\n";
+    let refused = "-ERR value is not an integer or out of range\r\n";
+    let expected = format!(
+        "+OK\r\n:0\r\n$1\r\n0\r\n+OK\r\n:-9223372036854775807\r\n+OK\r\n:9223372036854775807\r\n{refused}\
+         +OK\r\n{refused}+OK\r\n{refused}+OK\r\n{refused}+OK\r\n"
+    );
+    assert_eq!(ask(Resp::start().client(), input.as_bytes()), expected);
+}
+
+#[test]
+fn a_command_may_have_many_words_and_a_long_name() {
+    let input = "SET a 1\r\nSET f 1\r\nEXISTS a b c d e f\r\nDEL a b c d e f g\r\nABCDEFGHIJKLMNOP x\r\n\
+        ABCDEFGHIJKLMNOPQ x\r\n";
+    let expected = "+OK\r\n+OK\r\n:2\r\n:2\r\n-ERR unknown command 'ABCDEFGHIJKLMNOP'\r\n\
+        -ERR unknown command 'ABCDEFGHIJKLMNOPQ'\r\n+OK\r\n";
+    assert_eq!(ask(Resp::start().client(), input.as_bytes()), expected);
+}
+
+#[test]
 fn what_is_no_protocol_gets_an_error_and_an_end() {
     let resp = Resp::start();
     for (wrong, why) in [

@@ -73,10 +73,10 @@ impl Server {
         client.rest()
     }
 
-    /// Resident memory, in bytes.
+    /// Resident memory of its own, in bytes: not the pages of the program that it has come to use.
     pub fn rss(&self) -> usize {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
-        let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+        let line = status.lines().find(|line| line.starts_with("RssAnon:")).unwrap();
         line.split_whitespace().nth(1).and_then(|kib| kib.parse().ok()).map(|kib: usize| kib << 10).unwrap()
     }
 

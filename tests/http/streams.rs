@@ -78,7 +78,8 @@ fn an_echo_that_is_not_read_holds_its_sender_up() {
     }
     assert_eq!(server.client().get("/").status, 200);
     let grown = server.rss().saturating_sub(before);
-    assert!(grown < 10 * (512 << 10), "grew by {grown}");
+    // Of 160 MiB: each a queue at high water, what was read beyond it, and what the allocator makes of that, some 400 KiB.
+    assert!(grown < 10 * MIB, "grew by {grown}");
 }
 
 #[test]

@@ -125,7 +125,7 @@ fn ahead(scenario: &Scenario, cells: &[Cell], engine: &Data, targets: &mut Vec<T
     targets.push(Target {
         what: format!("{}: ahead of the best that owns its write buffers", scenario.title),
         measured: format!("{:.2} to {:.2} ({peer})", engine.ratio.median(), data.ratio.median()),
-        must: "less".to_owned(),
+        must: "interval touches less".to_owned(),
         met: engine.ratio.interval().0 <= data.ratio.median(),
     });
 }
