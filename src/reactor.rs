@@ -18,7 +18,7 @@ use std::time::Duration;
 use crate::close::CloseReason;
 use crate::config::Config;
 use crate::handler::Handler;
-use crate::id::{ListenerId, Source};
+use crate::id::Source;
 use crate::lapses::LAPSE;
 use crate::mailbox::{Command, Mailbox};
 use crate::names::Resolve;
@@ -71,8 +71,6 @@ pub struct Reactor {
     heard: Time,
     /// Which of the listeners is the first to accept in the next turn.
     first_listener: usize,
-    /// Memory for a list of listeners.
-    some_listeners: Vec<ListenerId>,
     net: Net,
 }
 
@@ -102,7 +100,6 @@ impl Reactor {
             horizons: VecDeque::new(),
             heard: Time::default(),
             first_listener: 0,
-            some_listeners: Vec::new(),
             net: Net::new(config, system, mailbox)?,
         })
     }

@@ -273,7 +273,7 @@ impl WriteBuffer {
     /// Drops everything and returns how many bytes that was.
     pub(crate) fn clear(&mut self) -> usize {
         let dropped = self.len;
-        self.advance(dropped);
+        self.empty();
         dropped
     }
 }

@@ -82,6 +82,7 @@ impl Connection {
         self.note_written(offered, now, stats);
         self.waiting = false;
         self.standing_since = Time::NEVER;
+        // What else rest means held before the write, and it takes none of it away.
         Flushed::Whole(offered, !self.marks.any_of(Marks::UNREST) && self.is_within_its_time(defaults))
     }
 }

@@ -20,26 +20,19 @@ const LAST_ACCEPTS: u32 = 4096;
 impl Reactor {
     /// New clients, after those who are in.
     pub(super) fn accept<H: Handler + ?Sized>(&mut self, handler: &mut H) {
-        let listeners = self.net.listeners.iter();
-        let mut ready = std::mem::take(&mut self.some_listeners);
-        ready.clear();
-        ready.extend(listeners.filter(|(_, listener)| listener.is_ready()).map(|(id, _)| id));
-        if self.net.stopping == Stopping::Draining {
-            self.accept_last(handler, &ready);
-        } else {
-            self.accept_from_each(handler, &mut ready);
-        }
-        self.some_listeners = ready;
-    }
-
-    fn accept_from_each<H: Handler + ?Sized>(&mut self, handler: &mut H, ready: &mut [ListenerId]) {
-        if ready.is_empty() {
+        if !self.net.listeners.iter().any(|(_, listener)| listener.is_ready()) {
             return;
         }
+        let listeners = self.net.listeners.iter();
+        let mut ready: Vec<_> = listeners.filter(|(_, l)| l.is_ready()).map(|(id, _)| id).collect();
+        if self.net.stopping == Stopping::Draining {
+            return self.accept_last(handler, &ready);
+        }
         // Whose turn comes last in a turn that is cut short comes first in the next.
-        ready.rotate_left(self.first_listener % ready.len());
+        let first = self.first_listener % ready.len();
+        ready.rotate_left(first);
         for id in ready {
-            self.accept_from(handler, *id);
+            self.accept_from(handler, id);
             if self.is_spent(share::ACCEPTS) {
                 self.first_listener = self.first_listener.wrapping_add(1);
                 break;

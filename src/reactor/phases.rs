@@ -311,16 +311,12 @@ impl Reactor {
                 break;
             }
         }
-        let mut listeners = std::mem::take(&mut self.some_listeners);
-        listeners.clear();
-        listeners.extend(self.net.listeners.ids());
-        for id in &listeners {
+        for id in self.net.listeners.ids().collect::<Vec<_>>() {
             // In a shutdown they are all looked into together, in the next turn.
-            if self.net.listener_may_go_on(*id) && self.net.stopping != Stopping::Draining {
-                self.accept_from(handler, *id);
+            if self.net.listener_may_go_on(id) && self.net.stopping != Stopping::Draining {
+                self.accept_from(handler, id);
             }
         }
-        self.some_listeners = listeners;
     }
 
     /// The last phase. After a shutdown no command is taken any more, and those that were are carried

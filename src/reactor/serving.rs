@@ -32,7 +32,7 @@ impl Reactor {
         for _ in 0..self.net.ready.len() {
             let Some(id) = self.net.ready.pop_front() else { break };
             if !self.serve_calmly(handler, id, spent) {
-                self.serve(handler, id, self.net.config.read_budget, None);
+                self.serve(handler, id, None);
             }
             let full = self.net.served.len() >= BATCH;
             if full || self.net.now >= batch_ends {
@@ -71,7 +71,7 @@ impl Reactor {
         let count = match stream.read(&mut self.scratch) {
             Ok(count @ 1..) => count,
             outcome => {
-                self.serve(handler, id, self.net.config.read_budget, Some(outcome));
+                self.serve(handler, id, Some(outcome));
                 return true;
             }
         };
@@ -91,22 +91,16 @@ impl Reactor {
         true
     }
 
-    /// All steps of a connection but its flush, up to so many bytes. The result of a first read may be there
-    /// already: then there is nothing else to see to.
+    /// All steps of a connection but its flush. The result of a first read may be there already: then there is
+    /// nothing else to see to.
     #[inline(never)]
-    fn serve<H: Handler + ?Sized>(
-        &mut self,
-        handler: &mut H,
-        id: ConnId,
-        budget: usize,
-        ahead: Option<io::Result<usize>>,
-    ) {
+    fn serve<H: Handler + ?Sized>(&mut self, handler: &mut H, id: ConnId, ahead: Option<io::Result<usize>>) {
         if ahead.is_none() && !self.see_to_old_business(handler, id) {
             return;
         }
         self.net.mark_served(id);
         self.net.serving = Some(id);
-        self.read(handler, id, budget, ahead);
+        self.read(handler, id, self.net.config.read_budget, ahead);
         self.net.serving = None;
     }
 
